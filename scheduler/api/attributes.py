@@ -1,0 +1,31 @@
+"""Names of device attributes and labels that drivers publish and the scheduler reads."""
+
+GPU_DRIVER = "gpu.nvidia.com"
+
+# Attributes of NVIDIA's driver, in the domain gpu.nvidia.com.
+TYPE = "type"
+UUID = "uuid"
+PARENT_UUID = "parentUUID"
+PROFILE = "profile"
+PRODUCT_NAME = "productName"
+ARCHITECTURE = "architecture"
+BRAND = "brand"
+CUDA_COMPUTE_CAPABILITY = "cudaComputeCapability"
+DRIVER_VERSION = "driverVersion"
+CUDA_DRIVER_VERSION = "cudaDriverVersion"
+
+# Attributes of ours, in the same domain.
+NVLINK_DOMAIN = "nvlinkDomain"
+CLIQUE_ID = "cliqueID"
+INDEX = "index"
+MINOR = "minor"
+
+# Standard attributes, shared by all drivers.
+PCIE_ROOT = "resource.kubernetes.io/pcieRoot"
+PCI_BUS_ID = "resource.kubernetes.io/pciBusID"
+NUMA_NODE = "resource.kubernetes.io/numaNode"
+
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+CLIQUE_LABEL = "nvidia.com/gpu.clique"
+GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+GPU_RESOURCE = "nvidia.com/gpu"

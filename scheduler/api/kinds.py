@@ -1,0 +1,149 @@
+"""The kinds the scheduler watches and writes: where each is served, and the type it is decoded to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from scheduler.api import core, crds, dra
+from scheduler.api.meta import ObjectMeta, Wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One served resource. `type` is what a document of it decodes to; `optional`: absence of the API is no error."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool
+    type: type[Wire]
+    optional: bool = False
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def path(self) -> str:
+        """URL prefix of the group and version: /api/v1 or /apis/<group>/<version>."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+    def url(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """Path of the collection, of one object, or of its sub-resource."""
+        parts = [self.path]
+        if self.namespaced and namespace:
+            parts.append(f"namespaces/{namespace}")
+        parts.append(self.plural)
+        if name:
+            parts.append(name)
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+class Document(Wire, frozen=True, kw_only=True):
+    """An object of a group whose spec is read later, in a dialect of its own (`scheduler.state.translate`)."""
+
+    api_version: str = ""
+    kind: str = ""
+    metadata: ObjectMeta
+    spec: Mapping[str, object] = msgspec.field(default_factory=dict)
+    status: Mapping[str, object] = msgspec.field(default_factory=dict)
+
+
+def _core(plural: str, kind: str, type_: type[Wire], *, namespaced: bool) -> Kind:
+    return Kind(group="", version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_)
+
+
+def _dra(plural: str, kind: str, type_: type[Wire], *, namespaced: bool) -> Kind:
+    group = "resource.k8s.io"
+    return Kind(group=group, version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_)
+
+
+def _document(group: str, version: str, plural: str, kind: str, *, namespaced: bool, optional: bool = True) -> Kind:
+    return Kind(
+        group=group,
+        version=version,
+        plural=plural,
+        kind=kind,
+        namespaced=namespaced,
+        type=Document,
+        optional=optional,
+    )
+
+
+POD = _core("pods", "Pod", core.Pod, namespaced=True)
+NODE = _core("nodes", "Node", core.Node, namespaced=False)
+NAMESPACE = _core("namespaces", "Namespace", core.Namespace, namespaced=False)
+EVENT = _core("events", "Event", Document, namespaced=True)
+PRIORITY_CLASS = Kind(
+    group="scheduling.k8s.io",
+    version="v1",
+    plural="priorityclasses",
+    kind="PriorityClass",
+    namespaced=False,
+    type=core.PriorityClass,
+)
+LEASE = Kind(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease", namespaced=True, type=core.Lease)
+RESOURCE_SLICE = _dra("resourceslices", "ResourceSlice", dra.ResourceSlice, namespaced=False)
+DEVICE_CLASS = _dra("deviceclasses", "DeviceClass", dra.DeviceClass, namespaced=False)
+RESOURCE_CLAIM = _dra("resourceclaims", "ResourceClaim", dra.ResourceClaim, namespaced=True)
+RESOURCE_CLAIM_TEMPLATE = _dra(
+    "resourceclaimtemplates", "ResourceClaimTemplate", dra.ResourceClaimTemplate, namespaced=True
+)
+DEVICE_TAINT_RULE = Kind(
+    group="resource.k8s.io",
+    version="v1",
+    plural="devicetaintrules",
+    kind="DeviceTaintRule",
+    namespaced=False,
+    type=dra.DeviceTaintRule,
+    optional=True,
+)
+
+QUEUE = _document(crds.GROUP, crds.VERSION, "queues", "Queue", namespaced=False, optional=False)
+POD_GROUP = _document(crds.GROUP, crds.VERSION, "podgroups", "PodGroup", namespaced=True, optional=False)
+TOPOLOGY = _document(crds.GROUP, crds.VERSION, "topologies", "Topology", namespaced=False, optional=False)
+
+# Dialects: watched only where served.
+KAI_QUEUE = _document("scheduling.run.ai", "v2", "queues", "Queue", namespaced=False)
+KAI_POD_GROUP = _document("scheduling.run.ai", "v2alpha2", "podgroups", "PodGroup", namespaced=True)
+KAI_TOPOLOGY = _document("kai.scheduler", "v1alpha1", "topologies", "Topology", namespaced=False)
+SEED_QUEUE = _document("kai.scheduler", "v1alpha1", "queues", "Queue", namespaced=False)
+SEED_POD_GROUP = _document("scheduling.run.ai", "v1", "podgroups", "PodGroup", namespaced=True)
+COSCHEDULING_POD_GROUP = _document("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup", namespaced=True)
+NATIVE_POD_GROUP = _document("scheduling.k8s.io", "v1beta1", "podgroups", "PodGroup", namespaced=True)
+
+# Owners of pods: read for the gangs they imply.
+JOB = _document("batch", "v1", "jobs", "Job", namespaced=True, optional=False)
+REPLICA_SET = _document("apps", "v1", "replicasets", "ReplicaSet", namespaced=True, optional=False)
+JOB_SET = _document("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", namespaced=True)
+LEADER_WORKER_SET = _document("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet", namespaced=True)
+
+WATCHED: tuple[Kind, ...] = (
+    NODE,
+    RESOURCE_SLICE,
+    DEVICE_CLASS,
+    DEVICE_TAINT_RULE,
+    RESOURCE_CLAIM,
+    PRIORITY_CLASS,
+    TOPOLOGY,
+    QUEUE,
+    POD_GROUP,
+    KAI_QUEUE,
+    KAI_POD_GROUP,
+    KAI_TOPOLOGY,
+    SEED_QUEUE,
+    SEED_POD_GROUP,
+    COSCHEDULING_POD_GROUP,
+    NATIVE_POD_GROUP,
+    JOB,
+    JOB_SET,
+    LEADER_WORKER_SET,
+    POD,
+)

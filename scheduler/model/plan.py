@@ -1,0 +1,131 @@
+"""Plan: all that was decided, and why. `to_json()` is the contract of `tutti plan -o json`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from queues.resources import Resources
+from scheduler.api.dra import AllocationResult, ResourceClaimSpec
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import SetAside
+
+
+class Verdict(StrEnum):
+    """What the plan decides for a gang."""
+
+    PLACED = "Placed"
+    """All that was missing is placed by this plan."""
+    RUNNING = "Running"
+    """Nothing is missing."""
+    PENDING = "Pending"
+    """It may start later; `reason` says what is missing."""
+    REFUSED = "Refused"
+    """It cannot start until somebody changes something; `reason` says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedMapping:
+    """Which request of the made claim serves which extended resource of which container (KEP 5004)."""
+
+    container: str
+    resource: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimAllocation:
+    """Devices for one claim of a pod. `name`: the pod's name for it. `allocation` None: the claim is allocated already
+    and the pod only joins it. `make`: the claim does not exist and is created for the pod's extended resources."""
+
+    name: str
+    claim: str
+    claim_uid: str = ""
+    allocation: AllocationResult | None = None
+    make: ResourceClaimSpec | None = None
+    mappings: tuple[ExtendedMapping, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Pod `pod` (key) of gang `gang` (key) goes to `node`. Placements of one gang are committed together."""
+
+    pod: str
+    pod_uid: str
+    gang: str
+    node: str
+    claims: tuple[ClaimAllocation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """Pod `pod` must leave so that gang `beneficiary` starts. `cost`: lost GPU-seconds, in thousandths."""
+
+    pod: str
+    pod_uid: str
+    stage: str
+    beneficiary: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangDecision:
+    """`placed`, `bound`, `needed` count pods: placed by this plan, on nodes already, and the gang's minimum."""
+
+    gang: str
+    uid: str
+    owner: str
+    queue: str
+    verdict: Verdict
+    reason: Reason | None = None
+    starts_at_ms: int | None = None
+    placed: int = 0
+    bound: int = 0
+    needed: int = 0
+    total: int = 0
+    solver: "SolverReport | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueReport:
+    """House units by queue resource name. `limit` holds only what is limited. `problem`: why it takes no work."""
+
+    name: str
+    parent: str | None
+    quota: Resources
+    limit: Mapping[str, int]
+    fair_share: Resources
+    allocated: Resources
+    requested: Resources
+    running: int = 0
+    pending: int = 0
+    problem: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverReport:
+    """`status`: greedy (no search was needed), optimal, feasible (gap > 0), impossible, or budget (nothing better was
+    found in it). `gap`: how far the answer may be from the best, as a fraction. `seconds`: deterministic time."""
+
+    status: str = "greedy"
+    gap: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sorted by key throughout, so that equal plans are equal texts."""
+
+    now_ms: int
+    placements: tuple[Placement, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    gangs: tuple[GangDecision, ...] = ()
+    queues: tuple[QueueReport, ...] = ()
+    solver: SolverReport = field(default_factory=SolverReport)
+    set_aside: tuple[SetAside, ...] = ()
+
+    def why(self, gang: str) -> Reason | None:
+        """The reason why the gang (its name, or namespace/name) does not start; None if it does."""
+        for decision in self.gangs:
+            if gang in (decision.gang, decision.gang.partition("/")[2]):
+                return decision.reason
+        raise KeyError(f"the plan decides nothing about gang {gang!r}")

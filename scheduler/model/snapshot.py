@@ -1,0 +1,64 @@
+"""Snapshot and Policy: all that a decision may depend on. Equal snapshots give equal plans, whatever their order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from queues.tree import Queue
+from scheduler.api.dra import DeviceClass, DeviceTaintRule, ResourceSlice
+from scheduler.model.nodes import Node, Topology
+from scheduler.model.reasons import Reason
+from scheduler.model.workloads import Claim, Gang, Pod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """An administrator's choices that change decisions. Search budgets are deterministic, never wall-clock."""
+
+    scheduler_name: str = "tutti"
+    seed: int = 0
+    default_queue: str = "default"
+    """Queue of a gang that names none; used only if it exists."""
+    solver_enabled: bool = True
+    solver_deterministic_seconds: float = 0.5
+    """CP-SAT's deterministic time for one joint placement."""
+    solver_gangs: int = 60
+    """At most so many gangs of the head of the queue are placed jointly."""
+    allocator_steps: int = 200_000
+    """Search steps for the devices of one pod or bundle on one node."""
+    device_fence_taint: str = ""
+    """A NoSchedule device taint with this key is tolerated by us alone; "" for none."""
+    spread: bool = False
+    """Prefer emptier nodes to fuller ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """An object left out of the snapshot because it cannot be read. `object` as `Kind/namespace/name`."""
+
+    object: str
+    uid: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything as it was at `now_ms` (milliseconds since 1970). Every tuple is sorted by name or key.
+
+    `pods`: all pods on nodes that are not done, whoever scheduled them, those of gangs included.
+    `gangs`: all of ours that have a pod not done, running ones included.
+    """
+
+    now_ms: int
+    policy: Policy = Policy()
+    nodes: tuple[Node, ...] = ()
+    slices: tuple[ResourceSlice, ...] = ()
+    classes: Mapping[str, DeviceClass] = field(default_factory=dict)
+    taint_rules: tuple[DeviceTaintRule, ...] = ()
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    pods: tuple[Pod, ...] = ()
+    gangs: tuple[Gang, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    topologies: Mapping[str, Topology] = field(default_factory=dict)
+    usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Decayed past use: queue -> resource -> house units x hours."""
+    set_aside: tuple[SetAside, ...] = ()

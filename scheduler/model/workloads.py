@@ -1,0 +1,172 @@
+"""What is wanted: pods, their claims, and the gangs they form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from queues.resources import NOTHING, Resources
+from scheduler.api.core import NodeSelector, PreferredSchedulingTerm, Toleration
+from scheduler.api.dra import AllocationResult, ResourceClaimSpec
+from scheduler.model.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPort:
+    """A port taken on the node itself. Address "" or 0.0.0.0 stands for all addresses."""
+
+    address: str
+    protocol: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A ResourceClaim. Key `namespace/name`. `reserved_for`: uids of its consumers."""
+
+    key: str
+    uid: str
+    spec: ResourceClaimSpec
+    allocation: AllocationResult | None = None
+    reserved_for: tuple[str, ...] = ()
+    owner_uid: str = ""
+    terminating: bool = False
+    resource_version: str = ""
+    queue: str = ""
+    """The queue a shared claim names by label, "" if none."""
+    admin_access_allowed: bool = False
+    """Whether the claim's namespace carries the admin-access label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodClaim:
+    """An entry of spec.resourceClaims. `claim` is the key of the ResourceClaim, None while a template's claim does
+    not exist yet; `needed` False: the template yields no claim for this pod. `from_template`: the claim is the pod's."""
+
+    name: str
+    claim: str | None
+    from_template: bool = False
+    needed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerAsk:
+    """What one container asks of extended resources, for claims made on its behalf (KEP 5004).
+
+    `index` counts init containers first, then containers; `requests` by resource name, counts."""
+
+    name: str
+    index: int
+    requests: Mapping[str, int]
+    init: bool = False
+    sidecar: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod, bound (`node` set) or pending. Key `namespace/name`.
+
+    `requests` by Kubernetes resource name in house units, "pods": 1 included, sidecars, init containers, overhead and
+    pod-level resources already folded in. `extended`: containers that ask for extended resources."""
+
+    key: str
+    uid: str
+    requests: Resources = NOTHING
+    node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    required_affinity: NodeSelector | None = None
+    preferred_affinity: tuple[PreferredSchedulingTerm, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
+    claims: tuple[PodClaim, ...] = ()
+    extended: tuple[ContainerAsk, ...] = ()
+    extended_claim: str = ""
+    """Key of the claim that already serves its extended resources, "" if none."""
+    sub_group: str = ""
+    priority: int = 0
+    task_priority: int = 0
+    created_ms: int = 0
+    started_ms: int | None = None
+    gated: bool = False
+    terminating: bool = False
+    phase: str = "Pending"
+    ours: bool = True
+    """Whether its schedulerName is ours."""
+
+    @property
+    def namespace(self) -> str:
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.key.partition("/")[2]
+
+    @property
+    def done(self) -> bool:
+        """Ended: holds nothing any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyConstraint:
+    """Levels are keys of the topology (aliases already resolved)."""
+
+    topology: str
+    required: str | None = None
+    preferred: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubGroup:
+    """A node of the sub-group tree. `min_member` on leaves, `min_sub_group` on inner ones; None: all of them."""
+
+    name: str
+    parent: str | None = None
+    min_member: int | None = None
+    min_sub_group: int | None = None
+    topology: TopologyConstraint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gang:
+    """A group of pods that starts whole (its minimum) or not at all. Key `namespace/name`; a pod alone is a gang of one.
+
+    `owner`: what stands for the gang in the API, as `kind/namespace/name` ("PodGroup/a/train", "Pod/a/p"). `pods`: all
+    of its pods that are not done, bound or pending, in creation order. `succeeded`: how many have ended well.
+    `problems`: what makes it unschedulable whatever the cluster looks like (set by translation)."""
+
+    key: str
+    uid: str
+    owner: str
+    queue: str
+    """The leaf queue it names; "" if none."""
+    priority: int = 0
+    preemptible: bool = True
+    created_ms: int = 0
+    min_member: int = 1
+    min_sub_group: int | None = None
+    sub_groups: tuple[SubGroup, ...] = ()
+    topology: TopologyConstraint | None = None
+    pods: tuple[Pod, ...] = ()
+    succeeded: int = 0
+    problems: tuple[Reason, ...] = ()
+    preemption_delay_ms: int = 0
+    staleness_grace_ms: int | None = None
+    max_runtime_ms: int | None = None
+    checkpoint_interval_ms: int | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.key.partition("/")[2]
+
+    @property
+    def pending(self) -> tuple[Pod, ...]:
+        """Pods that wait for a node and may get one."""
+        return tuple(pod for pod in self.pods if not pod.node and not pod.gated and not pod.terminating)
+
+    @property
+    def bound(self) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods if pod.node)
