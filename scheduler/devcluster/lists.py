@@ -1,0 +1,146 @@
+"""How the lists of the API merge: by a key, as a set, or whole. For strategic merge patch and server-side apply.
+
+Facts from the Kubernetes API types: patchMergeKey/patchStrategy and x-kubernetes-list-type/-list-map-keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The merge behaviour below one field.
+
+    `fields` describes an object's fields, `item` the entries of a list. `merge_key` is that of strategic merge (None:
+    the list is replaced), `map_keys` those of server-side apply (empty: atomic, unless `is_set`).
+    """
+
+    fields: Mapping[str, Lists] = field(default_factory=dict)
+    items: Lists | None = None
+    merge_key: str | None = None
+    merges_values: bool = False
+    map_keys: tuple[str, ...] = ()
+    map_defaults: tuple[tuple[str, Any], ...] = ()
+    is_set: bool = False
+    atomic: bool = False
+
+    def field(self, name: str) -> Lists:
+        """The behaviour below a field of an object."""
+        return self.fields.get(name, ATOMIC_LISTS)
+
+    @property
+    def item(self) -> Lists:
+        """The behaviour below an entry of a list."""
+        return self.items or ATOMIC_LISTS
+
+
+ATOMIC_LISTS = Lists()
+_ATOM = Lists(atomic=True)
+
+
+def _by(*keys: str, patch: str | None = "", **fields: Lists) -> Lists:
+    """A list with map keys; `patch` is the strategic merge key where it is not the first of them."""
+    merge_key = keys[0] if patch == "" else patch
+    return Lists(items=Lists(fields), merge_key=merge_key, map_keys=keys)
+
+
+def _obj(**fields: Lists) -> Lists:
+    return Lists(fields)
+
+
+_SET = Lists(is_set=True, merges_values=True)
+_CONDITIONS = _by("type")
+_META = _obj(ownerReferences=_by("uid"), finalizers=_SET)
+_PORTS = Lists(
+    items=ATOMIC_LISTS,
+    merge_key="containerPort",
+    map_keys=("containerPort", "protocol"),
+    map_defaults=(("protocol", "TCP"),),
+)
+_CONTAINERS = _by(
+    "name",
+    ports=_PORTS,
+    env=_by("name"),
+    volumeMounts=_by("mountPath"),
+    volumeDevices=_by("devicePath"),
+    resources=_obj(claims=_by("name", patch=None)),
+)
+_POD_SPEC = _obj(
+    containers=_CONTAINERS,
+    initContainers=_CONTAINERS,
+    ephemeralContainers=_CONTAINERS,
+    volumes=_by("name"),
+    imagePullSecrets=_by("name"),
+    hostAliases=_by("ip"),
+    resourceClaims=_by("name"),
+    schedulingGates=_by("name"),
+    topologySpreadConstraints=_by("topologyKey", "whenUnsatisfiable"),
+    nodeSelector=_ATOM,
+)
+_TEMPLATE = _obj(metadata=_META, spec=_POD_SPEC)
+_WORKLOAD = _obj(
+    metadata=_META,
+    spec=_obj(template=_TEMPLATE, selector=_ATOM),
+    status=_obj(conditions=_CONDITIONS),
+)
+_PLAIN = _obj(metadata=_META, status=_obj(conditions=_CONDITIONS))
+_CLAIM_SPEC = _obj(devices=_obj(requests=Lists(), constraints=Lists(), config=Lists()))
+
+_BY_KIND: dict[str, Lists] = {
+    "pods": _obj(
+        metadata=_META,
+        spec=_POD_SPEC,
+        status=_obj(
+            conditions=_CONDITIONS,
+            podIPs=_by("ip"),
+            hostIPs=_by("ip"),
+            resourceClaimStatuses=_by("name"),
+        ),
+    ),
+    "nodes": _obj(
+        metadata=_META,
+        spec=_obj(
+            taints=Lists(merge_key="key"),
+            podCIDRs=_SET,
+        ),
+        status=_obj(conditions=_CONDITIONS, addresses=_by("type")),
+    ),
+    "services": _obj(
+        metadata=_META,
+        spec=_obj(
+            ports=Lists(
+                merge_key="port", map_keys=("port", "protocol"), map_defaults=(("protocol", "TCP"),), items=ATOMIC_LISTS
+            ),
+            selector=_ATOM,
+        ),
+        status=_obj(conditions=_CONDITIONS),
+    ),
+    "serviceaccounts": _obj(metadata=_META, secrets=_by("name")),
+    "resourceclaims.resource.k8s.io": _obj(
+        metadata=_META,
+        spec=_CLAIM_SPEC,
+        status=_obj(
+            reservedFor=_by("uid"),
+            devices=Lists(
+                items=_obj(conditions=_CONDITIONS), map_keys=("driver", "device", "pool", "shareID"), merge_key=None
+            ),
+            allocation=_obj(nodeSelector=_ATOM),
+        ),
+    ),
+}
+for _name in (
+    "deployments.apps",
+    "replicasets.apps",
+    "statefulsets.apps",
+    "daemonsets.apps",
+    "jobs.batch",
+):
+    _BY_KIND[_name] = _WORKLOAD
+
+
+def lists_of(key: str) -> Lists:
+    """The merge behaviour of a built-in kind, by its table key."""
+    return _BY_KIND.get(key, _PLAIN)
