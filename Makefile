@@ -1,0 +1,45 @@
+# make help lists what there is. A fresh machine needs Python 3.11 or newer; everything else is installed into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/ready
+ARGS ?=
+
+.PHONY: help demo test check format kubectl clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up .venv ..."
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## the main job on an embedded cluster; ARGS=--once ends when all examples have settled
+	@$(PY) -m scheduler demo $(ARGS)
+
+test: $(READY) ## all tests; what the machine lacks is skipped with a line that says so
+	@tests/tools.sh
+	@$(PY) -m pytest $(ARGS)
+
+check: $(READY) ## format, lint, types, floor plan, generated files
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) -m scheduler crds --check deploy/crds
+
+format: $(READY) ## put the code into the house's format
+	$(PY) -m ruff check --fix --exit-zero --quiet .
+	$(PY) -m ruff format .
+	$(PY) -m scheduler crds --write deploy/crds
+
+kubectl: $(READY) ## build kubectl from source, for machines without one (needs Go)
+	@tests/tools.sh
+
+clean: ## remove what was built
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
