@@ -1,0 +1,193 @@
+"""Config: every setting with its unit and default; an unknown key stops the start.
+
+Three sources, each over the one before: a YAML file, the environment (`TUTTI_CONFIG_<KEY>`), flags of the command.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scheduler.model.snapshot import Policy
+
+ENVIRONMENT_PREFIX = "TUTTI_CONFIG_"
+
+
+class ConfigError(Exception):
+    """The operator's: a setting that cannot be used. The start stops. `setting` as the operator wrote it."""
+
+    def __init__(self, setting: str, cause: str, cure: str) -> None:
+        super().__init__(f"{setting}: {cause}; {cure}.")
+        self.setting = setting
+        self.cause = cause
+        self.cure = cure
+
+
+_POLICY = Policy()
+
+
+class Config(BaseModel):
+    """All settings of `tutti run`. The unit is in the name; without one it is a count, a name or a switch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The cluster.
+    kubeconfig: Path | None = Field(None, description="File to connect with; absent: in-cluster, then ~/.kube/config.")
+    context: str | None = Field(None, description="Context of the kubeconfig; absent: its current one.")
+    connections: int = Field(64, ge=1, le=4096, description="Most HTTP connections to the API server.")
+
+    # What decides (scheduler.model.snapshot.Policy).
+    scheduler_name: str = Field(_POLICY.scheduler_name, min_length=1, description="spec.schedulerName of our pods.")
+    seed: int = Field(_POLICY.seed, ge=0, le=2**31 - 1, description="Seed of the solver.")
+    default_queue: str = Field(_POLICY.default_queue, description="Queue of a gang that names none, if it exists.")
+    solver_enabled: bool = Field(_POLICY.solver_enabled, description="Place contending gangs jointly with CP-SAT.")
+    solver_deterministic_seconds: float = Field(
+        _POLICY.solver_deterministic_seconds, gt=0, le=600, description="CP-SAT's deterministic time for one search."
+    )
+    solver_gangs: int = Field(_POLICY.solver_gangs, ge=1, le=10_000, description="Most gangs placed jointly.")
+    allocator_steps: int = Field(
+        _POLICY.allocator_steps, ge=1, le=1_000_000_000, description="Search steps for the devices of one pod."
+    )
+    device_fence_taint: str = Field(_POLICY.device_fence_taint, description="Key of the device taint only we tolerate.")
+    spread: bool = Field(_POLICY.spread, description="Prefer emptier nodes to fuller ones.")
+
+    # The cycle.
+    cycle_debounce_seconds: float = Field(0.03, ge=0, le=60, description="Changes that come so close are one cycle.")
+    cycle_interval_seconds: float = Field(
+        0.1, ge=0, le=600, description="From one cycle's start to the next, at least."
+    )
+    recheck_seconds: float = Field(30, gt=0, le=3600, description="A cycle runs so often even if nothing changed.")
+    switch_interval_seconds: float = Field(
+        0.001, gt=0, le=1, description="How soon planning yields the interpreter to watches and writes."
+    )
+
+    # The writes.
+    writes_in_flight: int = Field(32, ge=1, le=4096, description="Most writes of commits under way at once.")
+    write_attempts: int = Field(6, ge=1, le=100, description="Tries of one write that meets conflicts or failures.")
+    write_backoff_seconds: float = Field(
+        0.1, ge=0, le=60, description="Wait before the second try; doubles from there."
+    )
+    binding_conditions_seconds: float = Field(
+        600, gt=0, le=86_400, description="How long devices may take to become ready to bind."
+    )
+    commit_retry_seconds: float = Field(
+        1, ge=0, le=600, description="A gang whose commit failed waits; doubles, to 60."
+    )
+
+    # Leadership.
+    leader_election: bool = Field(True, description="Run only while holding the Lease; off: this is the only replica.")
+    lease_namespace: str = Field("tutti-system", min_length=1, description="Namespace of the Lease.")
+    lease_name: str = Field("tutti-scheduler", min_length=1, description="Name of the Lease.")
+    lease_seconds: int = Field(15, ge=2, le=3600, description="A lease not renewed for so long may be taken.")
+    lease_renew_seconds: float = Field(10, gt=0, le=3600, description="A leader that cannot renew so long steps down.")
+    lease_retry_seconds: float = Field(2, gt=0, le=600, description="Time between attempts to take or renew the Lease.")
+
+    # The debug API and the page.
+    web_enabled: bool = Field(True, description="Serve the debug API, metrics and the page.")
+    web_host: str = Field("127.0.0.1", description="Loopback address to listen on.")
+    web_port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0: any free one.")
+    history_cycles: int = Field(100, ge=1, le=10_000, description="Cycles kept in memory for the debug API.")
+
+    # What is said.
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "text"] = Field("json", description="Form of a log line.")
+
+    def policy(self) -> Policy:
+        """The settings that decisions depend on."""
+        return Policy(**{field.name: getattr(self, field.name) for field in fields(Policy)})
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read the settings. Flags that are None count as not given. Raises ConfigError naming setting, cause and cure."""
+    settings: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    sources = (
+        _from_file(file) if file else {},
+        _from_environment(environment or {}),
+        {f"--{key.replace('_', '-')}": (key, value) for key, value in (flags or {}).items() if value is not None},
+    )
+    for source in sources:
+        for written, (key, value) in source.items():
+            settings[key] = value
+            names[key] = written
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        raise _config_error(error, names) from None
+    return _sound(config, names)
+
+
+def _from_file(file: Path) -> dict[str, tuple[str, Any]]:
+    try:
+        document = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(str(file), f"cannot be read ({error.strerror})", "name a file that exists") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{file}{line}", "is no valid YAML", "correct the file") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(str(file), "holds no settings", "write `setting: value`, one a line")
+    return {f"{key} in {file}": (str(key), value) for key, value in document.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    return {
+        name: (name.removeprefix(ENVIRONMENT_PREFIX).lower(), value)
+        for name, value in sorted(environment.items())
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
+
+
+def _config_error(error: ValidationError, names: Mapping[str, str]) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0])
+    written = names.get(key, key)
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            written, "there is no such setting", f"remove it, or use one of {', '.join(sorted(Config.model_fields))}"
+        )
+    cause = first["msg"][:1].lower() + first["msg"][1:]
+    return ConfigError(written, f"{first['input']!r} cannot be used: {cause}", f"it means: {_meaning(key)}")
+
+
+def _meaning(key: str) -> str:
+    field = Config.model_fields[key]
+    return f"{(field.description or '').removesuffix('.')} (default {field.default!r})"
+
+
+def _sound(config: Config, names: Mapping[str, str]) -> Config:
+    """What one field alone cannot tell."""
+    if not _is_loopback(config.web_host):
+        raise ConfigError(
+            names.get("web_host", "web_host"),
+            f"{config.web_host!r} is no loopback address, and the debug API asks nobody for a token",
+            "use 127.0.0.1 and reach it with `kubectl port-forward`",
+        )
+    if config.leader_election and not config.lease_retry_seconds < config.lease_renew_seconds < config.lease_seconds:
+        raise ConfigError(
+            names.get("lease_renew_seconds", "lease_renew_seconds"),
+            f"{config.lease_renew_seconds} does not lie between lease_retry_seconds "
+            f"({config.lease_retry_seconds}) and lease_seconds ({config.lease_seconds})",
+            "two leaders would overlap; choose retry < renew < lease",
+        )
+    return config
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
