@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from scheduler.devcluster import kinds
+from scheduler.devcluster.definitions import CLEANUP, kinds_of
 from scheduler.devcluster.errors import StatusError
 from scheduler.devcluster.kinds import Kind
 from scheduler.devcluster.objects import Obj, field_of, with_meta
@@ -51,6 +52,8 @@ class Garbage:
                 self._todo.append(place)
         elif after is None:
             self._living.pop(meta["uid"], None)
+            if kind.custom:
+                self._todo.append((kinds.CUSTOM_RESOURCE, "", kind.key))
             if kind.namespaced:
                 self._population[place[1]] -= 1
                 self._todo.append((kinds.NAMESPACE, "", place[1]))
@@ -109,6 +112,8 @@ class Garbage:
             return
         if place[0] is kinds.NAMESPACE:
             self._empty_namespace(obj)
+        elif place[0] is kinds.CUSTOM_RESOURCE and CLEANUP in (obj["metadata"].get("finalizers") or ()):
+            self._empty_definition(place)
         elif FOREGROUND in (obj["metadata"].get("finalizers") or ()):
             self._delete_dependents_first(place, obj)
         elif ORPHAN in (obj["metadata"].get("finalizers") or ()):
@@ -168,6 +173,15 @@ class Garbage:
         if obj is not None:
             kept = [entry for entry in obj["metadata"].get("finalizers") or () if entry != finalizer]
             self._store.update(place[0], with_meta(obj, finalizers=kept or None))
+
+    def _empty_definition(self, place: Place) -> None:
+        """Delete the objects of a definition that goes; it waits for those with finalizers."""
+        served = kinds_of(self._store.get(*place))
+        for obj in self._store.all(served[0]) if served else ():
+            if not obj["metadata"].get("deletionTimestamp"):
+                self._delete((served[0], obj["metadata"].get("namespace", ""), obj["metadata"]["name"]), obj)
+        if not served or not self._store.all(served[0]):
+            self._drop_finalizer(place, CLEANUP)
 
     def _empty_namespace(self, namespace: Obj) -> None:
         name = namespace["metadata"]["name"]

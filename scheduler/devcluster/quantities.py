@@ -65,3 +65,35 @@ def canonical(text: str) -> str:
     if suffix[:1] in ("e", "E") and suffix not in _DECIMAL:
         return f"{scaled}e{exponent}" if exponent else str(scaled)
     return f"{scaled}" + next(name for name, power in _DECIMAL.items() if power == exponent)
+
+
+def tidied(value: object) -> object:
+    """The canonical form of a quantity; numbers become strings; what is no quantity is left for validation."""
+    if isinstance(value, str):
+        try:
+            return canonical(value)
+        except ValueError:
+            return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return canonical(str(value)) if value == value and abs(value) < 2**63 else value
+    return value
+
+
+def tidied_amounts(amounts: dict[str, object]) -> dict[str, object]:
+    """A map of quantities in canonical form; the map itself when it already is."""
+    tidy = {name: tidied(value) for name, value in amounts.items()}
+    return amounts if tidy == amounts else tidy
+
+
+def is_quantity(value: object) -> bool:
+    """True for text the API reads as a quantity."""
+    if not isinstance(value, str):
+        return False
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
+FORM_TEXT = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"

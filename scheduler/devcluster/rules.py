@@ -37,6 +37,10 @@ def _admit(_obj: Obj, _lookup: Lookup) -> None:
     return None
 
 
+def _unstamped(obj: Obj, _now: str) -> Obj:
+    return obj
+
+
 def _no_faults(_obj: Obj) -> list[FieldError]:
     return []
 
@@ -50,12 +54,13 @@ class Rules:
     """The rules of one kind, in the order they are applied.
 
     `defaults` fills in fields on every write (it must be cheap and give the object itself when nothing is missing);
-    `begin` completes a new object and may refuse it (admission); `check` lists faults of the object, `check_change`
-    of the step from one version to the next.
+    `begin` completes a new object and may refuse it (admission); `stamp` adds the time of the write where the API
+    records it; `check` lists faults of the object, `check_change` of the step from one version to the next.
     """
 
     defaults: Callable[[Obj], Obj] = _same
     begin: Callable[[Obj, Lookup], Obj] | None = None
+    stamp: Callable[[Obj, str], Obj] = _unstamped
     admit: Callable[[Obj, Lookup], None] = _admit
     check: Callable[[Obj], list[FieldError]] = _no_faults
     check_change: Callable[[Obj, Obj, str | None], list[FieldError]] = _no_changes

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from scheduler.devcluster import errors, kinds, views
+from scheduler.devcluster.definitions import Definitions
+from scheduler.devcluster.deletion import grace_of, marked
 from scheduler.devcluster.errors import StatusError
 from scheduler.devcluster.garbage import FOREGROUND, ORPHAN, Garbage
 from scheduler.devcluster.history import ADDED, DELETED, MODIFIED, History, Record, Subscription, WatchEvent
 from scheduler.devcluster.kinds import Kind, Registry
-from scheduler.devcluster.objects import Obj, encode, field_of, later, name_of, namespace_of, with_meta
+from scheduler.devcluster.objects import Obj, encode, field_of, name_of, namespace_of, with_meta
 from scheduler.devcluster.patch import APPLY_PATCH
 from scheduler.devcluster.selectors import Matches, both, parse_fields, parse_labels
 from scheduler.devcluster.writing import Write, begin, bound, change, patched
@@ -44,7 +46,7 @@ class Store:
         self._tables: dict[str, dict[tuple[str, str], Record]] = {}
         self._histories: dict[str, History] = {}
         self._garbage = Garbage(self)
-        self._observers: list[Callable[[Kind, Obj | None, Obj | None], None]] = []
+        self._observers: list[Callable[[Kind, Obj | None, Obj | None], None]] = [Definitions(self.kinds).changed]
         for name in DEFAULT_NAMESPACES:
             self.create(kinds.NAMESPACE, {"metadata": {"name": name}})
 
@@ -245,17 +247,17 @@ class Store:
         for policy, finalizer in (("Foreground", FOREGROUND), ("Orphan", ORPHAN)):
             if propagation == policy and finalizer not in finalizers and not body["metadata"].get("deletionTimestamp"):
                 finalizers.append(finalizer)
-        grace = self._grace(kind, body, grace_seconds)
+        grace = grace_of(kind, body, grace_seconds)
         holds = bool(finalizers) or grace > 0 or (kind is kinds.NAMESPACE and field_of(body, "spec", "finalizers"))
         if not holds:
             if not dry_run:
                 body = self._remove(kind, key, record)
                 self._garbage.settle()
             return body
-        marked = self._marked(kind, body, finalizers, grace)
-        if marked is body or dry_run:
-            return marked
-        body = self._commit(kind, key, record, marked)
+        waiting = marked(kind, body, finalizers, grace, self.now())
+        if waiting is body or dry_run:
+            return waiting
+        body = self._commit(kind, key, record, waiting)
         self._garbage.settle()
         return self.find(kind, namespace, name) or body
 
@@ -374,33 +376,6 @@ class Store:
             observer(kind, old.body, None)
         self._history(kind).append(WatchEvent(DELETED, Record(last, self._version), old))
         return last
-
-    def _grace(self, kind: Kind, body: Obj, asked: int | None) -> int:
-        """Seconds of grace: only pods that run somewhere have any."""
-        if kind is not kinds.POD or not field_of(body, "spec", "nodeName"):
-            return 0
-        if field_of(body, "status", "phase") in ("Succeeded", "Failed"):
-            return 0
-        grace = asked if asked is not None else int(body["spec"].get("terminationGracePeriodSeconds", 30))
-        if body["metadata"].get("deletionTimestamp"):
-            running = int(body["metadata"].get("deletionGracePeriodSeconds") or 0)
-            return min(grace, running) if asked is not None else running
-        return max(grace, 0)
-
-    def _marked(self, kind: Kind, body: Obj, finalizers: Strings, grace: int) -> Obj:
-        """The object as it waits for its end; itself when it does so already."""
-        meta = body["metadata"]
-        if meta.get("deletionTimestamp") and meta.get("deletionGracePeriodSeconds") == grace:
-            return body
-        changes: Obj = {"deletionTimestamp": later(self.now(), grace), "deletionGracePeriodSeconds": grace}
-        if finalizers:
-            changes["finalizers"] = finalizers
-        if "generation" in meta and not meta.get("deletionTimestamp"):
-            changes["generation"] = meta["generation"] + 1
-        marked = with_meta(body, **changes)
-        if kind is kinds.NAMESPACE:
-            marked = {**marked, "status": {**(marked.get("status") or {}), "phase": "Terminating"}}
-        return marked
 
 
 def _without_type(obj: Obj) -> Obj:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +82,15 @@ def begin(write: Write, obj: Obj, lookup: Lookup) -> Obj:
     if not _applied(meta):
         meta.pop("managedFields", None)
     obj = {**obj, "metadata": meta}
-    faults = check_meta(kind, obj)
-    if faults:
-        raise refuse(kind, obj, faults)
-    obj = _shaped(kind, obj, rules.defaults)
-    if rules.begin is not None:
-        obj = rules.begin(obj, lookup)
-    faults = _faults(kind, obj)
+    with _readable(kind):
+        faults = check_meta(kind, obj)
+        if faults:
+            raise refuse(kind, obj, faults)
+        obj = _shaped(kind, obj)
+        if rules.begin is not None:
+            obj = rules.begin(obj, lookup)
+        obj = rules.stamp(obj, write.now)
+        faults = _faults(kind, obj)
     if faults:
         raise refuse(kind, obj, faults)
     rules.admit(obj, lookup)
@@ -112,26 +116,27 @@ def _check_namespace(kind: Kind, meta: Obj, lookup: Lookup) -> None:
         raise refusal
 
 
-def _shaped(kind: Kind, obj: Obj, defaults: Any) -> Obj:
-    """Defaults filled in; for custom resources also unknown fields removed."""
+@contextmanager
+def _readable(kind: Kind) -> Iterator[None]:
+    """Rules walk objects of any shape: a list where an object belongs is the client's fault, not ours."""
     try:
+        yield
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        text = f"{kind.kind} in version {kind.version!r} cannot be handled as a {kind.kind}: {error}"
+        raise bad_request(text) from error
+
+
+def _shaped(kind: Kind, obj: Obj) -> Obj:
+    """Defaults filled in; for custom resources also unknown fields removed."""
+    with _readable(kind):
         if kind.schema is not None:
             obj = kind.schema.shaped(obj)
-        shaped: Obj = defaults(obj)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        # Defaulting walks the object before it is validated: a list where an object belongs ends up here.
-        raise bad_request(
-            f"{kind.kind} in version {kind.version!r} cannot be handled as a {kind.kind}: {error}"
-        ) from error
-    return shaped
+        return rules_of(kind).defaults(obj)
 
 
 def _faults(kind: Kind, obj: Obj) -> list[FieldError]:
-    if kind.schema is not None:
-        faults = kind.schema.faults(obj)
-        if faults:
-            return faults
-    return rules_of(kind).check(obj)
+    faults = kind.schema.faults(obj) if kind.schema is not None else []
+    return faults or rules_of(kind).check(obj)
 
 
 def change(write: Write, old: Obj, new: Obj) -> Obj:
@@ -148,11 +153,15 @@ def change(write: Write, old: Obj, new: Obj) -> Obj:
     elif kind.has_status:
         new = {**{key: value for key, value in new.items() if key != "status"}, **_only(old, "status")}
     new = {**new, "apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": meta}
-    new = _shaped(kind, new, rules.defaults)
-    if _equal(old, new):
+    new = rules.stamp(_shaped(kind, new), write.now)
+    if old == new:
         return old
-    faults = check_meta(kind, new) + _faults(kind, new) + rules.check_change(old, new, write.subresource)
-    faults += _immutable_meta(old, new)
+    with _readable(kind):
+        faults = rules.check_change(old, new, write.subresource)
+        if write.subresource != "status":
+            faults = check_meta(kind, new) + _faults(kind, new) + faults + _immutable_meta(old, new)
+        elif kind.schema is not None or kind.key == kinds.NODE.key:
+            faults = _faults(kind, new) + faults
     if faults:
         raise refuse(kind, new, faults)
     if "generation" in old["metadata"] and _spec_differs(old, new):
@@ -160,10 +169,6 @@ def change(write: Write, old: Obj, new: Obj) -> Obj:
     if write.patch_type != patch.APPLY_PATCH and (write.manager or old["metadata"].get("managedFields")):
         new = apply.track(old, new, _author(write), merge_lists(kind))
     return new
-
-
-def _equal(old: Obj, new: Obj) -> bool:
-    return old == new
 
 
 def _only(obj: Obj, key: str) -> Obj:
