@@ -8,7 +8,7 @@ A header is the run of comment lines at the top of an example. After a line `# E
     attributeValues: {gpu.nvidia.com/profile: [...]}      the devices' values, sorted
     same: {attribute: ..., within: claim|namespace}       one value among the devices of each claim, or of all
     queue: {name: ..., allocated: {gpu: 16}}              the Queue's status.allocated
-    waiting: {namespace/gang: Code}                       the gang's PodGroup names this reason, and nothing of it is bound
+    waiting: {namespace/gang: Code}                       the gang's PodGroup names this reason
     restart: pod                                          deleted once running, the pod runs again with its claim
 """
 

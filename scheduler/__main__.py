@@ -1,0 +1,5 @@
+"""`python -m scheduler` is `tutti`."""
+
+from scheduler.cli import main
+
+main()
