@@ -1,0 +1,169 @@
+"""Plan -> ordered writes: what is to be sent for each gang, as values, before anything is sent.
+
+Order per gang (reference: KEP 4381, KEP 5004): claims made for extended resources; per claim the finalizer, then one
+status write with allocation and reservation; the pods' extendedResourceClaimStatus; the devices' binding conditions;
+then the binds. Every claim stands before the first bind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
+from scheduler.model.errors import InvariantError
+from scheduler.model.plan import ExtendedMapping, Placement, Plan
+from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Claim, Pod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A pod (key) that a claim is reserved for."""
+
+    pod: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimWrite:
+    """Claim `claim` (key) shall hold `allocation` and be reserved for `consumers` besides those it has.
+
+    `first`: this gang allocates it. Otherwise it is allocated already, or by another gang of the same plan, and these
+    consumers only join: the write waits for that one and never allocates."""
+
+    claim: str
+    uid: str
+    allocation: AllocationResult
+    consumers: tuple[Consumer, ...]
+    first: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimMaking:
+    """A claim to create for the extended resources of one pod, allocated to `allocation` and reserved for it."""
+
+    consumer: Consumer
+    spec: ResourceClaimSpec
+    allocation: AllocationResult
+    mappings: tuple[ExtendedMapping, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """Pod `pod` (key) of that uid goes to `node`."""
+
+    pod: str
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangWrites:
+    """All writes of one gang: the claims in parallel, all of them before the binds, the binds in parallel."""
+
+    gang: str
+    making: tuple[ClaimMaking, ...]
+    claims: tuple[ClaimWrite, ...]
+    binds: tuple[Bind, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evict:
+    """Pod `pod` (key) of that uid leaves through the Eviction API."""
+
+    pod: str
+    uid: str
+
+
+def evictions(plan: Plan) -> tuple[Evict, ...]:
+    """The pods that leave, in the plan's order."""
+    return tuple(Evict(pod=eviction.pod, uid=eviction.pod_uid) for eviction in plan.evictions)
+
+
+def writes(plan: Plan, snapshot: Snapshot) -> tuple[GangWrites, ...]:
+    """The writes of every gang that `plan` places, by gang. `snapshot` is the one the plan was made from.
+
+    Raises InvariantError for a plan that cannot be carried out: a claim without devices or with two sets of them, a pod
+    whose claim is not decided, more consumers than a claim may have."""
+    wanted = _allocations(plan, snapshot.claims)
+    pods = {pod.key: pod for gang in snapshot.gangs for pod in gang.pods}
+    gangs: dict[str, list[Placement]] = {}
+    for placement in plan.placements:
+        _check_claims(placement, pods.get(placement.pod))
+        gangs.setdefault(placement.gang, []).append(placement)
+    return tuple(_gang_writes(gang, gangs[gang], wanted, snapshot.claims) for gang in sorted(gangs))
+
+
+def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, AllocationResult]:
+    """What every claim of the plan holds in the end, by claim key."""
+    wanted: dict[str, AllocationResult] = {}
+    for placement in plan.placements:
+        for part in placement.claims:
+            if part.allocation is None or part.make is not None:
+                continue
+            if wanted.setdefault(part.claim, part.allocation) != part.allocation:
+                raise InvariantError(f"the plan gives ResourceClaim {part.claim} two different allocations")
+    for key in wanted:
+        held = claims[key].allocation if key in claims else None
+        if held is not None:
+            raise InvariantError(f"the plan allocates ResourceClaim {key}, which is allocated already")
+    for placement in plan.placements:
+        for part in placement.claims:
+            if part.make is None and part.claim not in wanted:
+                held = claims[part.claim].allocation if part.claim in claims else None
+                if held is None:
+                    raise InvariantError(f"the plan places {placement.pod} without devices for {part.claim}")
+                wanted[part.claim] = held
+    return wanted
+
+
+def _check_claims(placement: Placement, pod: Pod | None) -> None:
+    if pod is None:
+        raise InvariantError(f"the plan places pod {placement.pod}, which is in no gang of its snapshot")
+    decided = {part.claim for part in placement.claims if part.make is None}
+    missing = [claim.name for claim in pod.claims if claim.needed and claim.claim not in decided]
+    if missing:
+        raise InvariantError(f"the plan places pod {placement.pod} and leaves its claim {missing[0]} undecided")
+
+
+def _gang_writes(
+    gang: str, placements: list[Placement], wanted: Mapping[str, AllocationResult], claims: Mapping[str, Claim]
+) -> GangWrites:
+    consumers: dict[str, list[Consumer]] = {}
+    first: set[str] = set()
+    uids: dict[str, str] = {}
+    making = []
+    for placement in placements:
+        consumer = Consumer(pod=placement.pod, uid=placement.pod_uid)
+        for part in placement.claims:
+            if part.make is not None:
+                if part.allocation is None:
+                    raise InvariantError(f"the plan makes a claim for pod {placement.pod} and gives it no devices")
+                making.append(
+                    ClaimMaking(consumer=consumer, spec=part.make, allocation=part.allocation, mappings=part.mappings)
+                )
+                continue
+            joined = consumers.setdefault(part.claim, [])
+            if consumer not in joined:
+                joined.append(consumer)
+            uids[part.claim] = part.claim_uid or (claims[part.claim].uid if part.claim in claims else "")
+            if part.allocation is not None:
+                first.add(part.claim)
+    for key, joined in consumers.items():
+        held = claims[key].reserved_for if key in claims else ()
+        if len({*held, *(consumer.uid for consumer in joined)}) > MOST_CONSUMERS:
+            raise InvariantError(f"the plan reserves ResourceClaim {key} for more than {MOST_CONSUMERS} pods")
+    return GangWrites(
+        gang=gang,
+        making=tuple(making),
+        claims=tuple(
+            ClaimWrite(
+                claim=key,
+                uid=uids[key],
+                allocation=wanted[key],
+                consumers=tuple(consumers[key]),
+                first=key in first,
+            )
+            for key in sorted(consumers)
+        ),
+        binds=tuple(Bind(pod=placement.pod, uid=placement.pod_uid, node=placement.node) for placement in placements),
+    )

@@ -1,0 +1,153 @@
+"""A plan becomes ordered writes; a plan that cannot be carried out is never begun."""
+
+import pytest
+
+from scheduler.api.dra import (
+    AllocationResult,
+    DeviceAllocationResult,
+    DeviceRequestAllocationResult,
+    ResourceClaimSpec,
+)
+from scheduler.commit.writes import Bind, ClaimWrite, Consumer, Evict, evictions, writes
+from scheduler.model.errors import InvariantError
+from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
+from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Claim, Gang, Pod, PodClaim
+
+
+def devices(*names: str) -> AllocationResult:
+    results = tuple(
+        DeviceRequestAllocationResult(request="gpu", driver="gpu.example", pool="n1", device=name) for name in names
+    )
+    return AllocationResult(devices=DeviceAllocationResult(results=results))
+
+
+def claim(name: str, **fields: object) -> Claim:
+    return Claim(key=f"a/{name}", uid=f"uid-{name}", spec=ResourceClaimSpec(), **fields)  # type: ignore[arg-type]
+
+
+def pod(name: str, *claims: str) -> Pod:
+    parts = tuple(PodClaim(name="gpu", claim=f"a/{claim}") for claim in claims)
+    return Pod(key=f"a/{name}", uid=f"uid-{name}", claims=parts)
+
+
+def world(*pods: Pod, claims: tuple[Claim, ...] = (), gang: str = "a/train") -> Snapshot:
+    return Snapshot(
+        now_ms=0,
+        gangs=(Gang(key=gang, uid="g", owner="PodGroup/a/train", queue="q", pods=pods),),
+        claims={claim.key: claim for claim in claims},
+    )
+
+
+def place(name: str, *parts: ClaimAllocation, node: str = "n1", gang: str = "a/train") -> Placement:
+    return Placement(pod=f"a/{name}", pod_uid=f"uid-{name}", gang=gang, node=node, claims=parts)
+
+
+def give(name: str, *names: str) -> ClaimAllocation:
+    """The claim gets these devices; without any, the pod joins what the claim holds."""
+    return ClaimAllocation(
+        name="gpu", claim=f"a/{name}", claim_uid=f"uid-{name}", allocation=devices(*names) if names else None
+    )
+
+
+def test_a_pod_without_claims_is_only_bound():
+    (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), world(pod("p")))
+    assert (gang.gang, gang.making, gang.claims) == ("a/train", (), ())
+    assert gang.binds == (Bind(pod="a/p", uid="uid-p", node="n1"),)
+
+
+def test_a_claim_shared_in_a_gang_is_written_once_for_all_its_pods():
+    snapshot = world(pod("p", "shared"), pod("q", "shared"), claims=(claim("shared"),))
+    plan = Plan(now_ms=0, placements=(place("p", give("shared", "gpu-0")), place("q", give("shared"))))
+
+    (gang,) = writes(plan, snapshot)
+
+    assert gang.claims == (
+        ClaimWrite(
+            claim="a/shared",
+            uid="uid-shared",
+            allocation=devices("gpu-0"),
+            consumers=(Consumer(pod="a/p", uid="uid-p"), Consumer(pod="a/q", uid="uid-q")),
+            first=True,
+        ),
+    )
+
+
+def test_a_gang_that_joins_a_claim_allocated_earlier_never_allocates_it():
+    held = claim("shared", allocation=devices("gpu-3"), reserved_for=("uid-other",))
+    (gang,) = writes(
+        Plan(now_ms=0, placements=(place("p", give("shared")),)), world(pod("p", "shared"), claims=(held,))
+    )
+    assert [(write.first, write.allocation) for write in gang.claims] == [(False, devices("gpu-3"))]
+
+
+def test_a_gang_that_joins_what_another_gang_of_the_plan_allocates_expects_those_devices():
+    snapshot = Snapshot(
+        now_ms=0,
+        gangs=tuple(
+            Gang(key=f"a/{name}", uid=name, owner=f"Pod/a/{name}", queue="q", pods=(pod(name, "shared"),))
+            for name in ("p", "q")
+        ),
+        claims={"a/shared": claim("shared")},
+    )
+    placements = (place("p", give("shared", "gpu-0"), gang="a/p"), place("q", give("shared"), gang="a/q"))
+    first, second = writes(Plan(now_ms=0, placements=placements), snapshot)
+    assert (first.gang, first.claims[0].first) == ("a/p", True)
+    assert (second.gang, second.claims[0].first, second.claims[0].allocation) == ("a/q", False, devices("gpu-0"))
+
+
+def test_a_claim_for_extended_resources_is_made_for_its_pod():
+    mappings = (ExtendedMapping(container="main", resource="nvidia.com/gpu", request="container-0-request-0"),)
+    part = ClaimAllocation(name="", claim="", allocation=devices("gpu-0"), make=ResourceClaimSpec(), mappings=mappings)
+    (gang,) = writes(Plan(now_ms=0, placements=(place("p", part),)), world(pod("p")))
+    assert gang.claims == ()
+    assert [(making.consumer.pod, making.allocation, making.mappings) for making in gang.making] == [
+        ("a/p", devices("gpu-0"), mappings)
+    ]
+
+
+def test_evictions_keep_the_plans_order():
+    gone = tuple(
+        Eviction(pod=f"a/{name}", pod_uid=f"uid-{name}", stage="preempt", beneficiary="a/train", cost=1)
+        for name in ("y", "x")
+    )
+    assert evictions(Plan(now_ms=0, evictions=gone)) == (
+        Evict(pod="a/y", uid="uid-y"),
+        Evict(pod="a/x", uid="uid-x"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "placements", "message"),
+    [
+        (world(pod("p", "c"), claims=(claim("c"),)), (place("p", give("c")),), "without devices for a/c"),
+        (world(pod("p", "c"), claims=(claim("c"),)), (place("p"),), "leaves its claim gpu undecided"),
+        (
+            world(pod("p", "c"), pod("q", "c"), claims=(claim("c"),)),
+            (place("p", give("c", "gpu-0")), place("q", give("c", "gpu-1"))),
+            "ResourceClaim a/c two different allocations",
+        ),
+        (
+            world(pod("p", "c"), claims=(claim("c", allocation=devices("gpu-0")),)),
+            (place("p", give("c", "gpu-1")),),
+            "a/c, which is allocated already",
+        ),
+        (
+            world(
+                pod("p", "c"),
+                claims=(claim("c", allocation=devices("gpu-0"), reserved_for=tuple(f"uid-{n}" for n in range(256))),),
+            ),
+            (place("p", give("c")),),
+            "for more than 256 pods",
+        ),
+        (world(pod("p")), (place("q"),), "places pod a/q, which is in no gang"),
+        (
+            world(pod("p")),
+            (place("p", ClaimAllocation(name="", claim="", make=ResourceClaimSpec())),),
+            "makes a claim for pod a/p and gives it no devices",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_right_stops_before_its_first_write(snapshot, placements, message):
+    with pytest.raises(InvariantError, match=message):
+        writes(Plan(now_ms=0, placements=placements), snapshot)
