@@ -1,0 +1,135 @@
+"""Device selectors: compile and evaluate CEL expressions as Kubernetes does.
+
+    selector = compile_selector('device.attributes["gpu.nvidia.com"].productName.startsWith("NVIDIA H100")')
+    selector.matches(device)
+
+The verdict depends on nothing but the expression and the device. Three meanings are easy to miss: an unknown domain
+reads as an empty map, yet is not `in` the map of domains; an unknown attribute is a run-time error; `||` and `&&` take
+no notice of an error on one side when the other decides. A run-time error fails the allocation, it is not "no match".
+
+Chapters, in reading order: cel_values, cel_cost, cel_syntax, cel_parser, cel_types, cel_overloads; the function
+library cel_operators, cel_strings, cel_formatting, cel_time, cel_lists, cel_quantity, cel_net, cel_url, cel_formats
+(joined in cel_library); cel_device, cel_access, cel_calls, cel_folds, cel_check, cel_macros,
+cel_compile, cel_reads.
+
+Source: the DRA environment of k8s.io/dynamic-resource-allocation/cel as of Kubernetes 1.37.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import lru_cache
+
+from scheduler.dra.cel_check import Environment, environment
+from scheduler.dra.cel_compile import Program, compile_node
+from scheduler.dra.cel_cost import COST_LIMIT, FIRST_LOCAL, MAX_LENGTH
+from scheduler.dra.cel_device import DEVICE_FIELDS, CelDevice, cel_device
+from scheduler.dra.cel_library import BASE, WITH_LISTS
+from scheduler.dra.cel_parser import parse
+from scheduler.dra.cel_quantity import Quantity, Semver
+from scheduler.dra.cel_reads import Path, reads
+from scheduler.dra.cel_types import ANY, BOOL, DYN
+from scheduler.dra.cel_values import MISSING, CelCompileError, CelError, CelRuntimeError, Value, type_name
+
+__all__ = [
+    "CelCompileError",
+    "CelDevice",
+    "CelError",
+    "CelRuntimeError",
+    "Quantity",
+    "Selector",
+    "Semver",
+    "cel_device",
+    "compile_selector",
+]
+
+# (list attributes, consumable capacity) -> what an expression may use and what it may result in besides bool.
+_ENVIRONMENTS: dict[tuple[bool, bool], Environment] = {
+    (lists, capacity): environment(WITH_LISTS if lists else BASE, DYN if lists else ANY, multiple_allocations=capacity)
+    for lists in (False, True)
+    for capacity in (False, True)
+}
+
+
+class Selector:
+    """A compiled selector; immutable, safe to share."""
+
+    __slots__ = ("_locals", "_program", "_reads", "expression")
+
+    def __init__(self, expression: str, program: Program, read: frozenset[Path]) -> None:
+        self.expression = expression
+        self._program = program.run
+        self._locals: tuple[None, ...] = (None,) * (program.slots - FIRST_LOCAL)
+        self._reads = tuple(sorted(read))
+
+    def __repr__(self) -> str:
+        return f"Selector({self.expression!r})"
+
+    @property
+    def attributes_read(self) -> frozenset[tuple[str, str]] | None:
+        """(domain, identifier) of each attribute and capacity the verdict may depend on.
+
+        None when it may depend on more: whole domains, computed names. The driver and allowMultipleAllocations are not
+        in the set; `fingerprint` covers them too.
+        """
+        entries = [path for path in self._reads if path not in (("driver",), ("allowMultipleAllocations",))]
+        if any(len(path) != 3 or not path[2] for path in entries):
+            return None
+        return frozenset((path[1], path[2]) for path in entries)
+
+    def fingerprint(self, device: CelDevice) -> Hashable:
+        """What this selector sees of the device: devices with equal fingerprints get the same verdict."""
+        return tuple([_seen(device, path) for path in self._reads])
+
+    def matches(self, device: CelDevice) -> bool:
+        """Whether the device is selected; CelRuntimeError when the expression has no answer for it."""
+        verdict = self._program([COST_LIMIT, device, *self._locals])
+        if verdict is True or verdict is False:
+            return bool(verdict)
+        raise CelRuntimeError(f"CEL result of type {type_name(verdict)} could not be converted to bool")
+
+
+@lru_cache(maxsize=4096)
+def compile_selector(expression: str, *, list_attributes: bool = False, consumable_capacity: bool = True) -> Selector:
+    """The selector of an expression; cached. CelCompileError names the column of what is wrong.
+
+    The flags are the feature gates of the API server for *new* expressions. What is stored was accepted once and is
+    compiled with both on.
+    """
+    if not expression.isascii():
+        try:
+            size = len(expression.encode())
+        except UnicodeEncodeError as error:
+            raise CelCompileError("the expression is not valid Unicode text", error.start + 1) from None
+    else:
+        size = len(expression)
+    if size > MAX_LENGTH:
+        raise CelCompileError(f"the expression has {size} bytes, more than the {MAX_LENGTH} that are allowed")
+    node = parse(expression)
+    program = compile_node(node, _ENVIRONMENTS[list_attributes, consumable_capacity])
+    if program.type not in (BOOL, DYN if list_attributes else ANY):
+        raise CelCompileError(f"must evaluate to bool or the unknown type, not {program.type}", node.position)
+    return Selector(expression, program, reads(node))
+
+
+def _seen(device: CelDevice, path: Path) -> Hashable:
+    value: Value = device
+    for depth, step in enumerate(path):
+        if depth == 0:
+            value = DEVICE_FIELDS[step](device)
+        elif step:
+            value = value.get(step, MISSING)
+        if value is MISSING:
+            return None
+    return True if path[2:] == ("",) else _frozen(value)
+
+
+def _frozen(value: Value) -> Hashable:
+    """A value as a key; the class is part of it, since True == 1 in Python."""
+    if isinstance(value, CelDevice):
+        return tuple([_frozen(read(value)) for read in DEVICE_FIELDS.values()])
+    if isinstance(value, dict):
+        return tuple(sorted((key, _frozen(item)) for key, item in value.items()))
+    if isinstance(value, tuple):
+        return ("list", *map(_frozen, value))
+    return (type(value).__name__, value)
