@@ -4,6 +4,7 @@ Three sources, each over the one before: a YAML file, the environment (`TUTTI_CO
 """
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -103,15 +104,17 @@ class Config(BaseModel):
 
 def load(
     file: Path | None = None,
-    environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read the settings. Flags that are None count as not given. Raises ConfigError naming setting, cause and cure."""
+    """Read the settings. Flags that are None count as not given; no `environment` means the process's own.
+
+    Raises ConfigError naming setting, cause and cure."""
     settings: dict[str, Any] = {}
     names: dict[str, str] = {}
     sources = (
         _from_file(file) if file else {},
-        _from_environment(environment or {}),
+        _from_environment(os.environ if environment is None else environment),
         {f"--{key.replace('_', '-')}": (key, value) for key, value in (flags or {}).items() if value is not None},
     )
     for source in sources:

@@ -11,7 +11,7 @@ from scheduler.model.snapshot import Policy
 
 
 def test_without_any_source_the_defaults_hold():
-    assert config.load() == Config()
+    assert config.load(environment={}) == Config()
 
 
 def test_the_environment_goes_over_the_file_and_flags_over_both(tmp_path: Path):
@@ -19,7 +19,7 @@ def test_the_environment_goes_over_the_file_and_flags_over_both(tmp_path: Path):
     file.write_text("scheduler_name: from-file\nweb_port: 1\nlease_name: from-file\n")
     environment = {"TUTTI_CONFIG_WEB_PORT": "2", "TUTTI_CONFIG_LEASE_NAME": "from-environment", "PATH": "/bin"}
 
-    loaded = config.load(file, environment, {"lease_name": "from-flag", "context": None})
+    loaded = config.load(file, {"lease_name": "from-flag", "context": None}, environment)
 
     assert (loaded.scheduler_name, loaded.web_port, loaded.lease_name) == ("from-file", 2, "from-flag")
     assert loaded.context is None
