@@ -1,0 +1,58 @@
+"""The documents say what the code does: every setting, every reason, every command of the README."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from queues import reasons as queue_reasons
+from scheduler.config import Config
+from scheduler.model import reasons
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings_table() -> str:
+    """The table of docs/admin/configuration.md as it should be."""
+    rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    for name, field in Config.model_fields.items():
+        default = (
+            ""
+            if field.default is None
+            else f"`{str(field.default).lower() if field.default in (True, False) and isinstance(field.default, bool) else field.default}`"
+        )
+        rows.append(f"| `{name}` | {default if default != '``' else ''} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_every_setting_stands_in_the_configuration_page_with_its_default_and_meaning():
+    assert settings_table() in (ROOT / "docs/admin/configuration.md").read_text()
+
+
+@pytest.mark.parametrize("module", [reasons, queue_reasons])
+def test_every_reason_is_explained_to_the_user(module):
+    page = (ROOT / "docs/user/why-pending.md").read_text()
+    codes = {
+        value.code
+        for value in vars(module).values()
+        if isinstance(value, type) and isinstance(getattr(value, "code", None), str)
+    }
+    assert codes
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_every_link_of_the_documents_leads_somewhere():
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_every_target_the_readme_names_is_in_the_makefile():
+    targets = set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert targets == {"demo", "test"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
