@@ -3,7 +3,7 @@
 pydantic, because its JSON schema becomes the CustomResourceDefinition's; on the watch path they are read with `read()`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -34,7 +34,7 @@ QuantityText = Annotated[
     Field(
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
-            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?[0-9]+))?$",
+            "pattern": r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?[0-9]+))?$",
         },
     ),
 ]
@@ -45,8 +45,37 @@ class _Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
 
+def _rules(*rules: tuple[str, str]) -> dict[str, Any]:
+    """CEL rules, each with the message a user reads when it refuses an object."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
+
+
+_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+_BY_KEY: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"]}
+_BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+
 class QueueResource(_Model):
     """Quota absent = 0, limit absent = none, weight absent = 1: an empty queue may use what is free."""
+
+    # Amounts in words ("64Gi") cannot be compared within the API server's cost limit: plain numbers only.
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(self.quota) || type(self.quota) != int || int(self.quota) >= 0",
+                "quota is negative; give 0 or more, or leave it out for 0",
+            ),
+            (
+                "!has(self.limit) || type(self.limit) != int || int(self.limit) >= 0",
+                "limit is negative; give 0 or more, or leave it out for no limit",
+            ),
+            (
+                "!has(self.quota) || !has(self.limit) || type(self.quota) != int || type(self.limit) != int"
+                " || int(self.quota) <= int(self.limit)",
+                "quota is above limit; raise limit or lower quota",
+            ),
+        )
+    )
 
     quota: QuantityText | None = Field(default=None, description="Guaranteed to this queue. Absent: 0.")
     limit: QuantityText | None = Field(default=None, description="Never exceeded. Absent: no limit.")
@@ -67,6 +96,12 @@ class QueueSpec(_Model):
         default_factory=dict,
         description="By name: gpu, cpu, memory, or deviceclass/<DeviceClass>.",
         max_length=64,
+        json_schema_extra=_rules(
+            (
+                "self.all(name, name in ['gpu', 'cpu', 'memory'] || name.startsWith('deviceclass/'))",
+                "a resource is none of gpu, cpu, memory and deviceclass/<DeviceClass>; correct its name",
+            )
+        ),
     )
     preempt_min_runtime: Duration | None = Field(default=None, description="Not preempted before it ran so long.")
     reclaim_min_runtime: Duration | None = Field(default=None, description="Not reclaimed before it ran so long.")
@@ -81,6 +116,16 @@ class TopologyConstraint(_Model):
 class SubGroup(_Model):
     """A node of the sub-group tree; leaves hold pods (label tutti.scheduler/sub-group)."""
 
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(self.minMember) || !has(self.minSubGroup)",
+                "a sub-group has minMember and minSubGroup; leaves have the first, inner ones the second",
+            ),
+            ("!has(self.parent) || self.parent != self.name", "a sub-group is its own parent; name another, or none"),
+        )
+    )
+
     name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     parent: Annotated[str, Field(max_length=63)] | None = None
     min_member: int | None = Field(default=None, ge=0, le=100_000)
@@ -89,6 +134,19 @@ class SubGroup(_Model):
 
 
 class PodGroupSpec(_Model):
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(self.minMember) || !has(self.minSubGroup)",
+                "both minMember and minSubGroup are set; count pods with the first or sub-groups with the second",
+            ),
+            (
+                "!has(self.minSubGroup) || has(self.subGroups)",
+                "minSubGroup is set and there are no subGroups; list them, or use minMember",
+            ),
+        )
+    )
+
     min_member: int | None = Field(default=None, ge=0, le=100_000, description="Pods that must start together.")
     min_sub_group: int | None = Field(
         default=None, ge=0, le=100_000, description="Sub-groups that must start together."
@@ -96,7 +154,7 @@ class PodGroupSpec(_Model):
     queue: Name | None = Field(default=None, description="The leaf queue that pays.")
     priority_class_name: Name | None = None
     preemptibility: Literal["preemptible", "non-preemptible"] | None = None
-    sub_groups: list[SubGroup] = Field(default_factory=list, max_length=10_000)
+    sub_groups: list[SubGroup] = Field(default_factory=list, max_length=10_000, json_schema_extra=_BY_NAME)
     topology_constraint: TopologyConstraint | None = None
     preemption_delay: Duration | None = None
     staleness_grace_period: Duration | None = None
@@ -110,4 +168,88 @@ class TopologyLevel(_Model):
 
 
 class TopologySpec(_Model):
-    levels: list[TopologyLevel] = Field(min_length=1, max_length=16, description="Coarse to fine.")
+    levels: list[TopologyLevel] = Field(
+        min_length=1,
+        max_length=16,
+        description="Coarse to fine.",
+        json_schema_extra={
+            **_BY_KEY,
+            **_rules(
+                (
+                    "self.all(a, !has(a.alias) || self.exists_one(b, has(b.alias) && b.alias == a.alias))",
+                    "two levels have one alias; rename one of them",
+                )
+            ),
+        },
+    )
+
+
+class ConditionStatus(_Model):
+    """One condition of an object, as `kubectl wait --for=condition=<type>` reads it."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=1024)]
+    message: Annotated[str, Field(max_length=32_768)]
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+Conditions = Annotated[list[ConditionStatus], Field(max_length=16, json_schema_extra=_BY_TYPE)]
+Amounts = Annotated[dict[Annotated[str, Field(max_length=280)], QuantityText], Field(max_length=64)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ReasonStatus(_Model):
+    """The one dominant reason why a gang waits."""
+
+    code: Annotated[str, Field(max_length=128, description="A stable token.")]
+    message: Annotated[str, Field(max_length=32_768, description="What is missing, in one sentence.")]
+    cure: Annotated[str, Field(max_length=32_768, description="The smallest change that would help.")]
+    missing: Amounts | None = Field(default=None, description="How much is missing, by resource; pods are counted.")
+    decided_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class PodGroupStatus(_Model):
+    conditions: Conditions = Field(default_factory=list)
+    reason: ReasonStatus | None = Field(default=None, description="Why it waits; absent once it is placed.")
+    needed: Count | None = Field(default=None, description="Pods that start together.")
+    pending: Count | None = Field(default=None, description="Pods without a node.")
+    bound: Count | None = Field(default=None, description="Pods with a node, running ones included.")
+    running: Count | None = None
+    nodes: Count | None = Field(default=None, description="Nodes its pods are on.")
+    placement_score: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="100: no better placement was possible when it was placed; less by the percentage left open.",
+    )
+    starts_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+
+
+class QueueStatus(_Model):
+    conditions: Conditions = Field(default_factory=list)
+    fair_share: Amounts | None = Field(default=None, description="Its part of the cluster at present.")
+    allocated: Amounts | None = Field(default=None, description="In use by it and the queues below.")
+    requested: Amounts | None = Field(default=None, description="In use and asked for.")
+    running: Count | None = Field(default=None, description="Gangs that run.")
+    pending: Count | None = Field(default=None, description="Gangs that wait.")
+
+
+class Queue(_Model):
+    """Shares a cluster among teams: a quota that is guaranteed, a limit that is never passed, a weight in between."""
+
+    spec: QueueSpec | None = None
+    status: QueueStatus | None = None
+
+
+class PodGroup(_Model):
+    """Pods that start together or not at all."""
+
+    spec: PodGroupSpec | None = None
+    status: PodGroupStatus | None = None
+
+
+class Topology(_Model):
+    """How nodes stand to each other: ordered levels such as block, rack and host."""
+
+    spec: TopologySpec

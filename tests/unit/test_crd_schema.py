@@ -1,0 +1,134 @@
+"""The definitions made from the models, and their CEL rules evaluated by an independent CEL implementation."""
+
+from typing import Any
+
+import pytest
+from cel_expr_python import cel
+from pydantic import BaseModel
+
+from scheduler.api.crd_schema import crds, structural
+from scheduler.api.crds import PodGroup, Queue, QueueSpec
+
+
+def schema(kind: str, *path: str) -> dict[str, Any]:
+    """The schema of a kind, or of the field at `path` ("*" steps into the values of a map or the items of a list)."""
+    definition = next(each for each in crds() if each["spec"]["names"]["kind"] == kind)
+    node = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for step in path:
+        node = (node.get("additionalProperties") or node["items"]) if step == "*" else node["properties"][step]
+    return node
+
+
+def refusals(node: dict[str, Any], value: Any) -> list[str]:
+    """Messages of the rules of this schema that refuse `value`."""
+    env = cel.NewEnv(variables={"self": cel.Type.DYN})
+    rules = node["x-kubernetes-validations"]
+    return [rule["message"] for rule in rules if not env.compile(rule["rule"]).eval(data={"self": value}).value()]
+
+
+def nodes(node: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found = [(path, node)]
+    for name, below in node.get("properties", {}).items():
+        found += nodes(below, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            found += nodes(node[key], f"{path}[*]")
+    return found
+
+
+def test_every_kind_has_a_definition():
+    names = [definition["metadata"]["name"] for definition in crds()]
+    assert names == ["podgroups.tutti.scheduler", "queues.tutti.scheduler", "topologies.tutti.scheduler"]
+    scopes = {each["spec"]["names"]["kind"]: each["spec"]["scope"] for each in crds()}
+    assert scopes == {"PodGroup": "Namespaced", "Queue": "Cluster", "Topology": "Cluster"}
+
+
+def test_what_the_scheduler_writes_is_a_subresource():
+    served = {each["spec"]["names"]["kind"]: each["spec"]["versions"][0].get("subresources") for each in crds()}
+    assert served == {"PodGroup": {"status": {}}, "Queue": {"status": {}}, "Topology": None}
+
+
+@pytest.mark.parametrize("kind", ["PodGroup", "Queue", "Topology"])
+def test_every_list_map_and_string_is_bounded(kind):
+    for path, node in nodes(schema(kind)):
+        match node.get("type"):
+            case "array":
+                assert "maxItems" in node, path
+            case "object":
+                assert "maxProperties" in node or "additionalProperties" not in node, path
+            case "string" if path not in (".apiVersion", ".kind"):
+                assert {"maxLength", "enum", "format"} & node.keys(), path
+
+
+@pytest.mark.parametrize("kind", ["PodGroup", "Queue", "Topology"])
+def test_schemas_are_structural(kind):
+    for path, node in nodes(schema(kind)):
+        assert "type" in node or node.get("x-kubernetes-int-or-string"), path
+        assert not {"$ref", "allOf", "title", "nullable"} & node.keys(), path
+
+
+def test_amounts_are_quantities_or_numbers():
+    quota = schema("Queue", "spec", "resources", "*", "quota")
+    assert quota["x-kubernetes-int-or-string"] is True
+    assert quota["anyOf"] == [{"type": "integer"}, {"type": "string"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        ({}, []),
+        ({"quota": 16, "limit": 32}, []),
+        ({"quota": "16Gi", "limit": "8Gi"}, []),
+        ({"quota": 16, "limit": 8}, ["quota is above limit; raise limit or lower quota"]),
+        ({"quota": -1}, ["quota is negative; give 0 or more, or leave it out for 0"]),
+        ({"limit": -1}, ["limit is negative; give 0 or more, or leave it out for no limit"]),
+    ],
+)
+def test_a_queue_with_amounts_that_contradict_each_other_is_refused(value, refused):
+    assert refusals(schema("Queue", "spec", "resources", "*"), value) == refused
+
+
+def test_a_queue_with_an_unknown_resource_is_refused():
+    resources = schema("Queue", "spec", "resources")
+    assert refusals(resources, {"gpu": {}, "memory": {}, "deviceclass/h100": {}}) == []
+    assert len(refusals(resources, {"gpus": {}})) == 1
+
+
+def test_a_pod_group_with_two_minima_is_refused():
+    spec = schema("PodGroup", "spec")
+    assert refusals(spec, {"minMember": 3}) == []
+    assert len(refusals(spec, {"minMember": 3, "minSubGroup": 1, "subGroups": [{"name": "a"}]})) == 1
+    assert len(refusals(spec, {"minSubGroup": 1})) == 1
+
+
+def test_a_sub_group_that_is_its_own_parent_is_refused():
+    sub_group = schema("PodGroup", "spec", "subGroups", "*")
+    assert refusals(sub_group, {"name": "a", "parent": "b", "minMember": 1}) == []
+    assert len(refusals(sub_group, {"name": "a", "parent": "a"})) == 1
+
+
+def test_a_topology_whose_levels_share_an_alias_is_refused():
+    levels = schema("Topology", "spec", "levels")
+    assert refusals(levels, [{"key": "a", "alias": "x"}, {"key": "b", "alias": "y"}, {"key": "c"}]) == []
+    assert len(refusals(levels, [{"key": "a", "alias": "x"}, {"key": "b", "alias": "x"}])) == 1
+
+
+def test_what_is_left_out_means_what_the_documentation_says():
+    assert Queue.model_validate({"metadata": {"name": "default"}}).spec is None
+    assert QueueSpec.model_validate({}).priority == schema("Queue", "spec", "priority")["default"] == 100
+    assert PodGroup.model_validate({"spec": {"minMember": 2, "newerField": 1}}).spec.min_member == 2
+
+
+class Union(BaseModel):
+    either: int | str
+
+
+class Tree(BaseModel):
+    below: "Tree | None" = None
+
+
+def test_what_a_definition_cannot_say_is_refused_when_it_is_made():
+    with pytest.raises(ValueError, match="a union \\(integer, string\\) is not structural"):
+        structural(Union)
+    with pytest.raises(ValueError, match="Tree contains itself"):
+        structural(Tree)
