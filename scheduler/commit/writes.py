@@ -7,6 +7,7 @@ then the binds. Every claim stands before the first bind.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
 from scheduler.model.errors import InvariantError
@@ -80,17 +81,18 @@ def evictions(plan: Plan) -> tuple[Evict, ...]:
 
 
 def writes(plan: Plan, snapshot: Snapshot) -> tuple[GangWrites, ...]:
-    """The writes of every gang that `plan` places, by gang. `snapshot` is the one the plan was made from.
+    """The writes of every gang that `plan` places. `snapshot` is the one the plan was made from. A gang that joins a
+    claim comes after the gang that allocates it, else they are sorted by name.
 
     Raises InvariantError for a plan that cannot be carried out: a claim without devices or with two sets of them, a pod
-    whose claim is not decided, more consumers than a claim may have."""
+    whose claim is not decided, more consumers than a claim may have, gangs that wait for one another's claims."""
     wanted = _allocations(plan, snapshot.claims)
     pods = {pod.key: pod for gang in snapshot.gangs for pod in gang.pods}
     gangs: dict[str, list[Placement]] = {}
     for placement in plan.placements:
         _check_claims(placement, pods.get(placement.pod))
         gangs.setdefault(placement.gang, []).append(placement)
-    return tuple(_gang_writes(gang, gangs[gang], wanted, snapshot.claims) for gang in sorted(gangs))
+    return _allocators_first([_gang_writes(gang, gangs[gang], wanted, snapshot.claims) for gang in sorted(gangs)])
 
 
 def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, AllocationResult]:
@@ -167,3 +169,16 @@ def _gang_writes(
         ),
         binds=tuple(Bind(pod=placement.pod, uid=placement.pod_uid, node=placement.node) for placement in placements),
     )
+
+
+def _allocators_first(gangs: list[GangWrites]) -> tuple[GangWrites, ...]:
+    allocators = {write.claim: gang.gang for gang in gangs for write in gang.claims if write.first}
+    order: TopologicalSorter[str] = TopologicalSorter()
+    for gang in gangs:
+        joined = (allocators.get(write.claim, gang.gang) for write in gang.claims if not write.first)
+        order.add(gang.gang, *(allocator for allocator in joined if allocator != gang.gang))
+    by_name = {gang.gang: gang for gang in gangs}
+    try:
+        return tuple(by_name[name] for name in order.static_order())
+    except CycleError as error:
+        raise InvariantError(f"gangs of the plan wait for one another's claims: {', '.join(error.args[1])}") from None
