@@ -1,0 +1,107 @@
+"""Who we are and where the API server is: from a kubeconfig, or from the service account of our pod."""
+
+import os
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# A rotated service account token, or one from an exec plugin, is read again so often.
+_TOKEN_SECONDS = 60.0
+
+
+class IdentityError(Exception):
+    """The operator's: no cluster to connect to, or a kubeconfig that cannot be used. Names object, cause and cure."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Identity:
+    """The server's address, and how to prove who we are to it. Make it with `load`, or directly for a plain server."""
+
+    server: str
+    tls: ssl.SSLContext | None = None
+    proxy: str | None = None
+    token: str | None = None
+    """Value of the Authorization header."""
+    clock: Callable[[], float] = time.monotonic
+    _source: tuple[Path | None, str | None] | None = None
+    _read_at: float = field(default=0.0)
+
+    async def headers(self) -> dict[str, str]:
+        """The headers that identify us, with a token not older than a minute."""
+        if self._source is not None and self.token and self.clock() - self._read_at > _TOKEN_SECONDS:
+            await self.renew()
+        return {"Authorization": self.token} if self.token else {}
+
+    async def renew(self) -> bool:
+        """Read the credentials anew; False if there is nowhere to read them from."""
+        if self._source is None:
+            return False
+        fresh = await load(*self._source)
+        self.token = fresh.token
+        self._read_at = self.clock()
+        return True
+
+
+async def load(kubeconfig: Path | None = None, context: str | None = None) -> Identity:
+    """The identity from `kubeconfig` (and `context` of it); else that of the pod we run in, else of ~/.kube/config.
+
+    Raises IdentityError."""
+    # Imported here: it takes most of a second, and a command that never connects should not pay for it.
+    from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+    settings = Configuration()
+    try:
+        if kubeconfig is None and context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+            load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=settings
+            )
+        else:
+            await load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(kubeconfig) if kubeconfig else None,
+                context=context,
+                client_configuration=settings,
+                persist_config=False,
+            )
+        authorization = await settings.get_api_key_with_prefix("BearerToken")
+        if authorization is None and settings.username:
+            authorization = settings.get_basic_auth_token()
+        return Identity(
+            server=str(settings.host).rstrip("/"),
+            tls=_tls(settings),
+            proxy=settings.proxy,
+            token=_word(authorization),
+            _source=(kubeconfig, context),
+            _read_at=time.monotonic(),
+        )
+    except (ConfigException, OSError, ssl.SSLError, ValueError) as error:
+        where = f"kubeconfig {kubeconfig}" if kubeconfig else "the kubeconfig"
+        named = f" (context {context})" if context else ""
+        raise IdentityError(
+            f"{where}{named}: {error}; give a readable kubeconfig with --kubeconfig, or run inside the cluster."
+        ) from error
+
+
+def _tls(settings: Any) -> ssl.SSLContext | None:
+    """What kubernetes.aio's own REST client would make of the settings; None for plain HTTP."""
+    if not str(settings.host).startswith("https:"):
+        return None
+    tls = ssl.create_default_context(cafile=settings.ssl_ca_cert, cadata=settings.ca_cert_data)
+    if settings.cert_file:
+        tls.load_cert_chain(settings.cert_file, keyfile=settings.key_file)
+    if not settings.verify_ssl:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    return tls
+
+
+def _word(authorization: str | None) -> str | None:
+    """Tokens come as "bearer xyz" or bare, some with a newline from their file."""
+    if not authorization:
+        return None
+    text = authorization.strip()
+    kind, _, token = text.partition(" ")
+    return f"{kind.capitalize()} {token.strip()}" if token else f"Bearer {text}"
