@@ -7,6 +7,10 @@ The verdict depends on nothing but the expression and the device. Three meanings
 reads as an empty map, yet is not `in` the map of domains; an unknown attribute is a run-time error; `||` and `&&` take
 no notice of an error on one side when the other decides. A run-time error fails the allocation, it is not "no match".
 
+Where we differ: costs are counted more coarsely (cel_cost); nesting ends at 100 levels instead of 250; named time zones
+are refused, and timestamps print in UTC; a quantity is an integer whenever its value is one, however it was written;
+what fails only through its literal's text (too many format arguments) may show at run time instead of at compile time.
+
 Chapters, in reading order: cel_values, cel_cost, cel_syntax, cel_parser, cel_types, cel_overloads; the function
 library cel_operators, cel_strings, cel_formatting, cel_time, cel_lists, cel_quantity, cel_net, cel_url, cel_formats
 (joined in cel_library); cel_device, cel_access, cel_calls, cel_folds, cel_check, cel_macros,
@@ -83,7 +87,10 @@ class Selector:
 
     def matches(self, device: CelDevice) -> bool:
         """Whether the device is selected; CelRuntimeError when the expression has no answer for it."""
-        verdict = self._program([COST_LIMIT, device, *self._locals])
+        try:
+            verdict = self._program([COST_LIMIT, device, *self._locals])
+        except RecursionError:
+            raise CelRuntimeError("operation cancelled: the expression builds values nested too deeply") from None
         if verdict is True or verdict is False:
             return bool(verdict)
         raise CelRuntimeError(f"CEL result of type {type_name(verdict)} could not be converted to bool")
@@ -93,8 +100,8 @@ class Selector:
 def compile_selector(expression: str, *, list_attributes: bool = False, consumable_capacity: bool = True) -> Selector:
     """The selector of an expression; cached. CelCompileError names the column of what is wrong.
 
-    The flags are the feature gates of the API server for *new* expressions. What is stored was accepted once and is
-    compiled with both on.
+    The flags are the feature gates that the API server applies to *new* expressions. What is stored already was
+    accepted once: Kubernetes compiles it with both on, whatever the gates say now, and so should callers.
     """
     if not expression.isascii():
         try:
@@ -105,8 +112,13 @@ def compile_selector(expression: str, *, list_attributes: bool = False, consumab
         size = len(expression)
     if size > MAX_LENGTH:
         raise CelCompileError(f"the expression has {size} bytes, more than the {MAX_LENGTH} that are allowed")
-    node = parse(expression)
-    program = compile_node(node, _ENVIRONMENTS[list_attributes, consumable_capacity])
+    try:
+        node = parse(expression)
+        program = compile_node(node, _ENVIRONMENTS[list_attributes, consumable_capacity])
+    except (
+        RecursionError
+    ):  # the bounds on nesting leave room for a caller hundreds of frames deep; this is the last net
+        raise CelCompileError("the expression is nested too deeply") from None
     if program.type not in (BOOL, DYN if list_attributes else ANY):
         raise CelCompileError(f"must evaluate to bool or the unknown type, not {program.type}", node.position)
     return Selector(expression, program, reads(node))

@@ -11,7 +11,7 @@ durations, timestamps, lists and maps of one type).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from scheduler.dra import cel_access, cel_calls, cel_macros
@@ -49,6 +49,7 @@ from scheduler.dra.cel_types import (
     AnyType,
     Type,
     Var,
+    bounded,
     final,
     is_dyn,
     optional_of,
@@ -108,7 +109,8 @@ class _Compiler(Lowering):
             raise CelCompileError(f"expression is nested deeper than {MAX_DEPTH} levels", node.position)
         code = self._lower(node)
         self._depth -= 1
-        return code
+        t = bounded(code.type)
+        return code if t is code.type else replace(code, type=t)
 
     def _lower(self, node: Node) -> Code:
         match node:

@@ -79,7 +79,8 @@ def _by_domain(
     """A bare name belongs to the driver's domain; a name written out in full goes before a bare one."""
     found = Domains()
     for name, content in raw.items():
-        domain, slash, identifier = name.rpartition("/")
+        domain, slash, rest = name.partition("/")
+        identifier = rest if slash else name
         try:
             value = read(content)
         except CelRuntimeError as error:

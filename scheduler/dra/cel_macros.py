@@ -38,7 +38,7 @@ def _join(c: Lowering, common: AnyType | None, code: Code, optional: bool, posit
         t = resolve(t.params[0])
     if common is None:
         return t
-    one_type = is_dyn(final(common)) == is_dyn(final(t)) and c.unifier.accepts([t], [common])
+    one_type = is_dyn(resolve(common)) == is_dyn(t) and c.unifier.accepts([t], [common])
     if one_type:
         return common
     if c.mixed_literals:
@@ -192,6 +192,7 @@ def _entries(entries: Sequence[tuple[Run, Run, bool]]) -> Run:
                 if type(value) is not Opt:
                     raise no_overload("{?_: _}", value)
                 if not value.present:
+                    found.pop(key, None)
                     continue
                 value = value.value
             found[key] = value

@@ -158,6 +158,26 @@ def final(t: AnyType) -> Type:
     return Type(t.name, tuple(map(final, t.params))) if t.params else t
 
 
+MAX_NESTING = 24  # levels of a static type; what is deeper is dyn, which bounds the recursion over types
+
+
+def bounded(t: AnyType) -> AnyType:
+    """The type, or dyn where it nests too deeply."""
+    return t if _nests_at_most(t, MAX_NESTING) else DYN
+
+
+def _nests_at_most(t: AnyType, levels: int) -> bool:
+    t = resolve(t)
+    if isinstance(t, Var) or not t.params:
+        return True
+    if not levels:
+        return False
+    for param in t.params:
+        if not _nests_at_most(param, levels - 1):
+            return False
+    return True
+
+
 def is_dyn(t: AnyType) -> bool:
     return t in (DYN, ANY)
 

@@ -38,13 +38,13 @@ def _problem(case: dict[str, Any]) -> str:
 
 
 def _outcome(case: dict[str, Any]) -> tuple[str, bool | str]:
-    stored = case["envType"] == "stored"
-    raw = case["device"]
+    stored = case.get("envType", "stored") == "stored"
+    features, raw = case.get("features", ()), case["device"]
     try:
         selector = compile_selector(
             case["expression"],
-            list_attributes=stored or "DRAListTypeAttributes" in case["features"],
-            consumable_capacity=stored or "DRAConsumableCapacity" in case["features"],
+            list_attributes=stored or "DRAListTypeAttributes" in features,
+            consumable_capacity=stored or "DRAConsumableCapacity" in features,
         )
     except CelCompileError as error:
         return "compileError", str(error)

@@ -1,0 +1,236 @@
+"""Invariants of CEL selectors: agreement with an independent implementation, no surprises, honest fingerprints."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from scheduler.dra.cel import (
+    CelCompileError,
+    CelDevice,
+    CelRuntimeError,
+    Quantity,
+    Semver,
+    cel_device,
+    compile_selector,
+)
+from scheduler.dra.cel_library import WITH_LISTS
+
+# Outcome of an expression: its value, or how it fails.
+REFUSED, FAILED = "refused", "failed"
+
+
+def outcome(expression: str, device: CelDevice) -> bool | str:
+    try:
+        selector = compile_selector(expression, list_attributes=True)
+    except CelCompileError:
+        return REFUSED
+    try:
+        return selector.matches(device)
+    except CelRuntimeError:
+        return FAILED
+
+
+# --- expressions of a known type, a few levels deep; any part may also be an attribute, of the right type or not
+
+Text = st.SearchStrategy[str]
+
+
+def attribute(name: str) -> str:
+    return f'device.attributes["d"].{name}'
+
+
+def infix(operators: list[str], side: Text, other: Text | None = None) -> Text:
+    return st.builds("({} {} {})".format, side, st.sampled_from(operators), side if other is None else other)
+
+
+@dataclass(frozen=True, slots=True)
+class Expressions:
+    """Strategies for expressions of each type."""
+
+    ints: Text
+    texts: Text
+    lists: Text
+    bools: Text
+
+    @classmethod
+    def simple(cls) -> "Expressions":
+        return cls(
+            ints=st.integers(-3, 5).map(str)
+            | st.sampled_from(["9223372036854775807", attribute("number"), attribute("missing")]),
+            texts=st.text("abc", max_size=3).map("'{}'".format)
+            | st.sampled_from([attribute("text"), attribute("missing"), attribute("number")]),
+            lists=st.lists(st.integers(-1, 3).map("dyn({})".format), min_size=1, max_size=3).map(
+                lambda parts: f"[{', '.join(parts)}]"
+            )
+            | st.just(attribute("list")),
+            bools=st.sampled_from(["true", "false", attribute("yes"), attribute("missing")]),
+        )
+
+    def deeper(self) -> "Expressions":
+        ints, texts, lists, bools = self.ints, self.texts, self.lists, self.bools
+        return Expressions(
+            ints=ints
+            | infix(["+", "-", "*", "/", "%"], ints)
+            | st.builds("size({})".format, texts | lists)
+            | st.builds("({} ? {} : {})".format, bools, ints, ints)
+            | st.builds("{}[{}]".format, lists, st.integers(0, 2))
+            | st.builds("{}.indexOf({})".format, texts, texts),
+            texts=texts
+            | infix(["+"], texts)
+            | ints.map("string({})".format)
+            | st.builds("{}.substring({})".format, texts, st.integers(0, 3))
+            | st.builds("{}.replace({}, {})".format, texts, texts, texts)
+            | texts.map('device.attributes["d"].?missing.orValue({})'.format),
+            lists=lists
+            | infix(["+"], lists)
+            | st.builds("{}.filter(x, {} < x)".format, lists, ints)
+            | st.builds("{}.map(x, x + {})".format, lists, ints),
+            bools=bools
+            | infix(["==", "!=", "<", "<=", ">", ">="], ints)
+            | infix(["==", "!=", "<", ">="], texts)
+            | infix(["==", "!="], lists)
+            | infix(["&&", "||"], bools)
+            | bools.map("!{}".format)
+            | infix(["in"], ints, lists)
+            | st.builds("{}.{}(x, x < {})".format, lists, st.sampled_from(["exists", "all", "exists_one"]), ints)
+            | st.builds("{}.{}({})".format, texts, st.sampled_from(["contains", "startsWith", "endsWith"]), texts)
+            | st.builds("has({})".format, st.sampled_from([attribute("missing"), attribute("text")]))
+            | st.builds("cel.bind(y, {}, y == {})".format, ints, ints),
+        )
+
+
+GENERATED = Expressions.simple().deeper().deeper().deeper()
+
+RAW: dict[str, Any] = {"text": "ab", "number": 2, "list": [0, 1, 2], "yes": True}
+DEVICE = CelDevice(driver="d", attributes={"d": RAW | {"list": (0, 1, 2)}})
+
+
+class Oracle:
+    """Google's C++ implementation: same language, none of our code. A failure there is a value of type *error*."""
+
+    def __init__(self) -> None:
+        cel = pytest.importorskip("cel_expr_python.cel")
+        from cel_expr_python.ext import ext_bindings, ext_optional, ext_strings
+
+        extensions = [ext_bindings.ExtBindings(), ext_optional.ExtOptional(), ext_strings.ExtStrings()]
+        device = {"device": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
+        self._env = cel.NewEnv(variables=device, extensions=extensions)
+        self._data = {"device": {"attributes": {"d": RAW}}}
+
+    def outcome(self, expression: str) -> bool | str:
+        try:
+            program = self._env.compile(expression)
+        except Exception:  # noqa: BLE001 - the binding raises what it likes
+            return REFUSED
+        value = program.eval(data=self._data).plain_value()
+        return value if isinstance(value, bool) else FAILED
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle()
+
+
+@settings(max_examples=150, deadline=None)
+@given(expression=GENERATED.bools)
+@example(expression='(device.attributes["d"].missing == 1) || true')
+@example(expression="[dyn(0), dyn(1)].exists(x, 1 / x == 1)")
+@example(expression="((9223372036854775807 + 1) == 0) || (1 in [dyn(1)])")
+def test_an_independent_implementation_comes_to_the_same_result(oracle: Oracle, expression: str) -> None:
+    assert outcome(expression, DEVICE) == oracle.outcome(expression)
+
+
+# --- nothing but CelError, whatever is written
+
+TOKENS = st.sampled_from(
+    """
+    device .driver .attributes [ ] ( ) { } , . .? [? ? : ! - + * / % < <= == != && || in 1 0 2.5 7u 'a' b'\\xff' true
+    null x dyn( size( has( .exists(x, .map(x, cel.bind(x, .a ["d"] .matches( .format([ quantity( semver( optional.of(
+    type( .or( .orValue( .sort() .join() string( timestamp( duration( .sum() .min() lists.range( .includes( .validate(
+    url( ip( .optMap(x, .transformMap(x, y, .sortBy(x, .findAll( .split( .flatten( '9Gi' '1.2.3' '%s' '(' // \" '''
+    """.split()  # noqa: SIM905
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts=st.lists(TOKENS, max_size=14) | st.lists(st.characters(), max_size=8))
+def test_any_text_is_refused_or_gives_a_verdict_or_a_run_time_error(parts: list[str]) -> None:
+    for separator in ("", " "):
+        assert outcome(separator.join(parts), DEVICE) in (True, False, REFUSED, FAILED)
+
+
+CALLABLE = sorted(name for name, overloads in WITH_LISTS.items() if name[0].isalpha() and overloads)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    function=st.sampled_from(CALLABLE),
+    arguments=st.lists(GENERATED.ints | GENERATED.texts | GENERATED.lists | GENERATED.bools, min_size=1, max_size=4),
+    member=st.booleans(),
+)
+def test_any_function_on_any_values_stays_within_the_rules(function: str, arguments: list[str], member: bool) -> None:
+    values = [f"dyn({argument})" for argument in arguments]
+    call = f"{values[0]}.{function}({', '.join(values[1:])})" if member else f"{function}({', '.join(values)})"
+    assert outcome(f"{call} == dyn(1)", DEVICE) in (True, False, REFUSED, FAILED)
+
+
+# --- what callers rely on when they keep verdicts
+
+values = st.sampled_from([{"int": 1}, {"int": 2}, {"bool": True}, {"string": "ab"}, {"string": "1"}, {"ints": [1, 2]}])
+devices = st.builds(
+    cel_device,
+    st.just("d"),
+    st.dictionaries(st.sampled_from(["text", "number", "list", "yes", "other", "e/text"]), values, max_size=5),
+    st.none(),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(expression=GENERATED.bools, one=devices, two=devices)
+@example(
+    expression="'e' in device.attributes",
+    one=cel_device("d", {}, None),
+    two=cel_device("d", {"e/x": {"int": 1}}, None),
+)
+def test_devices_of_equal_fingerprint_get_the_same_verdict(expression: str, one: CelDevice, two: CelDevice) -> None:
+    selector = compile_selector(expression, list_attributes=True)
+    if selector.fingerprint(one) == selector.fingerprint(two):
+        assert outcome(expression, one) == outcome(expression, two)
+    read = selector.attributes_read
+    if read is not None and all(one.attributes[d].get(i) == two.attributes[d].get(i) for d, i in read):
+        kinds = [(type(one.attributes[d].get(i)), type(two.attributes[d].get(i))) for d, i in read]
+        if all(a is b for a, b in kinds):
+            assert selector.fingerprint(one) == selector.fingerprint(two)
+
+
+# --- amounts and versions
+
+SUFFIXES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12}
+
+
+@given(st.integers(-(10**15), 10**15), st.integers(0, 999), st.sampled_from(sorted(SUFFIXES)))
+def test_a_quantity_is_the_number_it_is_written_as(whole: int, thousandths: int, suffix: str) -> None:
+    text = f"{whole}.{thousandths:03d}{suffix}"
+    exact = (abs(whole) + Fraction(thousandths, 1000)) * Fraction(10) ** SUFFIXES[suffix] * 10**9
+    assert exact.denominator == 1
+    assert Quantity.parse(text).nanos == (-exact if whole < 0 else exact)
+
+
+identifiers = st.lists(st.integers(0, 20).map(str) | st.sampled_from(["a", "b", "rc", "0a"]), max_size=3)
+versions = st.builds(
+    lambda numbers, pre: ".".join(map(str, numbers)) + ("-" + ".".join(pre) if pre else ""),
+    st.tuples(*[st.integers(0, 3)] * 3),
+    identifiers,
+)
+
+
+@given(versions, versions, versions)
+def test_versions_are_totally_ordered(a: str, b: str, c: str) -> None:
+    x, y, z = map(Semver.parse, (a, b, c))
+    assert (x < y) + (x == y) + (x > y) == 1
+    assert not (x < y and y < z) or x < z
+    assert (x == y) == (a == b)
