@@ -172,10 +172,7 @@ def _nests_at_most(t: AnyType, levels: int) -> bool:
         return True
     if not levels:
         return False
-    for param in t.params:
-        if not _nests_at_most(param, levels - 1):
-            return False
-    return True
+    return all(_nests_at_most(param, levels - 1) for param in t.params)
 
 
 def is_dyn(t: AnyType) -> bool:
