@@ -40,11 +40,15 @@ _UNMANAGED_META = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Who writes, through which subresource ("" for the object itself), and when."""
+    """Who writes, through which subresource ("" for the object itself), and when.
+
+    `leaves` names a top-level field that this kind of write cannot set (status, for those not through it).
+    """
 
     manager: str
     subresource: str
     now: str
+    leaves: str = ""
 
 
 # --- fields of an object ------------------------------------------------------------------------------------------
@@ -193,7 +197,10 @@ def track(old: Obj | None, new: Obj, author: Author, lists: Lists) -> Obj:
     """`new` with managedFields that say: the author now manages, by update, what differs from `old`."""
     before = leaves_of(old, lists) if old is not None else {}
     after = leaves_of(new, lists)
-    changed = {path for path, value in after.items() if path not in before or before[path] != value}
+    mute = "f:" + author.leaves
+    changed = {
+        path for path, value in after.items() if path[0] != mute and (path not in before or before[path] != value)
+    }
     removed = before.keys() - after.keys()
     if not changed and not removed:
         return new
@@ -207,11 +214,7 @@ def track(old: Obj | None, new: Obj, author: Author, lists: Lists) -> Obj:
             claims.append(claim.holding(claim.paths - removed - changed))
     if mine is None:
         claims.append(_Claim(*me, new["apiVersion"], author.now, frozenset(changed)))
-    return (
-        with_meta(new, managedFields=None)
-        if (entries := _written(claims)) is None
-        else with_meta(new, managedFields=entries)
-    )
+    return with_meta(new, managedFields=_written(claims))
 
 
 def merge_applied(old: Obj | None, applied: Any, author: Author, lists: Lists, *, force: bool) -> Obj:

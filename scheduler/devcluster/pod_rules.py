@@ -29,6 +29,9 @@ _NATIVE = frozenset(("cpu", "memory", "ephemeral-storage", "storage"))
 
 
 def _container_with_defaults(container: Obj) -> Obj:
+    ports = container.get("ports")
+    if ports and any(not port.get("protocol") for port in ports):
+        container = {**container, "ports": [{**port, "protocol": port.get("protocol") or "TCP"} for port in ports]}
     resources = container.get("resources")
     if not resources:
         return container if resources is not None else {**container, "resources": {}}

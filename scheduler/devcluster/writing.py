@@ -212,7 +212,34 @@ def _spec_differs(old: Obj, new: Obj) -> bool:
 
 
 def _author(write: Write) -> apply.Author:
-    return apply.Author(manager=write.manager or "unknown", subresource=write.subresource or "", now=write.now)
+    leaves = "status" if write.kind.has_status and not write.subresource else ""
+    return apply.Author(
+        manager=write.manager or "unknown", subresource=write.subresource or "", now=write.now, leaves=leaves
+    )
+
+
+def _settable(write: Write, applied: Any) -> Any:
+    """The fields of an applied configuration that this subresource can set."""
+    if not isinstance(applied, dict) or not write.kind.has_status:
+        return applied
+    if write.subresource == "status":
+        return {key: value for key, value in applied.items() if key in _NOT_SPEC}
+    return {key: value for key, value in applied.items() if key != "status"}
+
+
+def _canonical(kind: Kind, applied: Any) -> Any:
+    """An applied configuration with its values as they would be stored (quantities), without adding any."""
+    with _readable(kind):
+        shaped = rules_of(kind).defaults(applied) if isinstance(applied, dict) else applied
+        return applied if shaped is applied else _alike(applied, shaped)
+
+
+def _alike(value: Any, shaped: Any) -> Any:
+    if isinstance(value, dict) and isinstance(shaped, dict):
+        return {key: _alike(item, shaped.get(key, item)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(shaped, list) and len(value) == len(shaped):
+        return [_alike(item, other) for item, other in zip(value, shaped, strict=True)]
+    return shaped
 
 
 def patched(write: Write, old: Obj | None, body: Any) -> Obj:
@@ -224,7 +251,8 @@ def patched(write: Write, old: Obj | None, body: Any) -> Obj:
     if write.patch_type == patch.APPLY_PATCH:
         if not write.manager:
             raise bad_request("fieldManager is required for apply patch")
-        return apply.merge_applied(old, body, _author(write), merge_lists(kind), force=write.force)
+        applied = _canonical(kind, _settable(write, body))
+        return apply.merge_applied(old, applied, _author(write), merge_lists(kind), force=write.force)
     assert old is not None
     if write.patch_type == patch.JSON_PATCH:
         new = patch.json_patch(old, body)

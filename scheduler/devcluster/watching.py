@@ -1,0 +1,188 @@
+"""The watch protocol over HTTP: one JSON line per event, bookmarks, initial events, 410 as an event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from scheduler.devcluster import views
+from scheduler.devcluster.errors import StatusError, bad_request
+from scheduler.devcluster.history import ADDED, WatchEvent
+from scheduler.devcluster.objects import Obj, encode
+from scheduler.devcluster.requests import Query, Target, is_set, whole_number
+from scheduler.devcluster.selectors import both, parse_fields, parse_labels
+from scheduler.devcluster.store import Store
+from scheduler.devcluster.tables import partial, table
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+DEFAULT_SECONDS = 1800
+_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How objects are shown: as they are, as a table or as metadata only (the `as=` of the Accept header)."""
+
+    shape: str = ""
+    include: str = "Metadata"
+
+
+def form_of(accept: str, query: Query) -> Form:
+    """The form a request's Accept header asks for."""
+    include = query.get("includeObject") or "Metadata"
+    if "as=Table" in accept:
+        return Form(shape="Table", include=include)
+    if "as=PartialObjectMetadata" in accept:
+        return Form(shape="PartialObjectMetadata")
+    return Form()
+
+
+class Lines:
+    """Turns events into the lines of one watch response."""
+
+    def __init__(self, target: Target, form: Form) -> None:
+        self._kind = target.kind
+        self._form = form
+        self._is_view = views.is_view(target.kind)
+        self._headed = False
+
+    def of(self, events: Iterable[WatchEvent]) -> bytes:
+        """The lines of these events."""
+        if not self._form.shape and not self._is_view:
+            return b"".join([event.line for event in events])
+        return b"".join([self._line(event.type, event.object) for event in events])
+
+    def _line(self, type: str, obj: Obj) -> bytes:
+        shown = obj
+        if self._form.shape == "Table":
+            shown = table(self._kind, [obj], obj["metadata"]["resourceVersion"], self._form.include)
+            if self._headed:
+                shown["columnDefinitions"] = None
+            self._headed = True
+        elif self._form.shape:
+            shown = partial(obj)
+        elif self._is_view:
+            shown = views.from_stored(self._kind, obj)
+        return encode({"type": type, "object": shown}) + b"\n"
+
+    def bookmark(self, version: int, *, initial: bool = False) -> bytes:
+        """A line that says: all up to this version has been sent."""
+        meta: Obj = {"resourceVersion": str(version), "creationTimestamp": None}
+        if initial:
+            meta["annotations"] = {INITIAL_EVENTS_END: "true"}
+        obj: Obj = {"kind": self._kind.kind, "apiVersion": self._kind.api_version, "metadata": meta}
+        if self._form.shape == "Table":
+            obj = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": str(version)}}
+            obj |= {"columnDefinitions": [], "rows": [{"cells": [], "object": partial({"metadata": meta})}]}
+        elif self._form.shape:
+            obj = partial({"metadata": meta})
+        return encode({"type": "BOOKMARK", "object": obj}) + b"\n"
+
+
+def _start(query: Query) -> tuple[int | None, bool]:
+    """The version after which events are wanted, and whether the present objects are to be sent first."""
+    version = query.get("resourceVersion", "")
+    if version and not version.isdigit():
+        raise bad_request(f'resourceVersion: Invalid value: "{version}": must be a number')
+    asked = query.get("sendInitialEvents")
+    match = query.get("resourceVersionMatch", "")
+    if asked is not None and match != "NotOlderThan":
+        raise bad_request(
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires resourceVersionMatch NotOlderThan"
+        )
+    if asked is None and match:
+        raise bad_request("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch")
+    initial = is_set(query, "sendInitialEvents") if asked is not None else version in ("", "0")
+    return (int(version) if version not in ("", "0") else None), initial
+
+
+async def watch(
+    store: Store,
+    request: web.BaseRequest,
+    target: Target,
+    query: Query,
+    *,
+    bookmark_seconds: float,
+    on_stop: Callable[[asyncio.Event], None],
+) -> web.StreamResponse:
+    """Answer a watch request until its time is over, the client leaves, or the server stops.
+
+    `on_stop` is given the event that ends the wait when the server stops (the server sets it).
+    """
+    since, initial = _start(query)
+    form = form_of(request.headers.get("Accept", ""), query)
+    fields = query.get("fieldSelector", "")
+    if target.name:
+        fields = ",".join(term for term in (fields, f"metadata.name={target.name}") if term)
+    labels = query.get("labelSelector")
+    seconds = whole_number(query, "timeoutSeconds") or DEFAULT_SECONDS
+    wake = asyncio.Event()
+    try:
+        subscription = store.watch(
+            target.kind,
+            target.namespace,
+            None if initial else since,
+            labels=labels,
+            fields=fields,
+            wake=wake.set,
+        )
+    except StatusError as error:
+        if error.code != 410:
+            raise
+        return await _gone(request, error)
+    lines = Lines(target, form)
+    first = b""
+    if initial:
+        matches = both(parse_labels(labels), parse_fields(target.kind, fields))
+        records = store.records(target.kind, target.namespace, matches)
+        first = lines.of([WatchEvent(ADDED, record, None) for record in records])
+        if is_set(query, "sendInitialEvents"):
+            first += lines.bookmark(store.resource_version, initial=True)
+    response = web.StreamResponse(headers=_HEADERS)
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    on_stop(wake)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    next_bookmark = loop.time() + bookmark_seconds if is_set(query, "allowWatchBookmarks") else end
+    try:
+        if first:
+            await response.write(first)
+        while loop.time() < end:
+            wake.clear()
+            data = lines.of(subscription.take())
+            if loop.time() >= next_bookmark:
+                data += lines.bookmark(store.resource_version)
+                next_bookmark += bookmark_seconds
+            if data:
+                await response.write(data)
+                continue
+            try:
+                async with asyncio.timeout_at(min(end, next_bookmark)):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+            if not subscription.pending:
+                break  # woken without an event: the server stops
+        await response.write_eof()
+    except StatusError as error:  # the client read too slowly and the history went on without it
+        await response.write(encode({"type": "ERROR", "object": error.body()}) + b"\n")
+    except ConnectionError:
+        pass  # the client has left
+    finally:
+        subscription.close()
+    return response
+
+
+async def _gone(request: web.BaseRequest, error: StatusError) -> web.StreamResponse:
+    """410 is sent as an event in a response that began well, as the real server does."""
+    body = encode({"type": "ERROR", "object": error.body()}) + b"\n"
+    response = web.StreamResponse(headers=_HEADERS)
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    await response.write(body)
+    await response.write_eof()
+    return response
