@@ -1,0 +1,149 @@
+"""What the status of each kind says, without times: one pure function per kind and dialect.
+
+Values are compared with what was said last; times are added when something is said (`scheduler.explain.status`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from queues.resources import Resources
+from scheduler.api import kinds
+from scheduler.api.kinds import Kind
+from scheduler.api.quantity import format_thousandths, format_units
+from scheduler.explain.events import rfc3339
+from scheduler.explain.why import GangReport, sentence
+from scheduler.model.plan import QueueReport
+from scheduler.model.reasons import Reason
+
+Said = dict[str, Any]
+
+KAI_NODE_POOL = "default"
+
+
+def condition(type_: str, status: bool, reason: str, message: str) -> Said:
+    return {"type": type_, "status": "True" if status else "False", "reason": reason, "message": message}
+
+
+def pod_group(report: GangReport) -> Said:
+    """Our PodGroup."""
+    said: Said = {
+        "needed": report.needed,
+        "pending": report.pending,
+        "bound": report.bound,
+        "running": report.running,
+        "nodes": len(report.nodes) if report.bound else 0,
+        "startsAt": rfc3339(report.starts_at_ms) if report.starts_at_ms is not None else None,
+        "reason": _reason(report),
+        "conditions": [_scheduled(report)],
+    }
+    if report.score is not None or not report.bound:
+        said["placementScore"] = report.score
+    return said
+
+
+def kai_pod_group(report: GangReport) -> Said:
+    """KAI's PodGroup: one scheduling condition while nothing of the gang is placed, none otherwise."""
+    if report.reason is None or report.bound:
+        return {"schedulingConditions": []}
+    text = sentence(report.reason)
+    return {
+        "schedulingConditions": [
+            {
+                "type": "UnschedulableOnNodePool",
+                "nodePool": KAI_NODE_POOL,
+                "status": "True",
+                "reason": report.reason.code,
+                "message": text,
+                "reasons": [{"reason": report.reason.code, "message": text}],
+            }
+        ]
+    }
+
+
+def native_pod_group(report: GangReport) -> Said:
+    """PodGroup of scheduling.k8s.io (KEP 4671): once True, its condition stays."""
+    if report.scheduled or report.reason is None:
+        text = f"{report.bound} pods have a node, {report.needed} are needed."
+        return {"conditions": [condition("PodGroupInitiallyScheduled", report.scheduled, "Scheduled", text)]}
+    return {
+        "conditions": [condition("PodGroupInitiallyScheduled", False, "Unschedulable", sentence(report.reason))],
+    }
+
+
+def refused_pod_group(reason: Reason) -> Said:
+    """Our PodGroup, when it cannot be read."""
+    return {"conditions": [condition("Scheduled", False, reason.code, f"{reason.message} {reason.cure}")]}
+
+
+def queue(report: QueueReport) -> Said:
+    """Our Queue. Never a position: that changes with every breath and belongs to the debug API."""
+    if report.problem is not None:
+        return refused_queue(report.problem)
+    return {
+        "fairShare": amounts(report.fair_share),
+        "allocated": amounts(report.allocated),
+        "requested": amounts(report.requested),
+        "running": report.running,
+        "pending": report.pending,
+        "conditions": [condition("Ready", True, "Usable", "The queue takes part in every decision.")],
+    }
+
+
+def refused_queue(reason: Reason) -> Said:
+    """Our Queue, when it cannot be used or read."""
+    return {"conditions": [condition("Ready", False, reason.code, f"{reason.message} {reason.cure}")]}
+
+
+def pod(reason: Reason) -> Said:
+    """A pod that waits."""
+    return {"conditions": [condition("PodScheduled", False, "Unschedulable", sentence(reason))]}
+
+
+POD_GROUPS: tuple[tuple[Kind, Callable[[GangReport], Said] | None], ...] = (
+    (kinds.POD_GROUP, pod_group),
+    (kinds.KAI_POD_GROUP, kai_pod_group),
+    (kinds.NATIVE_POD_GROUP, native_pod_group),
+    (kinds.COSCHEDULING_POD_GROUP, None),
+    (kinds.SEED_POD_GROUP, None),
+)
+"""The kinds called PodGroup, and what their status says; None: it has no place for a reason, events must do."""
+
+
+def amounts(resources: Resources) -> dict[str, str]:
+    """House units as people write them: {"gpu": "8", "memory": "64Gi"}."""
+    return {name: _amount(name, resources[name]) for name in resources}
+
+
+def code_of(said: Mapping[str, Any] | None) -> str:
+    """The reason that a status gives, as its code; "" for none."""
+    if not said:
+        return ""
+    if isinstance(said.get("reason"), Mapping):
+        return str(said["reason"].get("code", ""))
+    for one in (*(said.get("schedulingConditions") or ()), *(said.get("conditions") or ())):
+        if one.get("reason") == "Unschedulable":
+            return str(one.get("message", "")).partition(":")[0]
+        if one.get("status") == "False" or one.get("type") == "UnschedulableOnNodePool":
+            return str(one.get("reason", ""))
+    return ""
+
+
+def _scheduled(report: GangReport) -> Said:
+    if report.scheduled:
+        text = f"{report.bound} pods have a node, {report.needed} are needed."
+        return condition("Scheduled", True, "Placed", text)
+    if report.reason is None:
+        return condition("Scheduled", False, "BeingPlaced", f"{report.placed} pods are being placed.")
+    return condition("Scheduled", False, report.reason.code, f"{report.reason.message} {report.reason.cure}")
+
+
+def _reason(report: GangReport) -> Said | None:
+    reason = report.reason
+    if reason is None:
+        return None
+    said = {"code": reason.code, "message": reason.message, "cure": reason.cure}
+    return {**said, "missing": amounts(report.missing)} if report.missing else said
+
+
+def _amount(name: str, value: int) -> str:
+    return format_thousandths(value) if name in ("gpu", "cpu") or "/" in name else format_units(value)

@@ -1,0 +1,357 @@
+"""Reports -> what is to be written: statuses, conditions and Events, as values; only what changed.
+
+The first word about an object is compared with what its status says already, later ones with what was said last, so a
+restart repeats nothing. A new reason is said at once; new numbers for the same reason are said now and then.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from scheduler.api import core, kinds
+from scheduler.api.kinds import Document, Kind
+from scheduler.api.meta import Wire
+from scheduler.explain import documents
+from scheduler.explain.documents import Said
+from scheduler.explain.events import Regarding, event, rfc3339
+from scheduler.explain.why import SETTLING_MS, GangReport, Reports, sentence
+from scheduler.model.plan import QueueReport, Verdict
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import SetAside
+
+# How often numbers are renewed while the reason stays: pods are many, and their owner says the same.
+_FAILED = "FailedScheduling"
+_CALM_MS = 1_000
+_CALM_PODS_MS = 10_000
+# Said about a PodGroup of scheduling.k8s.io once, and never taken back.
+_FOR_EVER = [("PodGroupInitiallyScheduled", "True")]
+_TIMES = ("lastTransitionTime", "decidedAt", "transitionID", "lastProbeTime", "observedGeneration")
+
+_OWNERS: Mapping[str, Kind] = {
+    kind.kind: kind for kind in (kinds.JOB, kinds.REPLICA_SET, kinds.JOB_SET, kinds.LEADER_WORKER_SET)
+}
+_SET_ASIDE: Mapping[str, tuple[Kind, ...]] = {
+    "Pod": (kinds.POD,),
+    "PodGroup": tuple(kind for kind, _ in documents.POD_GROUPS),
+    "Queue": (kinds.QUEUE, kinds.KAI_QUEUE, kinds.SEED_QUEUE),
+    "Topology": (kinds.TOPOLOGY, kinds.KAI_TOPOLOGY),
+    "Node": (kinds.NODE,),
+    "ResourceClaim": (kinds.RESOURCE_CLAIM,),
+    "ResourceSlice": (kinds.RESOURCE_SLICE,),
+    "DeviceClass": (kinds.DEVICE_CLASS,),
+    **{name: (kind,) for name, kind in _OWNERS.items()},
+}
+
+
+class Observed(Protocol):
+    """The newest objects, as the watches told them (`scheduler.state.cluster.ClusterState`)."""
+
+    def object(self, kind: Kind, key: str) -> Wire | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusWrite:
+    """One write. `how`: a patch of the status of `kind` `key` ("merge", "strategic"), or "create": `body` is a new
+    Event. A patch carries the uid, so that a namesake made since is refused by the server (409), which is well."""
+
+    kind: Kind
+    key: str
+    uid: str
+    body: Mapping[str, Any]
+    how: Literal["merge", "strategic", "create"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """What was said last about an object, and when."""
+
+    said: Said
+    at_ms: int
+
+
+_Subject = tuple[str, str, str]
+
+
+class Teller:
+    """Remembers what was said. One per leader; `scheduler_name` is ours: pods of others are never written to."""
+
+    def __init__(self, observed: Observed, *, scheduler_name: str = "tutti") -> None:
+        self._observed = observed
+        self._scheduler_name = scheduler_name
+        self._told: dict[_Subject, _Told] = {}
+        self._scores: dict[str, int | None] = {}
+        self._placed: dict[str, tuple[str, str]] = {}
+        """Pods placed and not yet seen on their node: uid -> key, node."""
+
+        self.due_ms: int | None = None
+        """When something new, held back for calm, may be said; None if there is nothing."""
+
+    def status_writes(self, reports: Reports) -> tuple[StatusWrite, ...]:
+        """What `reports` says that was not said before: per object its status, then its Event."""
+        turn = _Turn(self._observed, self._told, reports.now_ms, self._scheduler_name)
+        writes = [*self._seen_on_their_nodes(turn)]
+        for gang in reports.gangs:
+            writes += self._gang(gang, turn)
+        for queue in reports.queues:
+            writes += _queue(queue, turn)
+        for claim in reports.claims:
+            regarding = Regarding(kind=kinds.RESOURCE_CLAIM, key=claim.claim, uid=claim.uid)
+            writes += turn.only_event(regarding, claim.reason, _FAILED)
+        for aside in reports.set_aside:
+            writes += _set_aside(aside, turn)
+        self._told, self.due_ms = turn.told, turn.due_ms
+        self._scores = {gang.gang: self._scores[gang.gang] for gang in reports.gangs if gang.gang in self._scores}
+        return tuple(writes)
+
+    def unsaid(self, write: StatusWrite) -> None:
+        """A write did not get through: it is made again the next time."""
+        self._told.pop((str(write.kind), write.key, write.uid), None)
+
+    def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
+        if report.verdict is Verdict.PLACED:
+            for placed in report.placements:
+                self._placed[placed.uid] = (placed.key, placed.node)
+            self._scores[report.gang] = report.score
+            turn.keep(report)
+            return
+        if report.bound and report.score is None:
+            report = replace(report, score=self._scores.get(report.gang))
+        owner = turn.owner_of(report)
+        if owner is not None:
+            kind, say = owner
+            regarding = Regarding(kind=kind, key=_key_of(report.owner), uid=report.uid)
+            if say is not None:
+                yield from turn.status(regarding, say(report), report.reason, _FAILED)
+            elif report.reason is not None:
+                yield from turn.only_event(regarding, report.reason, _FAILED)
+        if report.reason is None:
+            return
+        if report.settling:
+            turn.wait_until(turn.now_ms + SETTLING_MS)
+            return
+        said = documents.pod(report.reason)
+        for pod in report.waiting:
+            regarding = Regarding(kind=kinds.POD, key=pod.key, uid=pod.uid)
+            yield from turn.status(regarding, said, report.reason, _FAILED)
+
+    def _seen_on_their_nodes(self, turn: "_Turn") -> Iterator[StatusWrite]:
+        """An Event for every pod that we placed and that is on its node now. Pods that vanished are forgotten."""
+        for uid, (key, node) in list(self._placed.items()):
+            pod = self._observed.object(kinds.POD, key)
+            if not isinstance(pod, core.Pod) or pod.metadata.uid != uid:
+                del self._placed[uid]
+            elif pod.spec.node_name:
+                del self._placed[uid]
+                if pod.spec.node_name == node:
+                    regarding = Regarding(kind=kinds.POD, key=key, uid=uid)
+                    yield turn.event(regarding, "Scheduled", f"{key} is placed on {node}.", "Normal")
+
+
+class _Turn:
+    """One call of `status_writes`: builds what is remembered next from what was."""
+
+    def __init__(self, observed: Observed, before: dict[_Subject, _Told], now_ms: int, component: str) -> None:
+        self._observed = observed
+        self._before = before
+        self.now_ms = now_ms
+        self._component = component
+        self.told: dict[_Subject, _Told] = {}
+        self.due_ms: int | None = None
+
+    def keep(self, report: GangReport) -> None:
+        """Nothing is said about this gang now; what was said stands."""
+        owner = self.owner_of(report)
+        if owner is not None:
+            self._keep((str(owner[0]), _key_of(report.owner), report.uid))
+        for pod in report.waiting:
+            self._keep((str(kinds.POD), pod.key, pod.uid))
+
+    def owner_of(self, report: GangReport) -> tuple[Kind, Any] | None:
+        """The kind of the object that stands for the gang, and what its status can say; None for a pod alone."""
+        name = report.owner.partition("/")[0]
+        if name != "PodGroup":
+            return (_OWNERS[name], None) if name in _OWNERS else None
+        key = _key_of(report.owner)
+        there = [(kind, say) for kind, say in documents.POD_GROUPS if self._observed.object(kind, key) is not None]
+        ours = [pair for pair in there if self.uid_of(pair[0], key) == report.uid]
+        return next(iter(ours or there), None)
+
+    def status(self, regarding: Regarding, said: Said, reason: Reason | None, token: str) -> Iterator[StatusWrite]:
+        """The status, if it says something new; and an Event, if the reason is new."""
+        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        if subject in self.told:
+            return
+        last = self._before.get(subject)
+        if last is not None and last.said == said:
+            self._keep(subject)
+            return
+        observed = self._status_of(regarding)
+        known = last.said if last is not None else _like(observed, said)
+        final = regarding.kind is kinds.NATIVE_POD_GROUP and _outcomes(known) == _FOR_EVER
+        if known == said or final:
+            self._remember(subject, said, 0)
+            return
+        code = documents.code_of(said)
+        calm = _CALM_PODS_MS if regarding.kind is kinds.POD else _CALM_MS
+        renewed = documents.code_of(known) == code and _outcomes(known) == _outcomes(said)
+        if renewed and last is not None and self.now_ms - last.at_ms < calm:
+            self._keep(subject)
+            self.wait_until(last.at_ms + calm)
+            return
+        self._remember(subject, said, self.now_ms)
+        yield StatusWrite(
+            kind=regarding.kind,
+            key=regarding.key,
+            uid=regarding.uid,
+            body={"metadata": {"uid": regarding.uid}, "status": self._timed(said, observed, known)},
+            how="strategic" if regarding.kind is kinds.POD else "merge",
+        )
+        if reason is not None and code and documents.code_of(known) != code:
+            yield self.event(regarding, token, sentence(reason), "Warning")
+
+    def only_event(self, regarding: Regarding, reason: Reason, token: str) -> Iterator[StatusWrite]:
+        """An Event, if the reason is new, for objects whose status has no place for it."""
+        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        if subject in self.told:
+            return
+        last = self._before.get(subject)
+        self._remember(subject, {"reason": {"code": reason.code}}, self.now_ms)
+        if last is None or documents.code_of(last.said) != reason.code:
+            yield self.event(regarding, token, sentence(reason), "Warning")
+
+    def wait_until(self, ms: int) -> None:
+        """There will be something to say then."""
+        self.due_ms = ms if self.due_ms is None else min(self.due_ms, ms)
+
+    def is_ours(self, key: str) -> bool:
+        """Whether the pod is there, can be read and names our scheduler."""
+        pod = self._observed.object(kinds.POD, key)
+        return isinstance(pod, core.Pod) and pod.spec.scheduler_name == self._component
+
+    def event(self, regarding: Regarding, reason: str, note: str, type_: Literal["Normal", "Warning"]) -> StatusWrite:
+        body = event(regarding, reason=reason, note=note, now_ms=self.now_ms, component=self._component, type_=type_)
+        name = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        return StatusWrite(kind=kinds.EVENT, key=name, uid="", body=body, how="create")
+
+    def _keep(self, subject: _Subject) -> None:
+        if subject in self._before:
+            self.told[subject] = self._before[subject]
+
+    def _remember(self, subject: _Subject, said: Said, at_ms: int) -> None:
+        self.told[subject] = _Told(said=said, at_ms=at_ms)
+
+    def uid_of(self, kind: Kind, key: str) -> str:
+        found = self._observed.object(kind, key)
+        return str(getattr(getattr(found, "metadata", None), "uid", ""))
+
+    def _status_of(self, regarding: Regarding) -> Mapping[str, Any]:
+        """The status that the object shows, as far as it concerns us."""
+        found = self._observed.object(regarding.kind, regarding.key)
+        if isinstance(found, Document):
+            return found.status
+        if isinstance(found, core.Pod):
+            # The patch of a pod merges conditions by type: those of others are no business of ours.
+            ours = [each for each in found.status.conditions or () if each.type == "PodScheduled"]
+            return {"conditions": [_condition(each) for each in ours]}
+        return {}
+
+    def _timed(self, said: Said, observed: Mapping[str, Any], known: Said) -> Said:
+        """What is said, as a patch with times: a condition keeps the time of its last transition."""
+        now = rfc3339(self.now_ms)
+        timed = {field: _replacing(value, observed.get(field), known.get(field)) for field, value in said.items()}
+        if isinstance(said.get("reason"), Mapping):
+            timed["reason"]["decidedAt"] = now
+        for field in ("conditions", "schedulingConditions"):
+            if field in said:
+                timed[field] = _with_times(said[field], list(observed.get(field) or ()), now)
+        return timed
+
+
+def _queue(report: QueueReport, turn: _Turn) -> Iterator[StatusWrite]:
+    uid = turn.uid_of(kinds.QUEUE, report.name)
+    if uid:
+        regarding = Regarding(kind=kinds.QUEUE, key=report.name, uid=uid)
+        token = report.problem.code if report.problem is not None else ""
+        yield from turn.status(regarding, documents.queue(report), report.problem, token)
+
+
+def _set_aside(aside: SetAside, turn: _Turn) -> Iterator[StatusWrite]:
+    name, _, key = aside.object.partition("/")
+    candidates = _SET_ASIDE.get(name, ())
+    kind = next((kind for kind in candidates if turn.uid_of(kind, key) == aside.uid), next(iter(candidates), None))
+    if kind is None or (kind is kinds.POD and not turn.is_ours(key)):
+        return
+    regarding = Regarding(kind=kind, key=key, uid=aside.uid)
+    reason, token = aside.reason, aside.reason.code
+    if kind is kinds.QUEUE:
+        yield from turn.status(regarding, documents.refused_queue(reason), reason, token)
+    elif kind is kinds.POD_GROUP:
+        yield from turn.status(regarding, documents.refused_pod_group(reason), reason, token)
+    elif kind is kinds.POD:
+        yield from turn.status(regarding, documents.pod(reason), reason, token)
+    else:
+        yield from turn.only_event(regarding, reason, token)
+
+
+def _key_of(owner: str) -> str:
+    return owner.partition("/")[2]
+
+
+def _condition(observed: Any) -> Said:
+    return {
+        "type": observed.type,
+        "status": observed.status,
+        "reason": observed.reason or "",
+        "message": observed.message or "",
+        "lastTransitionTime": observed.last_transition_time,
+    }
+
+
+def _like(observed: Mapping[str, Any], said: Said) -> Said:
+    """The part of an observed status that `said` speaks of, without times."""
+    known: Said = {}
+    for field, value in said.items():
+        there = observed.get(field)
+        if field == "conditions":
+            types = {each["type"] for each in value}
+            there = [_without_times(each) for each in there or () if each.get("type") in types]
+        elif field == "schedulingConditions":
+            there = [_without_times(each) for each in there or ()]
+        elif isinstance(there, Mapping):
+            there = _without_times(there)
+        known[field] = there
+    return known
+
+
+def _replacing(value: Any, *before: Any) -> Any:
+    """A map that a merge patch leaves in the place of those before: what they had and it has not is null."""
+    if not isinstance(value, Mapping):
+        return value
+    maps = [each for each in before if isinstance(each, Mapping)]
+    gone = {key: None for each in maps for key in each if key not in value}
+    return {**gone, **{key: _replacing(below, *(each.get(key) for each in maps)) for key, below in value.items()}}
+
+
+def _without_times(value: Mapping[str, Any]) -> Said:
+    return {field: each for field, each in value.items() if field not in _TIMES}
+
+
+def _outcomes(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(each.get("type")), str(each.get("status"))) for each in said.get("conditions") or ()]
+
+
+def _with_times(said: Iterable[Said], observed: list[Mapping[str, Any]], now: str) -> list[Said]:
+    """The conditions said, each with the time its status last changed, beside those of others."""
+    before = {str(each.get("type")): each for each in observed}
+    timed = []
+    for one in said:
+        last = before.pop(one["type"], None)
+        same = last is not None and last.get("status") == one["status"]
+        changed = (last.get("lastTransitionTime") if same and last is not None else None) or now
+        entry = {**one, "lastTransitionTime": changed}
+        if "nodePool" in one:
+            turns = int(last.get("transitionID") or 0) if last is not None else 0
+            entry["transitionID"] = str(turns if same else turns + 1)
+        timed.append(entry)
+    others = [dict(each) for each in observed if str(each.get("type")) in before]
+    return [*timed, *others]
