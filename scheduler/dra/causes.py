@@ -1,0 +1,107 @@
+"""Why a node cannot serve claims, in words that complete "the node ...": the first thing that is lacking."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from scheduler.dra.options import Choice, Options
+from scheduler.dra.requests import Candidates, Constraint, Want
+
+
+def cause(options: Options) -> str:
+    """What is lacking: for one request by itself, then under one constraint, then for all requests together."""
+    for claim, question in enumerate(options.questions):
+        for wants in question.requests:
+            lacking = [_alone(options, claim, want) for want in wants]
+            if all(lacking):
+                return lacking[0]
+    return _under_constraint(options) or _together(options)
+
+
+def _alone(options: Options, claim: int, want: Want) -> str:
+    """What one alternative lacks by itself, "" if nothing."""
+    found, free = options.available(claim, want)
+    what = _devices(want)
+    if not found.selected:
+        if found.short:
+            return f"has no {what} with the capacity that request {want.main} asks for"
+        return f"has no {what} that request {want.main} selects"
+    if want.every:
+        return _every(want, found, free)
+    if len(free) >= want.count:
+        return ""
+    if len(found.selected) < want.count:
+        return f"has only {_count(len(found.selected), want)}, and request {want.main} asks for {want.count}"
+    if len(found.usable) < want.count:
+        return f"has taints on {what} that request {want.main} does not tolerate"
+    comparable = sum(1 for n in found.usable if _has_attributes(options, claim, want, n))
+    if comparable < want.count:
+        names = ", ".join(dict.fromkeys(c.attribute for c in options.questions[claim].constraints if c.covers(want)))
+        return f"has {comparable} of {want.count} devices of class {want.device_class} with the attribute {names}"
+    return f"has {len(free)} of {want.count} free devices of class {want.device_class}"
+
+
+def _every(want: Want, found: Candidates, free: tuple[int, ...]) -> str:
+    if len(found.usable) < len(found.selected):
+        return f"has taints on {_devices(want)} that request {want.main} does not tolerate"
+    if len(free) < len(found.selected):
+        return (
+            f"has {len(free)} of {len(found.selected)} free devices of class {want.device_class}, "
+            f"and request {want.main} asks for all of them"
+        )
+    return ""
+
+
+def _under_constraint(options: Options) -> str:
+    """The first constraint that no value, or too few values, can meet; looked at for the first alternatives."""
+    if any(not request.choices for request in options.requests):
+        return ""
+    chosen = [request.choices[0] for request in options.requests]
+    for claim, question in enumerate(options.questions):
+        for constraint in question.constraints:
+            covered = [c for c in chosen if c.item.claim == claim and constraint.covers(c.want)]
+            wanted = sum(c.item.need for c in covered)
+            best = _best(options, constraint, covered, chosen)
+            if wanted > 1 and best < wanted:
+                how = "that differ in" if constraint.distinct else "in one"
+                classes = " or ".join(dict.fromkeys(c.want.device_class for c in covered))
+                return f"has {best} of {wanted} free devices of class {classes} {how} {constraint.attribute}"
+    return ""
+
+
+def _best(options: Options, constraint: Constraint, covered: Sequence[Choice], chosen: Sequence[Choice]) -> int:
+    """How many of the devices that are wanted one value can give, or how many different values there are."""
+    for group in options.groups(chosen):
+        tokens = group.tokens
+        if group.distinct != constraint.distinct or {id(chosen[p]) for p in group.items} != set(map(id, covered)):
+            continue
+        if group.distinct:
+            return len({token for c in covered for n in c.item.candidates for token in tokens[n]})
+        counts: Counter[object] = Counter()
+        for c in covered:
+            here = Counter(token for n in c.item.candidates for token in tokens[n])
+            counts.update({token: min(count, c.item.need) for token, count in here.items()})
+        return max(counts.values(), default=0)
+    return sum(c.item.need for c in covered)
+
+
+def _together(options: Options) -> str:
+    names = [request.name for request in options.requests]
+    if len(names) == 1:
+        want = options.questions[options.requests[0].claim].requests[0][0]
+        return f"has too little left for {_count(want.count, want)} at once"
+    if len(options.questions) == 1:
+        return f"cannot serve requests {', '.join(names)} at once"
+    return f"cannot serve all {len(options.questions)} claims at once"
+
+
+def _has_attributes(options: Options, claim: int, want: Want, number: int) -> bool:
+    attributes = options.room.view.devices[number].attributes
+    return all(c.attribute in attributes for c in options.questions[claim].constraints if c.covers(want))
+
+
+def _devices(want: Want) -> str:
+    return f"device of class {want.device_class}"
+
+
+def _count(count: int, want: Want) -> str:
+    return f"{count} device{'' if count == 1 else 's'} of class {want.device_class}"

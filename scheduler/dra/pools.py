@@ -1,0 +1,342 @@
+"""Slices -> the devices a node can use: newest generation, complete pools, valid pools, effective taints.
+
+Source: KEP 4381 (pools, generations), KEP 4815 (perDeviceNodeSelection), KEP 5055 (DeviceTaintRule).
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from scheduler.api import dra
+from scheduler.dra import shapes
+from scheduler.dra.caches import PerObject
+from scheduler.dra.devices import (
+    BLOCKING,
+    EVERYTHING,
+    Amount,
+    Consumption,
+    Device,
+    DeviceId,
+    Features,
+    Scalar,
+    SliceDevices,
+    read_slice,
+    scalar,
+    values_of,
+)
+from scheduler.dra.selection import matches
+from scheduler.model.nodes import Node
+
+PoolKey: TypeAlias = tuple[str, str]
+"""(driver, pool name)"""
+
+CounterKey: TypeAlias = tuple[str, str, str, str]
+"""(driver, pool name, counter set, counter)"""
+
+_read = PerObject(read_slice)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NodeDevices:
+    """What one node can use, in the order in which kube-scheduler would try it. Devices are numbered from 0.
+
+    `taints`: per device, those that stop a claim unless tolerated. `counters`: what the pools have in total.
+    `local`: pools that no other node can use. `unusable`: pools left out, with the reason, in pool order.
+    `memo`: answers derived from the rest, by question.
+    """
+
+    devices: tuple[Device, ...] = ()
+    numbers: Mapping[DeviceId, int] = field(default_factory=dict)
+    taints: tuple[tuple[dra.DeviceTaint, ...], ...] = ()
+    counters: Mapping[CounterKey, Amount] = field(default_factory=dict)
+    pools: tuple[PoolKey, ...] = ()
+    local: frozenset[PoolKey] = frozenset()
+    invalid: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    memo: dict[Hashable, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Pool:
+    """All slices of one pool, of every generation, in order of name. `node`: the only node it serves, if one."""
+
+    key: PoolKey
+    slices: tuple[SliceDevices, ...]
+    node: str | None
+
+    def newest(self, slices: Sequence[SliceDevices]) -> list[SliceDevices]:
+        generation = max(s.published.spec.pool.generation for s in slices)
+        return [s for s in slices if s.published.spec.pool.generation == generation]
+
+
+class Inventory:
+    """All devices of a cluster, built once per snapshot; what it derives per node is kept as long as slices live."""
+
+    def __init__(
+        self,
+        pools: Mapping[PoolKey, _Pool],
+        classes: Mapping[str, dra.DeviceClass],
+        taint_rules: tuple[dra.DeviceTaintRule, ...],
+        fence_taint: str,
+        features: Features,
+    ) -> None:
+        self.classes = classes
+        self.features = features
+        self.memo: dict[Hashable, object] = {}
+        self._pools = pools
+        self._rules = taint_rules
+        self._fence = fence_taint
+        self._on_node: dict[str, list[_Pool]] = {}
+        self._anywhere: list[_Pool] = []
+        for pool in pools.values():
+            if pool.node is None:
+                self._anywhere.append(pool)
+            else:
+                self._on_node.setdefault(pool.node, []).append(pool)
+        self._views: dict[str, tuple[Node, NodeDevices]] = {}
+        self._names: dict[PoolKey, Mapping[str, Device]] = {}
+        self._policy = (tuple(self._anywhere), taint_rules, fence_taint, features)
+
+    @classmethod
+    def of(
+        cls,
+        slices: Iterable[dra.ResourceSlice],
+        classes: Mapping[str, dra.DeviceClass],
+        taint_rules: Iterable[dra.DeviceTaintRule] = (),
+        fence_taint: str = "",
+        features: Features = EVERYTHING,
+    ) -> "Inventory":
+        """The inventory of these slices, whatever their order.
+
+        `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us.
+        """
+        pools: dict[PoolKey, list[SliceDevices]] = {}
+        for published in slices:
+            read = _read(published)
+            pools.setdefault(read.pool, []).append(read)
+        rules = tuple(sorted(taint_rules, key=lambda rule: rule.metadata.name)) if features.taints else ()
+        made = {key: _pool(key, pools[key]) for key in sorted(pools)}
+        return cls(made, classes, rules, fence_taint, features)
+
+    def on(self, node: Node) -> NodeDevices:
+        """What this node can use."""
+        known = self._views.get(node.name)
+        if known is not None and known[0] is node:
+            return known[1]
+        pools = self._on_node.get(node.name, [])
+        key = (tuple(read for pool in pools for read in pool.slices), self._policy)
+        last = _LAST_VIEWS.get(node.name)
+        if last is not None and last[0] == key and (not self._anywhere or last[1].labels == node.labels):
+            view = last[2]
+        else:
+            view = self._gather(node)
+            if len(_LAST_VIEWS) > 50_000:
+                _LAST_VIEWS.clear()
+            _LAST_VIEWS[node.name] = key, node, view
+        self._views[node.name] = node, view
+        return view
+
+    def devices_on(self, node: Node) -> tuple[Device, ...]:
+        """Devices of complete and valid pools that this node can use, in upstream order."""
+        return self.on(node).devices
+
+    def shape(self, node: Node, reads: frozenset[str] = frozenset()) -> str:
+        """Equal for nodes whose devices are the same up to names: with equal states they give equal answers.
+
+        Attributes that only tell devices apart (uuid, PCI address, NVLink domain, ...) count by which devices share a
+        value, not by the value itself; `reads` names those that a selector at hand compares with a constant.
+        """
+        return shapes.shape(self.on(node), reads).digest
+
+    def attribute(self, device: DeviceId, name: str) -> Scalar | tuple[Scalar, ...] | None:
+        """The value of a device's attribute by its fully qualified name, a tuple for a list; None if it has none."""
+        found = self.device(device)
+        attribute = found.attributes.get(name) if found else None
+        values = values_of(attribute)
+        if values is None:
+            return None
+        single = scalar(attribute)
+        return values[1] if single is None else single
+
+    def device(self, device: DeviceId) -> Device | None:
+        """The device as its newest slice publishes it, also where its pool is incomplete."""
+        pool = self._pools.get((device.driver, device.pool))
+        if pool is None:
+            return None
+        by_name = self._by_name(pool)
+        return by_name.get(device.name)
+
+    def consumption(self, device: DeviceId) -> Consumption:
+        """What the device takes of its pool's counters while it is used."""
+        found = self.device(device)
+        return found.consumes if found else ()
+
+    def all_devices(self) -> Iterable[Device]:
+        """Every device of every pool's newest generation, ordered by driver, pool, slice."""
+        for pool in self._pools.values():
+            for read in pool.newest(pool.slices):
+                yield from read.devices
+
+    def _by_name(self, pool: _Pool) -> Mapping[str, Device]:
+        known = self._names.get(pool.key)
+        if known is None:
+            oldest_first = sorted(pool.slices, key=lambda s: s.published.spec.pool.generation)
+            known = self._names[pool.key] = {d.id.name: d for read in oldest_first for d in read.devices}
+        return known
+
+    def _gather(self, node: Node) -> NodeDevices:
+        usable: list[tuple[_Pool, list[SliceDevices]]] = []
+        invalid: list[str] = []
+        incomplete: list[str] = []
+        candidates = sorted((*self._on_node.get(node.name, ()), *self._anywhere), key=lambda pool: pool.key)
+        for pool in candidates:
+            relevant = [s for s in pool.slices if self._served(s) and _serves(s, node)]
+            if not relevant:
+                continue
+            newest = pool.newest(relevant)
+            whole = _whole_pool(pool, newest)
+            if whole is None:
+                if pool.newest(pool.slices)[0].published.spec.pool.generation == _generation(newest):
+                    incomplete.append("/".join(pool.key))
+                continue
+            problem = _problem(whole, partitionable=self.features.partitionable)
+            if problem:
+                invalid.append(f"{'/'.join(pool.key)}: {problem}")
+            else:
+                usable.append((pool, newest))
+        usable.sort(key=lambda entry: _binds_late(entry[1]))
+        devices = tuple(
+            device for _, slices in usable for read in slices for device in read.devices if self._usable(device, node)
+        )
+        totals = {
+            (*pool.key, name, counter): value
+            for pool, slices in usable
+            for read in _whole_pool(pool, slices) or ()
+            for name, counters in read.counters
+            for counter, value in counters.items()
+        }
+        return NodeDevices(
+            devices=devices,
+            numbers={device.id: number for number, device in enumerate(devices)},
+            taints=tuple(map(self._taints, devices)),
+            counters=totals,
+            pools=tuple(pool.key for pool, _ in usable),
+            local=frozenset(pool.key for pool, _ in usable if pool.node is not None),
+            invalid=tuple(invalid),
+            incomplete=tuple(incomplete),
+        )
+
+    def _served(self, read: SliceDevices) -> bool:
+        spec = read.published.spec
+        return self.features.partitionable or not (spec.per_device_node_selection or spec.shared_counters)
+
+    def _usable(self, device: Device, node: Node) -> bool:
+        if device.unselected or (device.consumes and not self.features.partitionable):
+            return False
+        if device.published.binding_conditions and not self.features.binding_conditions:
+            return False
+        if device.published.node_name is not None and device.node_name != node.name:
+            return False
+        own = device.published.node_selector
+        return own is None or device.node_selector is not own or matches(own, node)
+
+    def _taints(self, device: Device) -> tuple[dra.DeviceTaint, ...]:
+        if not self.features.taints:
+            return ()
+        taints = device.taints
+        if self._rules:
+            ruled = tuple(
+                rule.spec.taint
+                for rule in self._rules
+                if rule.spec.taint.effect in BLOCKING and _selects(rule.spec.device_selector, device.id)
+            )
+            taints += ruled
+        if self._fence and taints:
+            taints = tuple(t for t in taints if t.key != self._fence or t.effect != "NoSchedule")
+        return taints
+
+
+# The view last made for each node: it, and what it remembers, lives on until its slices or the rules change.
+_LAST_VIEWS: dict[str, tuple[Hashable, Node, NodeDevices]] = {}
+
+
+def _pool(key: PoolKey, slices: list[SliceDevices]) -> _Pool:
+    ordered = tuple(sorted(slices, key=lambda s: (s.published.metadata.name, s.published.spec.pool.generation)))
+    nodes = {s.published.spec.node_name for s in ordered}
+    return _Pool(key=key, slices=ordered, node=nodes.pop() if len(nodes) == 1 else None)
+
+
+def _generation(slices: Sequence[SliceDevices]) -> int:
+    return slices[0].published.spec.pool.generation
+
+
+def _serves(read: SliceDevices, node: Node) -> bool:
+    """Whether the node may use the slice; one that says in no known form where it may be used is left out."""
+    spec = read.published.spec
+    if spec.node_name is not None:
+        return spec.node_name == node.name
+    if spec.node_selector is not None:
+        return matches(spec.node_selector, node)
+    if spec.per_device_node_selection:
+        return any(_device_serves(device, node) for device in read.devices)
+    return bool(spec.all_nodes)
+
+
+def _device_serves(device: Device, node: Node) -> bool:
+    if device.node_name is not None:
+        return device.node_name == node.name
+    if device.node_selector is not None:
+        return matches(device.node_selector, node)
+    return bool(device.published.all_nodes)
+
+
+def _whole_pool(pool: _Pool, newest: Sequence[SliceDevices]) -> Sequence[SliceDevices] | None:
+    """All slices of this generation, those for other nodes included; None if some are missing.
+
+    The slices that this node sees may be the whole pool by themselves: then a newer generation that lives elsewhere
+    has moved away and does not matter here.
+    """
+    wanted = newest[0].published.spec.pool.resource_slice_count
+    if len(newest) == wanted:
+        return newest
+    everywhere = pool.newest(pool.slices)
+    if _generation(everywhere) == _generation(newest) and len(everywhere) == wanted:
+        return everywhere
+    return None
+
+
+def _problem(slices: Sequence[SliceDevices], *, partitionable: bool) -> str:
+    """What makes a pool contradict itself, "" if nothing does."""
+    names: set[str] = set()
+    sets: dict[str, Mapping[str, Amount]] = {}
+    for read in slices:
+        if read.problem:
+            return read.problem
+        for name, counters in read.counters:
+            if name in sets:
+                return f"counter set {name} is published twice"
+            sets[name] = counters
+    for read in slices:
+        for device in read.devices:
+            if device.id.name in names:
+                return f"device {device.id.name} is published twice"
+            names.add(device.id.name)
+            for name, drawn in device.consumes if partitionable else ():
+                if name not in sets:
+                    return f"device {device.id.name} consumes of unknown counter set {name}"
+                unknown = [counter for counter, _ in drawn if counter not in sets[name]]
+                if unknown:
+                    return f"device {device.id.name} consumes unknown counter {unknown[0]} of counter set {name}"
+    return ""
+
+
+def _binds_late(slices: Iterable[SliceDevices]) -> bool:
+    """Pools with devices that must be made ready before binding are tried last."""
+    return any(device.published.binding_conditions for read in slices for device in read.devices)
+
+
+def _selects(selector: dra.DeviceTaintSelector | None, device: DeviceId) -> bool:
+    return selector is not None and all(
+        wanted is None or wanted == actual
+        for wanted, actual in zip((selector.driver, selector.pool, selector.device), device, strict=True)
+    )

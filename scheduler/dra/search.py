@@ -1,0 +1,194 @@
+"""The exact search: devices for all requests of all claims at once, or the proof that there are none.
+
+Four stages, each exact: a common value is fixed for every matchAttribute, tightest group first; impossible sums are
+recognised; what is then a plain matching (no counters, shares or distinct values) is solved as one; the rest is tried
+depth first, where boards in the same state count as one and a state that failed is not entered again.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from scheduler.dra import bounds, choice
+from scheduler.dra.descent import Descent
+from scheduler.dra.matching import Matching
+from scheduler.dra.requests import Want
+from scheduler.dra.room import OutOfSteps, Room
+
+Token: TypeAlias = tuple[str, Hashable]
+"""An attribute's type and one value of it: equal values of different types do not match."""
+
+Picks: TypeAlias = list[tuple[int, ...]]
+"""Per item, the numbers of the devices it gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Item:
+    """Devices for one request of one claim: `need` of `candidates`, or all of them where `whole`.
+
+    `pinned` is what the item has already in an attempt; it counts toward constraints, not toward `need`.
+    """
+
+    claim: int
+    want: Want
+    need: int
+    candidates: tuple[int, ...]
+    whole: bool = False
+    pinned: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Group:
+    """Items (by position) whose devices must share a value of an attribute, or all differ in it."""
+
+    items: frozenset[int]
+    tokens: Mapping[int, frozenset[Token]]
+    distinct: bool = False
+
+
+class Search:
+    """One node, one set of items. `room` is left as it was found."""
+
+    def __init__(self, room: Room, items: Sequence[Item], groups: Sequence[Group]) -> None:
+        self._room = room
+        self._view = room.view
+        self._groups = tuple(group for group in groups if not group.distinct)
+        self._distinct = tuple(group for group in groups if group.distinct)
+        self._failed: set[Hashable] = set()
+        self._items = tuple(items)
+
+    def solve(self) -> Picks | None:
+        """Devices for all items, the preferred ones where there is a choice; None: there are none.
+
+        Raises OutOfSteps when the budget ends first.
+        """
+        if any(len(item.candidates) < item.need for item in self._items):
+            return None
+        if not any(item.pinned for item in self._items):
+            return self._fix_values(self._items, self._groups)
+        mark = self._room.mark()
+        try:
+            items = self._pin()
+            return self._fix_values(items, self._groups) if items else None
+        finally:
+            self._room.undo(mark)
+
+    def _pin(self) -> tuple[Item, ...] | None:
+        """Take what is pinned; the items with what is left for them, or None where that contradicts itself."""
+        room = self._room
+        if not all(room.try_take(item.want, item.claim, n) for item in self._items for n in item.pinned):
+            return None
+        for group in self._distinct:
+            pinned = [group.tokens[n] for position in group.items for n in self._items[position].pinned]
+            if sum(map(len, pinned)) != len(frozenset().union(*pinned)):
+                return None
+        return tuple(
+            replace(
+                item,
+                candidates=tuple(
+                    n for n in item.candidates if room.is_free(item.want, n) and (item.claim, n) not in room.claims
+                ),
+            )
+            for item in self._items
+        )
+
+    def _fix_values(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> Picks | None:
+        """Try the common values of the group that has fewest, then of the others."""
+        if not groups:
+            return self._place(items)
+        options = [self._values(items, group) for group in groups]
+        chosen = min(range(len(groups)), key=lambda position: len(options[position]))
+        rest = groups[:chosen] + groups[chosen + 1 :]
+        for narrowed in options[chosen]:
+            self._step()
+            found = self._fix_values(narrowed, rest)
+            if found is not None:
+                return found
+        return None
+
+    def _values(self, items: tuple[Item, ...], group: Group) -> list[tuple[Item, ...]]:
+        """The items narrowed to each value that leaves enough devices: smallest devices first, then tightest."""
+        having: dict[Token, dict[int, list[int]]] = {}
+        for position in sorted(group.items):
+            for number in items[position].candidates:
+                for token in group.tokens[number]:
+                    having.setdefault(token, {}).setdefault(position, []).append(number)
+        pinned = [group.tokens[number] for position in group.items for number in items[position].pinned]
+        ranked = []
+        for token, by_item in having.items():
+            if not all(token in tokens for tokens in pinned):
+                continue
+            if not all(_enough(items[position], by_item.get(position, ())) for position in group.items):
+                continue
+            covered = {number for numbers in by_item.values() for number in numbers}
+            ranked.append((self._size(items, by_item), len(covered), min(covered, default=-1), token, by_item))
+        if not having and all(items[position].need == 0 for position in group.items):
+            return [items] if not pinned or frozenset.intersection(*pinned) else []
+        ranked.sort(key=lambda entry: (*entry[:3], str(entry[3])))
+        return [
+            tuple(
+                replace(item, candidates=tuple(by_item.get(position, ()))) if position in group.items else item
+                for position, item in enumerate(items)
+            )
+            for *_, by_item in ranked
+        ]
+
+    def _size(self, items: tuple[Item, ...], by_item: Mapping[int, list[int]]) -> tuple[object, ...]:
+        """How much is used at least if this group is chosen, per item."""
+        every = choice.sizes(self._view)
+        sizes: list[tuple[object, ...]] = []
+        for position, numbers in sorted(by_item.items()):
+            sizes.extend(sorted(every[number] for number in numbers)[: items[position].need])
+        return tuple(sorted(sizes, reverse=True))
+
+    def _place(self, items: tuple[Item, ...]) -> Picks | None:
+        """Devices for items whose common values are fixed."""
+        if bounds.impossible(self._room, items, self._distinct):
+            return None
+        matching = Matching(self._room, items)
+        if matching.plain and not self._distinct:
+            self._step()
+            return matching.solve()
+        if not matching.feasible():
+            return None
+        key = self._alike(items) if self._groups else None
+        if key is not None and key in self._failed:
+            return None
+        found = Descent(self._room, items, self._distinct).run()
+        if found is None and key is not None:
+            self._failed.add(key)
+        return found
+
+    def _alike(self, items: tuple[Item, ...]) -> Hashable:
+        """Equal for groups of devices among which there is nothing to choose: one that failed speaks for the others."""
+        view, room = self._view, self._room
+        sets: dict[Hashable, int] = {}
+        lines = []
+        for number in sorted({number for item in items for number in item.candidates}):
+            device = view.devices[number]
+            drawn = []
+            for counter_set, takes in device.consumes:
+                key = (device.id.driver, device.id.pool, counter_set)
+                left = tuple((c, room.counter((*key, c)), value) for c, value in takes)
+                drawn.append((sets.setdefault(key, len(sets)), left))
+            lines.append(
+                (
+                    tuple(p for p, item in enumerate(items) if number in item.candidates),
+                    tuple(group.tokens.get(number) for group in self._distinct),
+                    tuple(drawn),
+                    number in room.held,
+                    number in room.shared,
+                    tuple((n, room.capacity(number, n)) for n in sorted(device.capacity)) if device.shareable else None,
+                )
+            )
+        return tuple(lines)
+
+    def _step(self) -> None:
+        self._room.steps -= 1
+        if self._room.steps < 0:
+            raise OutOfSteps
+
+
+def _enough(item: Item, numbers: Iterable[int]) -> bool:
+    count = sum(1 for _ in numbers)
+    return count == len(item.candidates) if item.whole else count >= item.need

@@ -1,0 +1,92 @@
+"""Nodes that are alike: what of a node's devices can matter to an allocation, as a short digest.
+
+Two nodes of equal shape publish the same devices in the same order, up to names. Attributes that only tell devices
+apart count by pattern: it matters which devices share an NVLink domain, not what the domain is called.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scheduler.dra.devices import Device, values_of
+
+if TYPE_CHECKING:
+    from scheduler.dra.pools import NodeDevices
+
+EVERY_ATTRIBUTE = "*"
+"""In a set of attribute names: all of them, because an expression goes through the whole map."""
+
+# Identifiers of attributes that tell one device, board, link domain or bus from its like, in any driver's domain.
+TELLING_APART = frozenset(
+    {
+        "uuid", "parentUUID", "serial", "index", "minor", "nvlinkDomain", "cliqueID", "chassisSerial", "pciBusID",
+        "pcieRoot", "pciAddr", "pciAddress", "parentPciAddr", "parentDeviceID", "deviceID", "cardIndex", "renderIndex",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """`kinds`: per device a number that interchangeable devices of the node share. `digest`: equal for equal shapes."""
+
+    digest: str
+    kinds: tuple[int, ...]
+
+
+def shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
+    """The shape of a node's devices for claims whose selectors read the attributes `reads` (fully qualified)."""
+    key = ("shape", reads)
+    known = view.memo.get(key)
+    if known is None:
+        known = view.memo[key] = _shape(view, reads)
+    assert isinstance(known, Shape)
+    return known
+
+
+def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
+    pools = {pool: number for number, pool in enumerate(view.pools)}
+    sharing: Counter[Hashable] = Counter()
+    contents: list[tuple[list[Hashable], list[tuple[str, Hashable]]]] = []
+    for device, taints in zip(view.devices, view.taints, strict=True):
+        exact: list[Hashable] = [
+            device.id.driver,
+            pools[device.id.driver, device.id.pool],
+            device.consumes,
+            tuple(sorted((name, c.value, repr(c.policy)) for name, c in device.capacity.items())),
+            tuple((taint.key, taint.value, taint.effect) for taint in taints),
+            (device.shareable, bool(device.published.binding_conditions)),
+        ]
+        patterns: list[tuple[str, Hashable]] = []
+        for name, attribute in sorted(device.attributes.items()):
+            if _by_pattern(name, reads):
+                patterns.append((name, values_of(attribute)))
+                sharing[name, values_of(attribute)] += 1
+            else:
+                exact.append((name, values_of(attribute)))
+        contents.append((exact, patterns))
+    first_seen: dict[Hashable, int] = {}
+    kinds: dict[Hashable, int] = {}
+    lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), len(view.incomplete)]
+    kind_of = []
+    for number, (exact, patterns) in enumerate(contents):
+        seen = [(name, first_seen.setdefault((name, value), number)) for name, value in patterns]
+        lines.append((exact, seen))
+        shared = tuple((name, value if sharing[name, value] > 1 else None) for name, value in patterns)
+        kind_of.append(kinds.setdefault((tuple(exact), shared), len(kinds)))
+    digest = hashlib.blake2b(repr(lines).encode(), digest_size=16).hexdigest()
+    return Shape(digest=digest, kinds=tuple(kind_of))
+
+
+def _by_pattern(name: str, reads: frozenset[str]) -> bool:
+    return name.rpartition("/")[2] in TELLING_APART and name not in reads and EVERY_ATTRIBUTE not in reads
+
+
+def _totals(view: "NodeDevices", pools: dict[tuple[str, str], int]) -> list[tuple[int, str, str, str]]:
+    return [(pools[key[0], key[1]], key[2], key[3], str(value)) for key, value in view.counters.items()]
+
+
+def interchangeable(device: Device) -> bool:
+    """Whether the state of this device is just taken or free: no counters that others feel, no shares."""
+    return not device.consumes and not device.shareable
