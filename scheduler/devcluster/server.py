@@ -83,8 +83,10 @@ class Server:
     def application(self) -> web.Server:
         """The aiohttp server to run. Without routes: the resources are in the store, not in the code."""
 
-        def request(*arguments: Any) -> web.BaseRequest:
-            return web.BaseRequest(*arguments, asyncio.get_running_loop(), client_max_size=MAX_BODY)
+        loop = asyncio.get_running_loop()
+
+        def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
         # Handlers of clients that left are cancelled: an idle watch would not notice otherwise.
         return web.Server(

@@ -87,6 +87,8 @@ def begin(write: Write, obj: Obj, lookup: Lookup) -> Obj:
         if faults:
             raise refuse(kind, obj, faults)
         obj = _shaped(kind, obj)
+        if write.manager and not meta.get("managedFields"):  # what admission adds belongs to nobody
+            obj = apply.track(None, obj, _author(write), merge_lists(kind))
         if rules.begin is not None:
             obj = rules.begin(obj, lookup)
         obj = rules.stamp(obj, write.now)
@@ -94,8 +96,6 @@ def begin(write: Write, obj: Obj, lookup: Lookup) -> Obj:
     if faults:
         raise refuse(kind, obj, faults)
     rules.admit(obj, lookup)
-    if write.manager and not meta.get("managedFields"):
-        obj = apply.track(None, obj, _author(write), merge_lists(kind))
     return obj
 
 
