@@ -297,6 +297,11 @@ def _key_of(owner: str) -> str:
     return owner.partition("/")[2]
 
 
+def _is_kai_ours(condition: Mapping[str, Any]) -> bool:
+    """Whether it is the scheduling condition we write: those of other node pools belong to other schedulers."""
+    return condition.get("nodePool") == documents.KAI_NODE_POOL
+
+
 def _condition(observed: Any) -> Said:
     return {
         "type": observed.type,
@@ -316,7 +321,7 @@ def _like(observed: Mapping[str, Any], said: Said) -> Said:
             types = {each["type"] for each in value}
             there = [_without_times(each) for each in there or () if each.get("type") in types]
         elif field == "schedulingConditions":
-            there = [_without_times(each) for each in there or ()]
+            there = [_without_times(each) for each in there or () if _is_kai_ours(each)]
         elif isinstance(there, Mapping):
             there = _without_times(there)
         known[field] = there
@@ -353,5 +358,5 @@ def _with_times(said: Iterable[Said], observed: list[Mapping[str, Any]], now: st
             turns = int(last.get("transitionID") or 0) if last is not None else 0
             entry["transitionID"] = str(turns if same else turns + 1)
         timed.append(entry)
-    others = [dict(each) for each in observed if str(each.get("type")) in before]
+    others = [dict(each) for each in observed if str(each.get("type")) in before and not _is_kai_ours(each)]
     return [*timed, *others]

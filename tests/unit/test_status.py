@@ -1,0 +1,368 @@
+"""What is written about a decision, on made-up objects; patches are applied as the embedded cluster applies them."""
+
+from typing import Any
+
+import msgspec
+
+from queues.reasons import OverLimit, QueueUnusable
+from queues.resources import Resources
+from scheduler.api import kinds
+from scheduler.api.crd_schema import crds
+from scheduler.api.kinds import Kind
+from scheduler.api.meta import Wire
+from scheduler.devcluster import patch
+from scheduler.devcluster.schema import Schema
+from scheduler.explain.status import StatusWrite, Teller
+from scheduler.explain.why import ClaimReport, GangReport, PlacedPod, Reports, WaitingPod
+from scheduler.model.plan import QueueReport, Verdict
+from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, Unreadable, WaitingForPods
+from scheduler.model.snapshot import SetAside
+
+NOW = 1_700_000_000_000
+NO_ROOM = GangDoesNotFit(gang="team/train", needed=2, placeable=1)
+OVER = OverLimit(queue="q", resource="gpu", asked=4000, allocated=30_000, limit=32_000)
+WAITING = (WaitingPod(key="team/a", uid="uid-a"), WaitingPod(key="team/b", uid="uid-b"))
+
+
+class World:
+    """Objects as the watches told them; `apply` does what the server does with a write."""
+
+    def __init__(self) -> None:
+        self.documents: dict[tuple[Kind, str], dict[str, Any]] = {}
+        self.events: list[dict[str, Any]] = []
+
+    def add(self, kind: Kind, key: str, uid: str, **fields: Any) -> None:
+        namespace, _, name = key.rpartition("/")
+        self.documents[kind, key] = {"metadata": {"name": name, "namespace": namespace, "uid": uid}, **fields}
+
+    def object(self, kind: Kind, key: str) -> Wire | None:
+        document = self.documents.get((kind, key))
+        return None if document is None else msgspec.convert(document, kind.type)
+
+    def apply(self, writes: tuple[StatusWrite, ...]) -> tuple[StatusWrite, ...]:
+        for write in writes:
+            if write.how == "create":
+                self.events.append(dict(write.body))
+                continue
+            document = self.documents[write.kind, write.key]
+            assert document["metadata"]["uid"] == write.body["metadata"]["uid"]
+            if write.how == "merge":
+                document["status"] = patch.merge(document.get("status", {}), write.body["status"])
+            else:
+                document["status"] = {**document.get("status", {}), **write.body["status"]}
+        return writes
+
+    def status(self, kind: Kind, key: str) -> dict[str, Any]:
+        return self.documents[kind, key]["status"]
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(event["involvedObject"]["name"], event["reason"]) for event in self.events]
+
+
+def world(kind: Kind = kinds.POD_GROUP) -> World:
+    made = World()
+    made.add(kind, "team/train", "g")
+    for name in ("a", "b"):
+        made.add(kinds.POD, f"team/{name}", f"uid-{name}", spec={"schedulerName": "tutti"})
+    return made
+
+
+def gang(verdict: Verdict = Verdict.PENDING, **more: Any) -> GangReport:
+    given = {"reason": NO_ROOM, "waiting": WAITING, "needed": 2, "total": 2, "owner": "PodGroup/team/train", **more}
+    return GangReport(gang="team/train", uid="g", queue="q", verdict=verdict, **given)
+
+
+def bound(**more: Any) -> GangReport:
+    return gang(Verdict.RUNNING, reason=None, waiting=(), bound=2, nodes=("n1", "n2"), **more)
+
+
+def said(*gangs: GangReport, at: int = NOW, **more: Any) -> Reports:
+    return Reports(now_ms=at, gangs=gangs, **more)
+
+
+def test_a_gang_that_waits_says_why_on_its_pod_group_and_on_every_pod():
+    there = world()
+    there.apply(Teller(there).status_writes(said(gang(missing=Resources({"pods": 1})))))
+    status = there.status(kinds.POD_GROUP, "team/train")
+    text = "team/train needs room for 2 pods at once and there is room for 1."
+    assert status["reason"] == {
+        "code": "GangDoesNotFit",
+        "message": text,
+        "cure": "Free room for 1 more pod, or add nodes.",
+        "missing": {"pods": "1"},
+        "decidedAt": "2023-11-14T22:13:20Z",
+    }
+    assert status["conditions"] == [
+        {
+            "type": "Scheduled",
+            "status": "False",
+            "reason": "GangDoesNotFit",
+            "message": f"{text} Free room for 1 more pod, or add nodes.",
+            "lastTransitionTime": "2023-11-14T22:13:20Z",
+        }
+    ]
+    assert (status["needed"], status["pending"], status["bound"]) == (2, 2, 0)
+    for name in ("a", "b"):
+        (condition,) = there.status(kinds.POD, f"team/{name}")["conditions"]
+        assert (condition["type"], condition["status"], condition["reason"]) == (
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+        )
+        assert condition["message"].startswith(f"GangDoesNotFit: {text}")
+    assert there.said() == [(name, "FailedScheduling") for name in ("train", "a", "b")]
+
+
+def test_what_is_written_is_what_our_definitions_allow():
+    there = world()
+    there.add(kinds.QUEUE, "q", "q")
+    there.apply(Teller(there).status_writes(said(gang(reason=OVER), queues=(queue(gpu=8000),))))
+    for kind, key in ((kinds.POD_GROUP, "team/train"), (kinds.QUEUE, "q")):
+        definition = next(each for each in crds() if each["spec"]["names"]["kind"] == kind.kind)
+        schema = Schema(definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+        document = {key: value for key, value in there.documents[kind, key].items() if key != "metadata"}
+        assert schema.unknown(document) == []
+        assert schema.faults(document) == []
+
+
+def test_the_same_again_says_nothing():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang())))
+    assert teller.status_writes(said(gang(), at=NOW + 60_000)) == ()
+
+
+def test_after_a_restart_nothing_is_repeated_either():
+    there = world()
+    there.apply(Teller(there).status_writes(said(gang())))
+    assert Teller(there).status_writes(said(gang(), at=NOW + 60_000)) == ()
+
+
+def test_a_new_reason_is_said_at_once_with_an_event():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang())))
+    there.apply(teller.status_writes(said(gang(reason=OVER), at=NOW + 50)))
+    assert there.status(kinds.POD_GROUP, "team/train")["reason"]["code"] == "OverLimit"
+    assert there.said()[3:] == [(name, "FailedScheduling") for name in ("train", "a", "b")]
+
+
+def test_new_numbers_for_the_same_reason_wait_a_while_and_make_no_event():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang())))
+    worse = gang(reason=GangDoesNotFit(gang="team/train", needed=2, placeable=0))
+    assert there.apply(teller.status_writes(said(worse, at=NOW + 400))) == ()
+    assert teller.due_ms == NOW + 1000
+    later = there.apply(teller.status_writes(said(worse, at=NOW + 1000)))
+    assert [write.key for write in later] == ["team/train"]
+    assert "room for 0" in there.status(kinds.POD_GROUP, "team/train")["reason"]["message"]
+    assert [write.key for write in teller.status_writes(said(worse, at=NOW + 10_000))] == ["team/a", "team/b"]
+    assert teller.due_ms is None
+
+
+def test_a_condition_keeps_the_time_of_its_last_transition():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang())))
+    there.apply(teller.status_writes(said(gang(reason=OVER), at=NOW + 5000)))
+    (condition,) = there.status(kinds.POD_GROUP, "team/train")["conditions"]
+    assert condition["lastTransitionTime"] == "2023-11-14T22:13:20Z"
+    there.apply(teller.status_writes(said(bound(), at=NOW + 9000)))
+    (condition,) = there.status(kinds.POD_GROUP, "team/train")["conditions"]
+    assert (condition["status"], condition["lastTransitionTime"]) == ("True", "2023-11-14T22:13:29Z")
+
+
+def test_conditions_of_others_are_kept():
+    there = world()
+    theirs = {"type": "Admitted", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "y"}
+    there.documents[kinds.POD_GROUP, "team/train"]["status"] = {"conditions": [theirs]}
+    there.apply(Teller(there).status_writes(said(gang())))
+    assert theirs in there.status(kinds.POD_GROUP, "team/train")["conditions"]
+
+
+def test_a_gang_that_runs_gives_no_reason_any_more():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang(missing=Resources({"pods": 1})))))
+    there.apply(teller.status_writes(said(bound(running=1), at=NOW + 50)))
+    status = there.status(kinds.POD_GROUP, "team/train")
+    assert "reason" not in status
+    assert (status["bound"], status["running"], status["nodes"]) == (2, 1, 2)
+
+
+def test_while_a_gang_is_being_placed_nothing_is_claimed_and_its_score_is_told_once_it_is_bound():
+    there = world()
+    teller = Teller(there)
+    placements = (PlacedPod(key="team/a", uid="uid-a", node="n1"), PlacedPod(key="team/b", uid="uid-b", node="n2"))
+    placed = gang(Verdict.PLACED, reason=None, waiting=WAITING, placements=placements, placed=2, score=93)
+    assert teller.status_writes(said(placed)) == ()
+    there.documents[kinds.POD, "team/a"]["spec"]["nodeName"] = "n1"
+    there.documents[kinds.POD, "team/b"]["spec"]["nodeName"] = "elsewhere"
+    there.apply(teller.status_writes(said(bound(), at=NOW + 100)))
+    assert there.status(kinds.POD_GROUP, "team/train")["placementScore"] == 93
+    assert [(name, reason) for name, reason in there.said() if reason == "Scheduled"] == [("a", "Scheduled")]
+    assert teller.status_writes(said(bound(), at=NOW + 60_000)) == ()
+
+
+def test_pods_of_a_gang_in_the_making_are_left_alone_until_it_has_had_its_time():
+    there = world()
+    teller = Teller(there)
+    young = gang(reason=WaitingForPods(gang="team/train", needed=2, present=1), settling=True)
+    there.apply(teller.status_writes(said(young)))
+    assert there.said() == [("train", "FailedScheduling")]
+    assert teller.due_ms == NOW + 2000
+
+
+def test_a_pod_alone_says_why_itself():
+    there = world()
+    there.apply(Teller(there).status_writes(said(gang(owner="Pod/team/a", waiting=WAITING[:1]))))
+    assert there.said() == [("a", "FailedScheduling")]
+
+
+def test_a_job_without_a_pod_group_gets_one_event_for_one_reason():
+    there = world(kinds.JOB)
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang(owner="Job/team/train"))))
+    there.apply(teller.status_writes(said(gang(owner="Job/team/train"), at=NOW + 60_000)))
+    assert there.said() == [(name, "FailedScheduling") for name in ("train", "a", "b")]
+
+
+def test_a_pod_group_of_kai_speaks_its_dialect():
+    there = world(kinds.KAI_POD_GROUP)
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang(reason=OVER))))
+    (condition,) = there.status(kinds.KAI_POD_GROUP, "team/train")["schedulingConditions"]
+    assert (condition["type"], condition["nodePool"], condition["status"]) == (
+        "UnschedulableOnNodePool",
+        "default",
+        "True",
+    )
+    assert condition["reasons"] == [{"reason": "OverLimit", "message": condition["message"]}]
+    assert condition["transitionID"] == "1"
+    there.apply(teller.status_writes(said(bound(), at=NOW + 50)))
+    assert there.status(kinds.KAI_POD_GROUP, "team/train")["schedulingConditions"] == []
+
+
+def test_a_native_pod_group_once_scheduled_stays_so():
+    there = world(kinds.NATIVE_POD_GROUP)
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(gang())))
+    (condition,) = there.status(kinds.NATIVE_POD_GROUP, "team/train")["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == (
+        "PodGroupInitiallyScheduled",
+        "False",
+        "Unschedulable",
+    )
+    there.apply(teller.status_writes(said(bound(), at=NOW + 50)))
+    there.apply(teller.status_writes(said(gang(), at=NOW + 60_000)))
+    (condition,) = there.status(kinds.NATIVE_POD_GROUP, "team/train")["conditions"]
+    assert condition["status"] == "True"
+
+
+def queue(problem: Any = None, **allocated: int) -> QueueReport:
+    amounts = Resources(allocated)
+    return QueueReport(
+        name="q",
+        parent=None,
+        quota=Resources(),
+        limit={},
+        fair_share=Resources({"gpu": 16_000, "memory": 2**36}),
+        allocated=amounts,
+        requested=amounts,
+        running=1,
+        problem=problem,
+    )
+
+
+def test_a_queue_shows_its_amounts_as_people_write_them():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    there.apply(Teller(there).status_writes(said(queues=(queue(gpu=8000, cpu=1500),))))
+    status = there.status(kinds.QUEUE, "q")
+    assert status["allocated"] == {"gpu": "8", "cpu": "1500m"}
+    assert status["fairShare"] == {"gpu": "16", "memory": "64Gi"}
+    assert (status["conditions"][0]["type"], status["conditions"][0]["status"]) == ("Ready", "True")
+    assert there.events == []
+
+
+def test_an_amount_that_is_gone_is_gone_from_the_status_too():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(queues=(queue(gpu=8000, cpu=1500),))))
+    there.apply(teller.status_writes(said(queues=(queue(cpu=500),), at=NOW + 5000)))
+    assert there.status(kinds.QUEUE, "q")["allocated"] == {"cpu": "500m"}
+
+
+def test_a_queue_that_cannot_be_used_says_so():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    problem = QueueUnusable(queue="q", why="its parent queue p does not exist", remedy="Create Queue p.")
+    there.apply(Teller(there).status_writes(said(queues=(queue(problem),))))
+    (condition,) = there.status(kinds.QUEUE, "q")["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", "QueueUnusable")
+    assert condition["message"] == "Queue q cannot be used: its parent queue p does not exist. Create Queue p."
+    assert there.said() == [("q", "QueueUnusable")]
+
+
+def test_a_queue_without_an_object_of_ours_is_not_written_to():
+    assert Teller(World()).status_writes(said(queues=(queue(gpu=8000),))) == ()
+
+
+def test_a_claim_that_is_refused_gets_an_event():
+    there = World()
+    teller = Teller(there)
+    refused = ClaimRefused(claim="team/gpu", request="r", problem="no such class", remedy="Create it.")
+    there.apply(teller.status_writes(said(claims=(ClaimReport(claim="team/gpu", uid="c", reason=refused),))))
+    (event,) = there.events
+    assert event["involvedObject"] == {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "name": "gpu",
+        "namespace": "team",
+        "uid": "c",
+    }
+    assert event["metadata"]["namespace"] == "team"
+    assert event["message"].startswith("ClaimRefused: request r of ResourceClaim team/gpu")
+
+
+def aside(object_: str, uid: str) -> SetAside:
+    problem = Unreadable(object=object_, field="spec", problem="'x' is no number", remedy="Write a number.")
+    return SetAside(object=object_, uid=uid, reason=problem)
+
+
+def test_objects_that_cannot_be_read_say_so_themselves():
+    there = world()
+    there.add(kinds.QUEUE, "q", "q")
+    writes = Teller(there).status_writes(
+        said(set_aside=(aside("Queue/q", "q"), aside("PodGroup/team/train", "g"), aside("ResourceClaim/team/c", "c")))
+    )
+    there.apply(writes)
+    assert there.status(kinds.QUEUE, "q")["conditions"][0]["reason"] == "Unreadable"
+    assert there.status(kinds.POD_GROUP, "team/train")["conditions"][0]["reason"] == "Unreadable"
+    assert there.said() == [("q", "Unreadable"), ("train", "Unreadable"), ("c", "Unreadable")]
+
+
+def test_pods_of_other_schedulers_are_never_written_to():
+    there = world()
+    there.documents[kinds.POD, "team/a"]["spec"]["schedulerName"] = "default-scheduler"
+    writes = Teller(there).status_writes(said(set_aside=(aside("Pod/team/a", "uid-a"), aside("Pod/team/b", "uid-b"))))
+    assert {write.body["metadata"].get("uid") for write in writes if write.how != "create"} == {"uid-b"}
+
+
+def test_a_long_reason_makes_an_event_the_server_takes():
+    there = world()
+    long = Unreadable(object="x", field="y", problem="z" * 5000, remedy="w")
+    there.apply(Teller(there).status_writes(said(gang(reason=long))))
+    assert all(len(event["message"]) <= 1024 for event in there.events)
+    assert len({event["metadata"]["name"] for event in there.events}) == len(there.events)
+
+
+def test_a_write_that_did_not_get_through_is_made_again():
+    there = world()
+    teller = Teller(there)
+    lost = teller.status_writes(said(gang()))
+    teller.unsaid(lost[0])
+    again = teller.status_writes(said(gang(), at=NOW + 50))
+    assert [write.key for write in again if write.how == "merge"] == ["team/train"]
