@@ -171,11 +171,14 @@ class Inventory:
         found = self.device(device)
         return found.consumes if found else ()
 
-    def all_devices(self) -> Iterable[Device]:
-        """Every device of every pool's newest generation, ordered by driver, pool, slice."""
-        for pool in self._pools.values():
-            for read in pool.newest(pool.slices):
-                yield from read.devices
+    def pool_devices(self, device: DeviceId) -> Iterable[Device]:
+        """All devices of the pool that this device belongs to."""
+        pool = self._pools.get((device.driver, device.pool))
+        return self._by_name(pool).values() if pool else ()
+
+    def slices(self) -> Iterable[Sequence[SliceDevices]]:
+        """The slices of every pool's newest generation, pool by pool, ordered by driver and pool."""
+        return (pool.newest(pool.slices) for pool in self._pools.values())
 
     def _by_name(self, pool: _Pool) -> Mapping[str, Device]:
         known = self._names.get(pool.key)

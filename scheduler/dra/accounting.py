@@ -1,0 +1,233 @@
+"""What claims cost their queue: thousandths of a GPU, and devices per class.
+
+A whole accelerator is 1; a MIG slice its compute slices over those of the board; a partition of another maker one part
+of its parent; a share of a shared device its part of the memory; admin access nothing.
+Source: DESIGN 2; attributes of the drivers as published by their makers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from queues.resources import NOTHING, Resources
+from scheduler.api import attributes as names
+from scheduler.api.dra import AllocationResult, DeviceRequestAllocationResult, ResourceClaimSpec
+from scheduler.api.quantity import QuantityError
+from scheduler.dra.caches import PerObject
+from scheduler.dra.capacity import taken_by
+from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
+from scheduler.dra.pools import Inventory
+from scheduler.dra.requests import Question, Want, question
+from scheduler.dra.verdicts import verdict
+from scheduler.model.workloads import Claim
+
+GPU = "gpu"
+WHOLE = 1000
+"""One accelerator, in thousandths."""
+
+# Drivers whose devices are accelerators. Devices with NVIDIA's type attribute are, whatever the driver is called.
+DRIVERS = frozenset(
+    {
+        names.GPU_DRIVER,
+        "tpu.google.com",
+        "gpu.amd.com",
+        "gpu.intel.com",
+        "gaudi.intel.com",
+        "gpu.example.com",
+    }
+)
+# Classes that name accelerators, for claims that no device matches at present.
+CLASSES = DRIVERS | {"vfio.gpu.nvidia.com", "gpu-vfio.intel.com"}
+MIG_CLASS = "mig.nvidia.com"
+
+_TYPE = f"{names.GPU_DRIVER}/{names.TYPE}"
+_PROFILE = f"{names.GPU_DRIVER}/{names.PROFILE}"
+_PRODUCT = f"{names.GPU_DRIVER}/{names.PRODUCT_NAME}"
+_GPU_TYPES = ("gpu", "vfio")
+# Partitions of other makers: the attribute that says so, its value, and the one that names the parent.
+_PARTITIONS = (("gpu.amd.com/type", "amdgpu-partition", ("gpu.amd.com/parentDeviceID", "gpu.amd.com/parentPciAddr")),)
+
+SLICES_OF_A_BOARD = 7
+# Boards that divide into fewer compute slices, by a part of the product name.
+_SMALL_BOARDS: Mapping[str, int] = {"A30": 4, "RTX PRO": 4}
+_PROFILE_SLICES = re.compile(r"(?P<slices>\d+)g\.")
+_NAME_SLICES = re.compile(r"gpu-\d+-mig-(?P<slices>\d+)g")
+
+
+def charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
+    """What an allocation costs: "gpu" and "deviceclass/<name>", in thousandths."""
+    classes = _classes(spec)
+    amounts: dict[str, int] = {}
+    for result in allocation.devices.results or ():
+        if result.admin_access:
+            continue
+        device = inventory.device(DeviceId(result.driver, result.pool, result.device))
+        part = _part_of_share(result, device)
+        gpu = _weight_by_name(result) if device is None else weight(device, inventory)
+        class_name = classes.get(result.request)
+        amounts[GPU] = amounts.get(GPU, 0) + _part(gpu, part)
+        if class_name:
+            key = f"deviceclass/{class_name}"
+            amounts[key] = amounts.get(key, 0) + _part(WHOLE, part)
+    return Resources(amounts)
+
+
+def estimate(claim: Claim, inventory: Inventory) -> Resources:
+    """What a claim without an allocation will cost at least: the cheapest devices that match, of each request.
+
+    A claim that cannot be decided costs nothing: it does not start.
+    """
+    key = ("estimate", id(claim.spec), claim.admin_access_allowed)
+    known = inventory.memo.get(key)
+    if isinstance(known, tuple) and known[0] is claim.spec:
+        made = known[1]
+    else:
+        asked = question(claim, inventory)
+        made = _estimate(asked, inventory) if isinstance(asked, Question) else NOTHING
+        inventory.memo[key] = claim.spec, made
+    assert isinstance(made, Resources)
+    return made
+
+
+def weight(device: Device, inventory: Inventory) -> int:
+    """What one device is worth, in thousandths of a GPU; 0 for what is no accelerator."""
+    kind = scalar(device.attributes.get(_TYPE))
+    if kind == "mig":
+        return _mig_weight(device)
+    if kind in _GPU_TYPES:
+        return WHOLE
+    if kind is not None or device.id.driver not in DRIVERS:
+        return 0
+    for attribute, value, parents in _PARTITIONS:
+        if scalar(device.attributes.get(attribute)) == value:
+            return _partition_weight(device, parents, inventory)
+    return WHOLE
+
+
+def _mig_weight(device: Device) -> int:
+    """Rounded down, so that the slices of a board together never cost more than the board."""
+    found = _PROFILE_SLICES.match(str(scalar(device.attributes.get(_PROFILE))))
+    if found is None:
+        found = _NAME_SLICES.match(device.id.name)
+    product = str(scalar(device.attributes.get(_PRODUCT)))
+    of = next((slices for part, slices in _SMALL_BOARDS.items() if part in product), SLICES_OF_A_BOARD)
+    slices = int(found["slices"]) if found else of
+    return WHOLE * min(slices, of) // of
+
+
+def _partition_weight(device: Device, parents: tuple[str, ...], inventory: Inventory) -> int:
+    """One part of the parent, however many parts it has been divided into."""
+    parent = _parent(device, parents)
+    if parent is None:
+        return WHOLE
+    parts = sum(1 for other in inventory.pool_devices(device.id) if _parent(other, parents) == parent)
+    return WHOLE // max(parts, 1)
+
+
+def _parent(device: Device, parents: tuple[str, ...]) -> Scalar | None:
+    return next((v for name in parents if (v := scalar(device.attributes.get(name))) is not None), None)
+
+
+def _weight_by_name(result: DeviceRequestAllocationResult) -> int:
+    """For a device that is not published any more: what its driver and name tell."""
+    if result.driver not in DRIVERS:
+        return 0
+    found = _NAME_SLICES.match(result.device)
+    return WHOLE * min(int(found["slices"]), SLICES_OF_A_BOARD) // SLICES_OF_A_BOARD if found else WHOLE
+
+
+def _part_of_share(result: DeviceRequestAllocationResult, device: Device | None) -> Amount:
+    """Which part of the device a result takes; 1 for a whole device, and where that cannot be told."""
+    if result.share_id is None or device is None:
+        return 1
+    try:
+        consumed = {name: amount(text) for name, text in (result.consumed_capacity or {}).items()}
+    except QuantityError:
+        return 1
+    return _share(consumed, device)
+
+
+def _share(consumed: Mapping[str, Amount], device: Device) -> Amount:
+    """The part of the memory, else the largest part of anything; a share that takes nothing counts as the whole."""
+    parts = {
+        name: Fraction(consumed[name]) / Fraction(capacity.value)
+        for name, capacity in device.capacity.items()
+        if name in consumed and capacity.value
+    }
+    return parts.get("memory") or max(parts.values(), default=0) or 1
+
+
+def _part(whole: int, part: Amount) -> int:
+    """Rounded down like MIG slices, but never to nothing."""
+    return whole if part == 1 else max(int(whole * part), min(whole, 1))
+
+
+def _classes(spec: ResourceClaimSpec) -> Mapping[str, str]:
+    """The class of each request and alternative, by its name in results."""
+    classes = {}
+    for request in spec.devices.requests or ():
+        if request.exactly is not None:
+            classes[request.name] = request.exactly.device_class_name
+        for alternative in request.first_available or ():
+            classes[f"{request.name}/{alternative.name}"] = alternative.device_class_name
+    return classes
+
+
+def _estimate(asked: Question, inventory: Inventory) -> Resources:
+    amounts: dict[str, int] = {}
+    for wants in asked.requests:
+        if any(want.admin for want in wants):
+            continue
+        costs = [(_cheapest(want, inventory), want) for want in wants]
+        known = [(cost, want) for cost, want in costs if cost is not None]
+        if known:
+            (gpu, devices), want = min(known, key=lambda entry: (entry[0], entry[1].request))
+        else:
+            want = wants[0]
+            gpu, devices = _by_class(want.device_class) * want.count, WHOLE * want.count
+        key = f"deviceclass/{want.device_class}"
+        amounts[GPU] = amounts.get(GPU, 0) + gpu
+        amounts[key] = amounts.get(key, 0) + devices
+    return Resources(amounts)
+
+
+def _by_class(name: str) -> int:
+    """For a class of which no device exists at present."""
+    return WHOLE // SLICES_OF_A_BOARD if name == MIG_CLASS else WHOLE if name in CLASSES else 0
+
+
+def _cheapest(want: Want, inventory: Inventory) -> tuple[int, int] | None:
+    """The least that a want costs, as (GPU, devices of the class), in thousandths; None if nothing matches it.
+
+    For mode All: the pool whose matching devices cost least, as pools are usually nodes.
+    """
+    costs = []
+    for pool in inventory.slices():
+        each = [cost for read in pool for cost in _costs_in(read, want, inventory)]
+        if each:
+            costs.append((sum(g for g, _ in each), sum(d for _, d in each)) if want.every else min(each))
+    if not costs:
+        return None
+    gpu, devices = min(costs)
+    return (gpu, devices) if want.every else (gpu * want.count, devices * want.count)
+
+
+_matching: PerObject[SliceDevices, dict[object, list[Device]]] = PerObject(lambda _: {})
+
+
+def _costs_in(read: SliceDevices, want: Want, inventory: Inventory) -> Iterable[tuple[int, int]]:
+    """What each device of a slice that the want selects would cost it."""
+    known = _matching(read)
+    key = (want.expressions, inventory.features.list_attributes)
+    devices = known.get(key)
+    if devices is None:
+        found = [device for device in read.devices if verdict(want.expressions, device, inventory.features) is True]
+        devices = known[key] = found
+    for device in devices:
+        part: Amount = 1
+        if device.shareable:
+            consumed = taken_by(dict(want.capacity), device)
+            if consumed is None:
+                continue
+            part = _share(dict(consumed), device)
+        yield _part(weight(device, inventory), part), _part(WHOLE, part)
