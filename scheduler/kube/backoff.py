@@ -1,7 +1,7 @@
 """Backoff: how long to wait before the next try, longer each time, with jitter so that many do not return at once."""
 
-import random
 from dataclasses import dataclass, field
+from random import Random
 
 
 @dataclass(slots=True, kw_only=True)
@@ -10,7 +10,7 @@ class Backoff:
 
     first_seconds: float = 0.2
     most_seconds: float = 30.0
-    random: random.Random = field(default_factory=random.Random)
+    random: Random = field(default_factory=Random)
     tries: int = 0
 
     def seconds(self) -> float:
@@ -24,6 +24,6 @@ class Backoff:
         self.tries = 0
 
 
-def jittered(seconds: float, source: random.Random) -> float:
+def jittered(seconds: float, source: Random) -> float:
     """`seconds`, up to a fifth more or less."""
     return seconds * (0.8 + 0.4 * source.random())
