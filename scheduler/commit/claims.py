@@ -1,0 +1,441 @@
+"""One claim at the API server: secured for its pods, made, waited for, released. Every step may be repeated.
+
+A claim is written from its raw document, so that fields newer than us survive, and guarded by its resourceVersion. The
+allocation and the reservation go in one request: an allocation without a reservation would never be released.
+Source: reference/kubernetes.md 2.2 to 2.6 (KEP 4381, KEP 5004, KEP 5007).
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from scheduler.api import kinds
+from scheduler.api.dra import (
+    CLAIM_FINALIZER,
+    EXTENDED_RESOURCE_CLAIM_ANNOTATION,
+    MOST_CONSUMERS,
+    AllocationResult,
+    ResourceClaim,
+)
+from scheduler.commit.attempts import Patience, WriteRefused, persist
+from scheduler.commit.slots import Slots
+from scheduler.commit.writes import ClaimMaking, ClaimWrite, Consumer
+from scheduler.kube.client import ApiError, Client
+from scheduler.state.cluster import ClusterState
+
+Document = dict[str, Any]
+DeviceName = tuple[str, str, str, str]
+
+
+class Claims:
+    """Writes claims; keeps `state` up to date with every answer, so that no decision waits for the echo."""
+
+    def __init__(
+        self,
+        client: Client,
+        state: ClusterState,
+        slots: Slots,
+        *,
+        patience: Patience,
+        may_write: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._state = state
+        self._slots = slots
+        self._patience = patience
+        self._may_write = may_write
+        self._now = now
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._before: dict[str, bytes] = {}
+        """Claims whose devices are given but not written yet, as they were before: by key, the document."""
+        self._made: dict[str, tuple[str, str]] = {}
+        """Claims made by commits under way, key and uid, by the uid of the pod."""
+
+    def intend(self, write: ClaimWrite) -> None:
+        """The devices are given from now on, as far as decisions are concerned, although nothing is written yet."""
+        raw = self._state.raw(kinds.RESOURCE_CLAIM, write.claim)
+        if not write.first or raw is None:
+            return
+        self._before[write.claim] = raw
+        claim: Document = msgspec.json.decode(raw)
+        reserved = [*((claim.get("status") or {}).get("reservedFor") or ()), *map(_reservation, write.consumers)]
+        intended = _with_status(claim, allocation=self._allocation(write.allocation), reservedFor=reserved)
+        self._state.assume_claim(intended, in_flight=True, now_ms=self._now_ms())
+
+    def intend_making(self, making: ClaimMaking) -> None:
+        """The same for a claim that does not exist yet, under a name of its own until it does."""
+        namespace, _, pod = making.consumer.pod.partition("/")
+        claim = _made(making, namespace, pod)
+        claim["metadata"] = {"namespace": namespace, "name": _placeholder(making).partition("/")[2], "uid": ""}
+        claim["status"] = {
+            "allocation": self._allocation(making.allocation),
+            "reservedFor": [_reservation(making.consumer)],
+        }
+        self._state.assume_claim(claim, in_flight=True, now_ms=self._now_ms())
+
+    def settle(self, writes: Iterable[ClaimWrite], makings: Iterable[ClaimMaking]) -> None:
+        """The gang's writes have ended, well or not: only what the server answered counts from now on."""
+        for write in writes:
+            if self._before.pop(write.claim, None) is not None:
+                self._state.forget_claim(write.claim)
+        for making in makings:
+            self._made.pop(making.consumer.uid, None)
+            self._state.forget_claim(_placeholder(making))
+
+    async def secure(self, write: ClaimWrite) -> Document:
+        """The claim holds the allocation and is reserved for the consumers: at most two requests, none if it was so.
+
+        Raises WriteRefused if it is gone, allocated elsewhere, lost its allocation, or is full."""
+        lock = self._locks.setdefault(write.claim, asyncio.Lock())
+
+        async def step(attempt: int) -> Document:
+            if attempt:
+                claim = await self._read(write.claim)
+            elif before := self._before.get(write.claim):
+                claim = msgspec.json.decode(before)
+            else:
+                claim = await self._known(write.claim)
+            return await self._secure(claim, write)
+
+        async with lock:
+            return await persist(_named(write.claim), self._patience, self._may_write, step)
+
+    async def make(self, making: ClaimMaking) -> Document:
+        """A claim for the pod's extended resources exists, allocated and reserved, and the pod's status names it.
+
+        The finalizer is there from the first request on. A claim left by an earlier try is used if it holds the same
+        devices or none, otherwise released and deleted."""
+        namespace, _, pod = making.consumer.pod.partition("/")
+        left = self._left_over(making)
+        if left is not None and devices_of(left) not in (frozenset(), _wanted(making.allocation)):
+            await self.release(_key(left), left["metadata"]["uid"], {making.consumer.uid})
+            left = None
+
+        async def step(attempt: int) -> Document:
+            claim = await self._made_earlier(making) if attempt else left
+            if claim is None:
+                async with self._slots.commit():
+                    claim = await self._client.create(kinds.RESOURCE_CLAIM, namespace, _made(making, namespace, pod))
+            return claim
+
+        created = await persist(
+            f"ResourceClaim for the extended resources of Pod {making.consumer.pod}",
+            self._patience,
+            self._may_write,
+            step,
+        )
+        write = ClaimWrite(
+            claim=_key(created),
+            uid=created["metadata"]["uid"],
+            allocation=making.allocation,
+            consumers=(making.consumer,),
+            first=True,
+        )
+        self._before[write.claim] = msgspec.json.encode(created)
+        self._made[making.consumer.uid] = (write.claim, write.uid)
+        secured = await self.secure(write)
+        await self._name_in_status(making, secured["metadata"]["name"])
+        return secured
+
+    async def wait_until_ready(self, key: str) -> None:
+        """Until every device of the claim that has binding conditions meets them. Returns at once if there are none.
+
+        Raises WriteRefused when a failure condition is true or the time since the allocation is up."""
+        while True:
+            claim = await self._known(key)
+            if not (claim.get("status") or {}).get("allocation"):
+                raise WriteRefused(_named(key), "lost its allocation before its pods were bound")
+            waiting, failed = binding_conditions(claim)
+            if failed:
+                raise WriteRefused(_named(key), f"cannot be used: {failed[0]}")
+            if not waiting:
+                return
+            left = self._patience.binding_conditions_seconds - self._age(claim)
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(key, []).append(changed)
+            try:
+                await asyncio.wait_for(changed, max(left, 0))
+            except TimeoutError:
+                raise WriteRefused(
+                    _named(key),
+                    f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}",
+                ) from None
+
+    def changed(self, key: str) -> None:
+        """The watch has seen the claim change: look at its binding conditions again."""
+        for waiting in self._waiting.pop(key, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def made_for(self, consumer: Consumer) -> tuple[str, str] | None:
+        """Key and uid of the claim that this commit made for the pod's extended resources, as far as is known."""
+        return self._made.get(consumer.uid)
+
+    async def release(self, key: str, uid: str, pods: Collection[str], *, attempts: int | None = None) -> None:
+        """The claim is no longer reserved for these pods (uids); with its last reservation its allocation goes too, in
+        the same request. A claim made for a pod's extended resources is then deleted. Nothing to do is no error.
+        `attempts`: other than those of a usual write.
+
+        Raises WriteRefused if the server will not have it: what is left is cleared by a later cycle."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+
+        async def step(_: int) -> None:
+            claim = await self._read_if_there(key)
+            if claim is None or claim["metadata"]["uid"] != uid:
+                self._before.pop(key, None)
+                self._state.forget_claim(key)
+                return
+            await self._release(claim, frozenset(pods))
+
+        patience = self._patience if attempts is None else replace(self._patience, attempts=attempts)
+        async with lock:
+            await persist(_named(key), patience, self._may_write, step)
+
+    async def _secure(self, claim: Document, write: ClaimWrite) -> Document:
+        _refuse_unusable(claim, write)
+        status: Document = claim.get("status") or {}
+        reserved: list[Document] = list(status.get("reservedFor") or ())
+        there = {entry["uid"] for entry in reserved}
+        missing = [consumer for consumer in write.consumers if consumer.uid not in there]
+        if status.get("allocation") and not missing:
+            return claim
+        if len(reserved) + len(missing) > MOST_CONSUMERS:
+            raise WriteRefused(_named(write.claim), f"is reserved for {len(reserved)} pods, {MOST_CONSUMERS} at most")
+        allocation = status.get("allocation") or self._allocation(write.allocation)
+        if CLAIM_FINALIZER not in claim["metadata"].get("finalizers", ()):
+            claim = await self._put(_with_finalizer(claim))
+        reserved += [_reservation(consumer) for consumer in missing]
+        stored = await self._put(_with_status(claim, allocation=allocation, reservedFor=reserved), "status")
+        self._before.pop(write.claim, None)
+        self._state.assume_claim(stored, now_ms=self._now_ms())
+        return stored
+
+    async def _release(self, claim: Document, pods: frozenset[str]) -> None:
+        status: Document = claim.get("status") or {}
+        reserved = list(status.get("reservedFor") or ())
+        kept = [entry for entry in reserved if entry["uid"] not in pods]
+        if len(kept) < len(reserved):
+            changes: Document = (
+                {"reservedFor": kept} if kept else {"reservedFor": None, "allocation": None, "devices": None}
+            )
+            claim = await self._put(_with_status(claim, **changes), "status")
+        self._before.pop(_key(claim), None)
+        if not kept and is_made(claim):
+            await self._delete_made(claim)
+        else:
+            self._state.assume_claim(claim, now_ms=self._now_ms())
+
+    async def _delete_made(self, claim: Document) -> None:
+        """Ours from the first to the last: without our finalizer nothing else holds it."""
+        finalizers = [name for name in claim["metadata"].get("finalizers", ()) if name != CLAIM_FINALIZER]
+        if len(finalizers) < len(claim["metadata"].get("finalizers", ())):
+            claim = await self._put({**claim, "metadata": {**claim["metadata"], "finalizers": finalizers}})
+        try:
+            async with self._slots.commit():
+                await self._client.delete(
+                    kinds.RESOURCE_CLAIM,
+                    claim["metadata"]["namespace"],
+                    claim["metadata"]["name"],
+                    uid=claim["metadata"]["uid"],
+                )
+        except ApiError as error:
+            if not error.not_found:
+                raise
+        self._state.forget_claim(_key(claim))
+
+    async def _name_in_status(self, making: ClaimMaking, name: str) -> None:
+        namespace, _, pod = making.consumer.pod.partition("/")
+        mappings = [
+            {"containerName": m.container, "resourceName": m.resource, "requestName": m.request}
+            for m in making.mappings
+        ]
+        body = {
+            "metadata": {"uid": making.consumer.uid},
+            "status": {"extendedResourceClaimStatus": {"resourceClaimName": name, "requestMappings": mappings}},
+        }
+
+        async def step(_: int) -> None:
+            async with self._slots.commit():
+                await self._client.patch(kinds.POD, namespace, pod, body, subresource="status")
+            self._state.assume_extended_claim(making.consumer.pod, making.consumer.uid, name, now_ms=self._now_ms())
+
+        await persist(f"Pod {making.consumer.pod}", self._patience, self._may_write, step)
+
+    def _left_over(self, making: ClaimMaking) -> Document | None:
+        """A claim that an earlier try made for this pod, as far as the watch has shown it."""
+        for key, claim in self._state.objects(kinds.RESOURCE_CLAIM):
+            controller = claim.metadata.controller if isinstance(claim, ResourceClaim) else None
+            if controller is not None and controller.uid == making.consumer.uid:
+                document = self._document(key)
+                if document is not None and is_made(document):
+                    return document
+        return None
+
+    async def _made_earlier(self, making: ClaimMaking) -> Document | None:
+        """The same, asked of the server: the answer to an earlier try may be lost."""
+        claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, making.consumer.pod.partition("/")[0])
+        return next(
+            (claim for claim in claims if is_made(claim) and _controller_uid(claim) == making.consumer.uid), None
+        )
+
+    async def _known(self, key: str) -> Document:
+        document = self._document(key)
+        return document if document is not None else await self._read(key)
+
+    def _document(self, key: str) -> Document | None:
+        raw = self._state.raw(kinds.RESOURCE_CLAIM, key)
+        return None if raw is None else msgspec.json.decode(raw)
+
+    async def _read(self, key: str) -> Document:
+        claim = await self._read_if_there(key)
+        if claim is None:
+            raise WriteRefused(_named(key), "is gone")
+        return claim
+
+    async def _read_if_there(self, key: str) -> Document | None:
+        namespace, _, name = key.partition("/")
+        try:
+            async with self._slots.commit():
+                return await self._client.get(kinds.RESOURCE_CLAIM, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def _put(self, claim: Document, subresource: str | None = None) -> Document:
+        metadata = claim["metadata"]
+        async with self._slots.commit():
+            return await self._client.replace(
+                kinds.RESOURCE_CLAIM, metadata["namespace"], metadata["name"], claim, subresource=subresource
+            )
+
+    def _allocation(self, allocation: AllocationResult) -> Document:
+        document: Document = msgspec.json.decode(msgspec.json.encode(allocation))
+        document["allocationTimestamp"] = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return document
+
+    def _now_ms(self) -> int:
+        return int(self._now().timestamp() * 1000)
+
+    def _age(self, claim: Document) -> float:
+        """Seconds since the claim was allocated; 0 if nobody wrote down when."""
+        text = claim["status"]["allocation"].get("allocationTimestamp")
+        return (self._now() - datetime.fromisoformat(text)).total_seconds() if text else 0.0
+
+
+def binding_conditions(claim: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the claim's devices still wait for, and what has failed: each as "condition X of device d" (KEP 5007)."""
+    status: Document = claim.get("status") or {}
+    reported = {_device(entry): _conditions(entry) for entry in status.get("devices") or ()}
+    waiting: list[str] = []
+    failed: list[str] = []
+    for result in (status.get("allocation") or {}).get("devices", {}).get("results") or ():
+        conditions = reported.get(_device(result), {})
+        where = f"of device {result['driver']}/{result['pool']}/{result['device']}"
+        failed += [
+            f"condition {name} {where} is true"
+            for name in result.get("bindingFailureConditions") or ()
+            if conditions.get(name) == "True"
+        ]
+        waiting += [
+            f"condition {name} {where}"
+            for name in result.get("bindingConditions") or ()
+            if conditions.get(name) != "True"
+        ]
+    return tuple(waiting), tuple(failed)
+
+
+def devices_of(claim: Document) -> frozenset[DeviceName]:
+    """The devices the claim holds; the share tells parts of one device apart."""
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    return frozenset(_device(result) for result in allocation.get("devices", {}).get("results") or ())
+
+
+def is_made(claim: Document) -> bool:
+    """Whether the claim was made by a scheduler for a pod's extended resources."""
+    annotations: Mapping[str, str] = claim["metadata"].get("annotations") or {}
+    return annotations.get(EXTENDED_RESOURCE_CLAIM_ANNOTATION) == "true"
+
+
+def _refuse_unusable(claim: Document, write: ClaimWrite) -> None:
+    metadata = claim["metadata"]
+    if metadata["uid"] != write.uid:
+        raise WriteRefused(_named(write.claim), "was replaced by another of its name")
+    if metadata.get("deletionTimestamp"):
+        raise WriteRefused(_named(write.claim), "is being deleted")
+    held = (claim.get("status") or {}).get("allocation")
+    if held is None:
+        if not write.first:
+            raise WriteRefused(_named(write.claim), "lost the allocation that its pods were to share")
+        return
+    if devices_of(claim) != _wanted(write.allocation):
+        raise WriteRefused(_named(write.claim), "was allocated elsewhere meanwhile")
+
+
+def _wanted(allocation: AllocationResult) -> frozenset[DeviceName]:
+    return frozenset(
+        (result.driver, result.pool, result.device, result.share_id or "")
+        for result in allocation.devices.results or ()
+    )
+
+
+def _with_finalizer(claim: Document) -> Document:
+    metadata = claim["metadata"]
+    return {**claim, "metadata": {**metadata, "finalizers": [*metadata.get("finalizers", ()), CLAIM_FINALIZER]}}
+
+
+def _with_status(claim: Document, **fields: Any) -> Document:
+    status = {**(claim.get("status") or {}), **fields}
+    return {**claim, "status": {name: value for name, value in status.items() if value is not None}}
+
+
+def _reservation(consumer: Consumer) -> Document:
+    return {"resource": "pods", "name": consumer.pod.partition("/")[2], "uid": consumer.uid}
+
+
+def _made(making: ClaimMaking, namespace: str, pod: str) -> Document:
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": making.consumer.uid, "controller": True}
+    return {
+        "apiVersion": kinds.RESOURCE_CLAIM.api_version,
+        "kind": kinds.RESOURCE_CLAIM.kind,
+        "metadata": {
+            "generateName": f"{pod}-extended-resources-",
+            "namespace": namespace,
+            "annotations": {EXTENDED_RESOURCE_CLAIM_ANNOTATION: "true"},
+            "finalizers": [CLAIM_FINALIZER],
+            "ownerReferences": [owner],
+        },
+        "spec": msgspec.json.decode(msgspec.json.encode(making.spec)),
+    }
+
+
+def _placeholder(making: ClaimMaking) -> str:
+    return f"{making.consumer.pod}-extended-resources-{making.consumer.uid}"
+
+
+def _controller_uid(claim: Document) -> str:
+    owners = claim["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+
+
+def _device(entry: Document) -> DeviceName:
+    return (entry["driver"], entry["pool"], entry["device"], entry.get("shareID") or "")
+
+
+def _conditions(entry: Document) -> dict[str, str]:
+    return {condition["type"]: condition["status"] for condition in entry.get("conditions") or ()}
+
+
+def _key(claim: Document) -> str:
+    return f"{claim['metadata']['namespace']}/{claim['metadata']['name']}"
+
+
+def _named(key: str) -> str:
+    return f"ResourceClaim {key}"

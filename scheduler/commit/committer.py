@@ -1,0 +1,308 @@
+"""Carries a Plan out: re-checks it against newer state, sends its writes in order, reports what became of them.
+
+All claims of a gang stand before its first bind; from then on only forward. What fails before is taken back. Nothing is
+kept on disk: killed between any two writes, the next start sees the rest in the API and finishes or clears it
+(`scheduler.commit.recovery`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import structlog
+
+from scheduler.api import dra, kinds
+from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
+from scheduler.commit.claims import Claims, binding_conditions, is_made
+from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
+from scheduler.commit.recheck import Recheck
+from scheduler.commit.recovery import Stray
+from scheduler.commit.slots import Slots
+from scheduler.commit.writes import Bind, ClaimWrite, Evict, GangWrites, evictions, writes
+from scheduler.kube.client import ApiError, Client
+from scheduler.model.plan import Plan
+from scheduler.model.snapshot import Snapshot
+from scheduler.state.cluster import ClusterState
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_UNTIL_STOPPED = 1_000_000
+"""Tries of taking back: as long as the server cannot be reached, nobody else may have the devices either."""
+
+
+class Committer:
+    """One per service. A gang is in flight from `begin` until its outcome; the state counts its pods as bound and its
+    devices as given from the first moment, so the next plan may be made meanwhile."""
+
+    def __init__(
+        self,
+        client: Client,
+        state: ClusterState,
+        slots: Slots,
+        *,
+        gangs_in_flight: int,
+        patience: Patience,
+        may_write: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._state = state
+        self._slots = slots
+        self._patience = patience
+        self._may_write = may_write
+        self.claims = Claims(client, state, slots, patience=patience, may_write=may_write, now=now)
+        self._turns = asyncio.Semaphore(gangs_in_flight)
+        self._in_flight: dict[str, str] = {}
+        self._allocating: dict[str, asyncio.Future[bool]] = {}
+        self._releasing: set[str] = set()
+        self._now = now
+
+    @property
+    def in_flight(self) -> Mapping[str, str]:
+        """The gangs being committed, and what each is doing."""
+        return MappingProxyType(self._in_flight)
+
+    def begin(self, plan: Plan, snapshot: Snapshot) -> tuple[asyncio.Task[GangOutcome], ...]:
+        """Start carrying out the placements of `plan`, made from `snapshot`. Each task's result is a gang's outcome.
+
+        Whatever is not as it was decided is withdrawn here, before anything is written. A gang comes after those whose
+        claims it shares. Pods that came to a gang in flight wait until it has landed."""
+        work = writes(plan, snapshot)
+        check = Recheck(snapshot, self._state)
+        tasks = []
+        for gang in work:
+            if gang.gang in self._in_flight:
+                continue
+            problem = check.changed(gang)
+            if problem:
+                tasks.append(asyncio.create_task(_withdrawn(gang.gang, problem)))
+                continue
+            self._assume(gang)
+            tasks.append(asyncio.create_task(self._carry_out(gang), name=f"commit {gang.gang}"))
+        return tuple(tasks)
+
+    async def commit(self, plan: Plan, snapshot: Snapshot) -> tuple[GangOutcome, ...]:
+        """Carry out the placements and wait for all of them; outcomes by gang."""
+        outcomes = await asyncio.gather(*self.begin(plan, snapshot))
+        return tuple(sorted(outcomes, key=lambda outcome: outcome.gang))
+
+    async def evict(self, plan: Plan) -> tuple[EvictionOutcome, ...]:
+        """Ask the pods of the plan's evictions to leave, through the Eviction API, so that budgets are respected."""
+        return tuple(await asyncio.gather(*(self._evict(eviction) for eviction in evictions(plan))))
+
+    async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:
+        """Release claims that hold devices for pods which are neither bound nor placed; the keys of those released.
+
+        The server is asked for the pods first: a pod that is bound after all keeps its devices."""
+        mine = [stray for stray in found if stray.claim not in self._releasing and self._worth_asking(stray)]
+        self._releasing.update(stray.claim for stray in mine)
+        try:
+            done = await asyncio.gather(*(self._release(stray) for stray in mine))
+        finally:
+            self._releasing.difference_update(stray.claim for stray in mine)
+        return tuple(sorted(key for key in done if key))
+
+    def _assume(self, gang: GangWrites) -> None:
+        self._in_flight[gang.gang] = "waiting for its turn"
+        for bind in gang.binds:
+            self._state.assume_bound(bind.pod, bind.uid, bind.node, now_ms=self._now_ms())
+        for write in gang.claims:
+            self.claims.intend(write)
+            if write.first:
+                self._allocating[write.claim] = asyncio.get_running_loop().create_future()
+        for making in gang.making:
+            self.claims.intend_making(making)
+
+    async def _carry_out(self, gang: GangWrites) -> GangOutcome:
+        try:
+            outcome = await self._claims_then_binds(gang)
+        except NotLeading:
+            return GangOutcome(gang=gang.gang, reason=LeadershipLost(gang=gang.gang))
+        finally:
+            self._in_flight.pop(gang.gang, None)
+            self.claims.settle(gang.claims, gang.making)
+            for write in gang.claims:
+                if write.first:
+                    _set(self._allocating.pop(write.claim), False)
+        done = {*outcome.bound}
+        for bind in gang.binds:
+            if bind.pod not in done:
+                self._state.forget_pod(bind.pod)
+        return outcome
+
+    async def _claims_then_binds(self, gang: GangWrites) -> GangOutcome:
+        shared = [
+            self._allocating[write.claim] for write in gang.claims if self._waits_for_another(write.claim, write.first)
+        ]
+        if shared:
+            self._in_flight[gang.gang] = "waiting for a claim that another gang allocates"
+            await asyncio.wait(shared)
+        try:
+            async with self._turns:
+                self._in_flight[gang.gang] = "writing its claims"
+                claims = await self._secure(gang)
+                if not any(binding_conditions(claim)[0] for claim in claims):
+                    return await self._bind_all(gang)
+            self._in_flight[gang.gang] = "waiting for its devices to become ready"
+            await _all(self.claims.wait_until_ready(_key(claim)) for claim in claims)
+            async with self._turns:
+                return await self._bind_all(gang)
+        except WriteRefused as refused:
+            self._in_flight[gang.gang] = "taking back its claims"
+            await self._take_back(gang)
+            reason = CommitFailed(gang=gang.gang, object=refused.object, problem=refused.problem)
+            return GangOutcome(gang=gang.gang, reason=reason)
+
+    def _waits_for_another(self, claim: str, first: bool) -> bool:
+        return not first and claim in self._allocating
+
+    async def _secure(self, gang: GangWrites) -> list[dict[str, Any]]:
+        """Every claim of the gang, written. All writes end before a failure is raised: then all can be taken back."""
+
+        async def secure(write: ClaimWrite) -> dict[str, Any]:
+            secured = False
+            try:
+                document = await self.claims.secure(write)
+                secured = True
+                return document
+            finally:
+                if write.first:
+                    _set(self._allocating[write.claim], secured)
+
+        return await _all([*map(secure, gang.claims), *map(self.claims.make, gang.making)])
+
+    async def _bind_all(self, gang: GangWrites) -> GangOutcome:
+        self._in_flight[gang.gang] = "binding its pods"
+        results = await asyncio.gather(*(self._bind(bind) for bind in gang.binds), return_exceptions=True)
+        bound: list[str] = []
+        gone: list[str] = []
+        failed: list[tuple[str, str]] = []
+        for bind, result in zip(gang.binds, results, strict=True):
+            if isinstance(result, WriteRefused):
+                failed.append((bind.pod, result.problem))
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                (bound if result else gone).append(bind.pod)
+        reason = None
+        if failed:
+            pod, problem = min(failed)
+            reason = BindFailed(gang=gang.gang, bound=len(bound), failed=len(failed), pod=pod, problem=problem)
+        return GangOutcome(gang=gang.gang, bound=tuple(sorted(bound)), gone=tuple(sorted(gone)), reason=reason)
+
+    async def _bind(self, bind: Bind) -> bool:
+        """Whether the pod is on its node now; False if it vanished. Raises WriteRefused if it cannot be bound."""
+        namespace, _, name = bind.pod.partition("/")
+
+        async def step(_: int) -> bool:
+            try:
+                async with self._slots.commit():
+                    await self._client.bind(namespace, name, bind.uid, bind.node)
+                return True
+            except ApiError as error:
+                if error.not_found:
+                    return False
+                if not error.conflict:
+                    raise
+                pod = await self._pod(bind.pod)
+                if pod is None or pod["metadata"]["uid"] != bind.uid or pod["metadata"].get("deletionTimestamp"):
+                    return False
+                node = pod["spec"].get("nodeName", "")
+                if node and node != bind.node:
+                    raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another") from error
+                if not node:
+                    raise
+                return True
+
+        return await persist(f"Pod {bind.pod}", self._patience, self._may_write, step)
+
+    async def _take_back(self, gang: GangWrites) -> None:
+        """Nothing of the gang is bound: its new reservations go, and allocations that then serve nobody."""
+        parts = [(write.claim, write.uid, {consumer.uid for consumer in write.consumers}) for write in gang.claims]
+        for making in gang.making:
+            made = self.claims.made_for(making.consumer)
+            parts += [(*made, {making.consumer.uid})] if made else []
+        results = await asyncio.gather(
+            *(self.claims.release(claim, uid, pods, attempts=_UNTIL_STOPPED) for claim, uid, pods in parts),
+            return_exceptions=True,
+        )
+        for (claim, _, _), result in zip(parts, results, strict=True):
+            if isinstance(result, WriteRefused):
+                log.error("a claim could not be released", claim=claim, gang=gang.gang, problem=result.problem)
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def _release(self, stray: Stray) -> str:
+        try:
+            pods = [await self._pod(key) for key, _ in stray.pods]
+            held = {
+                uid
+                for (_, uid), pod in zip(stray.pods, pods, strict=True)
+                if pod is None or pod["metadata"]["uid"] != uid or not pod["spec"].get("nodeName")
+            }
+            if not held:
+                return ""
+            await self.claims.release(stray.claim, stray.uid, held)
+        except (WriteRefused, ApiError) as problem:
+            log.warning("a claim without an owner could not be released", claim=stray.claim, problem=str(problem))
+            return ""
+        except NotLeading:
+            return ""
+        log.info("released a claim whose pods are not placed", claim=stray.claim)
+        return stray.claim
+
+    def _worth_asking(self, stray: Stray) -> bool:
+        claim = self._state.object(kinds.RESOURCE_CLAIM, stray.claim)
+        return isinstance(claim, dra.ResourceClaim) and (
+            claim.status.allocation is not None or is_made({"metadata": {"annotations": claim.metadata.annotations}})
+        )
+
+    async def _evict(self, eviction: Evict) -> EvictionOutcome:
+        namespace, _, name = eviction.pod.partition("/")
+        if not self._may_write():
+            return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
+        try:
+            async with self._slots.commit():
+                await self._client.evict(namespace, name, uid=eviction.uid)
+        except ApiError as error:
+            if not error.not_found:
+                return EvictionOutcome(pod=eviction.pod, problem=error.message)
+        return EvictionOutcome(pod=eviction.pod)
+
+    def _now_ms(self) -> int:
+        return int(self._now().timestamp() * 1000)
+
+    async def _pod(self, key: str) -> dict[str, Any] | None:
+        namespace, _, name = key.partition("/")
+        try:
+            async with self._slots.commit():
+                return await self._client.get(kinds.POD, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+
+async def _withdrawn(gang: str, problem: str) -> GangOutcome:
+    return GangOutcome(gang=gang, reason=Withdrawn(gang=gang, problem=problem))
+
+
+async def _all(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All results, once all have ended; raises the first failure, an unexpected one before a refusal."""
+    results = await asyncio.gather(*parts, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if failures:
+        raise min(failures, key=lambda failure: isinstance(failure, WriteRefused))
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _set(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _key(claim: Mapping[str, Any]) -> str:
+    return f"{claim['metadata']['namespace']}/{claim['metadata']['name']}"

@@ -1,0 +1,98 @@
+"""What became of a gang's writes, as values."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from scheduler.model.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn:
+    """The cluster changed between decision and first write; nothing was written."""
+
+    code: ClassVar[str] = "Withdrawn"
+    gang: str
+    problem: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang} was placed, but before the first write {self.problem}; nothing was written."
+
+    @property
+    def cure(self) -> str:
+        return "Nothing to do: it is decided anew with what is there now."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitFailed:
+    """A write before the first bind failed; what was written for the gang is taken back."""
+
+    code: ClassVar[str] = "CommitFailed"
+    gang: str
+    object: str
+    problem: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang} was placed, but {self.object} {self.problem}; none of its pods was bound."
+
+    @property
+    def cure(self) -> str:
+        return (
+            "It is tried again by itself; if this lasts, look at the object named and at the scheduler's permissions."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindFailed:
+    """Some pods of a gang could not be bound. Their claims stand, and the next cycle binds them."""
+
+    code: ClassVar[str] = "BindFailed"
+    gang: str
+    bound: int
+    failed: int
+    pod: str
+    problem: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang}: {self.bound} pods are bound and {self.failed} are not yet: Pod {self.pod} {self.problem}."
+
+    @property
+    def cure(self) -> str:
+        return "It is tried again by itself; if this lasts, look at the pod named and at the scheduler's permissions."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadershipLost:
+    """Another replica leads: nothing more was written and nothing taken back. It finishes or clears the rest."""
+
+    code: ClassVar[str] = "LeadershipLost"
+    gang: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang} was being committed when another replica took over."
+
+    @property
+    def cure(self) -> str:
+        return "Nothing to do: the new leader finishes it or starts it anew."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangOutcome:
+    """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile; both by key, sorted. `reason`
+    None: all went through."""
+
+    gang: str
+    bound: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionOutcome:
+    """`problem` "": the pod is leaving or gone. Otherwise why not, for instance a disruption budget."""
+
+    pod: str
+    problem: str = ""

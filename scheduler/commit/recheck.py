@@ -1,0 +1,99 @@
+"""Is everything still as it was decided? Asked of the newest state, right before a gang's first write."""
+
+from collections.abc import Iterable
+
+from scheduler.api import core, dra, kinds
+from scheduler.api.dra import AllocationResult
+from scheduler.commit.writes import GangWrites
+from scheduler.model.snapshot import Snapshot
+from scheduler.state.cluster import ClusterState
+
+Device = tuple[str, str, str]
+
+
+class Recheck:
+    """For the gangs of one plan, in the order of their writes: a gang that joins a claim comes after the gang that
+    allocates it, and is withdrawn with it."""
+
+    def __init__(self, snapshot: Snapshot, state: ClusterState) -> None:
+        self._state = state
+        self._snapshot = snapshot
+        self._nodes = {node.name: node for node in snapshot.nodes}
+        self._taken = self._taken_since()
+        self._withdrawn: set[str] = set()
+
+    def changed(self, gang: GangWrites) -> str:
+        """What is no longer as the plan saw it, in a few words; "" if nothing."""
+        problem = next((problem for problem in self._changes(gang) if problem), "")
+        if problem:
+            self._withdrawn.update(write.claim for write in gang.claims if write.first)
+        return problem
+
+    def _changes(self, gang: GangWrites) -> Iterable[str]:
+        for bind in gang.binds:
+            yield self._pod_changed(bind.pod, bind.uid)
+            yield self._node_changed(bind.node)
+        for write in gang.claims:
+            yield self._claim_changed(write.claim, write.uid, first=write.first)
+            if write.first:
+                yield self._device_taken(write.allocation)
+        for making in gang.making:
+            yield self._device_taken(making.allocation)
+
+    def _pod_changed(self, key: str, uid: str) -> str:
+        pod = self._state.object(kinds.POD, key)
+        if not isinstance(pod, core.Pod) or pod.metadata.uid != uid or pod.metadata.deletion_timestamp:
+            return f"Pod {key} went away"
+        if pod.spec.node_name:
+            return f"Pod {key} was bound to {pod.spec.node_name} by another"
+        if pod.spec.scheduling_gates:
+            return f"Pod {key} got a scheduling gate"
+        return ""
+
+    def _node_changed(self, name: str) -> str:
+        """A drained node is cordoned or tainted; a taint that came since the decision was weighed by nobody."""
+        node, known = self._state.object(kinds.NODE, name), self._nodes[name]
+        if not isinstance(node, core.Node):
+            return f"Node {name} went away"
+        if node.spec.unschedulable and not known.unschedulable:
+            return f"Node {name} was cordoned"
+        blocking = [taint for taint in node.spec.taints or () if taint.effect in ("NoSchedule", "NoExecute")]
+        new = [taint for taint in blocking if taint not in known.taints]
+        return f"Node {name} was tainted with {new[0].key}" if new else ""
+
+    def _claim_changed(self, key: str, uid: str, *, first: bool) -> str:
+        claim = self._state.object(kinds.RESOURCE_CLAIM, key)
+        if not isinstance(claim, dra.ResourceClaim) or claim.metadata.uid != uid:
+            return f"ResourceClaim {key} went away"
+        if claim.metadata.deletion_timestamp:
+            return f"ResourceClaim {key} is being deleted"
+        if first and claim.status.allocation is not None:
+            return f"ResourceClaim {key} was allocated elsewhere"
+        if key in self._withdrawn:
+            return f"the gang that was to allocate ResourceClaim {key} changed"
+        return ""
+
+    def _device_taken(self, allocation: AllocationResult) -> str:
+        for device in sorted(_devices(allocation)):
+            if device in self._taken:
+                return f"device {'/'.join(device)} was given to ResourceClaim {self._taken[device]}"
+        return ""
+
+    def _taken_since(self) -> dict[Device, str]:
+        """Devices that claims hold now and did not when the plan was made, and by which claim."""
+        taken: dict[Device, str] = {}
+        for key, claim in self._state.objects(kinds.RESOURCE_CLAIM):
+            if not isinstance(claim, dra.ResourceClaim) or claim.status.allocation is None:
+                continue
+            known = self._snapshot.claims.get(key)
+            before = known.allocation if known is not None else None
+            if claim.status.allocation is not before:
+                held = _devices(before) if before is not None else frozenset()
+                taken.update(dict.fromkeys(_devices(claim.status.allocation) - held, key))
+        return taken
+
+
+def _devices(allocation: AllocationResult) -> frozenset[Device]:
+    """Shares of one device count as the whole of it here: a withdrawn gang is only decided anew."""
+    results = allocation.devices.results or ()
+    return frozenset((result.driver, result.pool, result.device) for result in results if not result.admin_access)

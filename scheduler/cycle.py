@@ -1,0 +1,251 @@
+"""One cycle, stage by stage: the table of contents of the house.
+
+    state -> Snapshot -> plan() -> re-check, commit -> what a dead scheduler left -> explanation -> statuses and events
+
+Commits overlap with the next cycle: what is being written counts as written in the state, so a gang is never planned
+twice and no device given twice. Planning runs in a thread of its own, so that watches, writes and the lease go on.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from scheduler.commit import recovery
+from scheduler.commit.committer import Committer
+from scheduler.commit.outcome import GangOutcome, Withdrawn
+from scheduler.explain import status, why
+from scheduler.model.errors import InvariantError
+from scheduler.model.plan import Plan, Verdict
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import Policy, Snapshot
+from scheduler.plan import planner
+from scheduler.solver import check
+from scheduler.state import translate
+from scheduler.state.cluster import ClusterState
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """When a cycle runs: soon after a change, never too often, and now and then anyway. Seconds."""
+
+    debounce: float = 0.03
+    interval: float = 0.1
+    recheck: float = 30.0
+    commit_retry: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleReport:
+    """What one cycle saw, decided and said. `seconds` by step: snapshot, plan, check, commit, explain."""
+
+    number: int
+    snapshot: Snapshot
+    plan: Plan
+    reports: why.Reports
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Cycle:
+    """Runs cycles one after another. `tell` takes what is to be written about the decisions; `observe` sees every
+    cycle's report and every gang's outcome."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        committer: Committer,
+        *,
+        policy: Policy,
+        rhythm: Rhythm,
+        now_ms: Callable[[], int],
+        tell: Callable[[Sequence[status.StatusWrite]], None],
+        observe: Callable[[CycleReport], None],
+        observe_outcome: Callable[[GangOutcome], None],
+    ) -> None:
+        self._state = state
+        self._committer = committer
+        self._policy = policy
+        self._rhythm = rhythm
+        self._now_ms = now_ms
+        self._teller = status.Teller(state, scheduler_name=policy.scheduler_name)
+        self._tell = tell
+        self._observe = observe
+        self._observe_outcome = observe_outcome
+        self._held = HeldBack(rhythm.commit_retry)
+        self._changed = asyncio.Event()
+        self._following: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._number = 0
+        self._started = -rhythm.interval
+
+    def changed(self) -> None:
+        """Something that decisions depend on has changed: run a cycle soon."""
+        self._changed.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Cycles until `stop`; then waits for the commits under way. Raises what a commit or the planner raised."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while await self._next_is_due(stopping):
+                await self.run_once()
+            await self.settled()
+        finally:
+            stopping.cancel()
+            for task in self._following:
+                task.cancel()
+
+    async def run_once(self) -> CycleReport:
+        """One cycle. Returns when its commits have begun; `settled` waits until they have ended."""
+        self._started = time.monotonic()
+        self._changed.clear()
+        self._number += 1
+        clock = Stopwatch()
+        snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
+        clock.lap("snapshot")
+        plan = await asyncio.to_thread(decide, snapshot)
+        clock.lap("plan")
+        plan = self._held.without_them(plan, time.monotonic())
+        for commit in self._committer.begin(plan, snapshot):
+            self._follow(self._conclude(commit))
+        if plan.evictions:
+            self._follow(self._evict(plan))
+        strays = recovery.strays(snapshot, plan, {*self._committer.in_flight, *self._held.gangs})
+        if strays:
+            self._follow(self._release(strays))
+        clock.lap("commit")
+        reports = why.reports(snapshot, plan)
+        self._tell(self._teller.status_writes(reports))
+        clock.lap("explain")
+        report = CycleReport(number=self._number, snapshot=snapshot, plan=plan, reports=reports, seconds=clock.seconds)
+        self._observe(report)
+        return report
+
+    async def settled(self) -> None:
+        """Until every commit, eviction and release under way has ended. Raises what one of them raised."""
+        while self._following:
+            await asyncio.wait({*self._following, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+
+    async def _conclude(self, commit: asyncio.Task[GangOutcome]) -> None:
+        outcome = await commit
+        self._held.note(outcome, time.monotonic())
+        self._observe_outcome(outcome)
+        if outcome.reason is not None:
+            log.info("a gang was not committed", gang=outcome.gang, reason=outcome.reason.message)
+        self.changed()
+
+    async def _evict(self, plan: Plan) -> None:
+        for outcome in await self._committer.evict(plan):
+            if outcome.problem:
+                log.info("a pod was not evicted", pod=outcome.pod, problem=outcome.problem)
+                self.changed()
+
+    async def _release(self, strays: Sequence[recovery.Stray]) -> None:
+        if await self._committer.release(strays):
+            self.changed()
+
+    def _follow(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._following.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._following.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None and not self._failed.done():
+            self._failed.set_exception(problem)
+
+    async def _next_is_due(self, stopping: asyncio.Task[bool]) -> bool:
+        """Wait until a cycle is due: True; or until stopped: False."""
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            patience = min(
+                self._rhythm.recheck, self._held.seconds_left(time.monotonic()), self._seconds_until_more_to_tell()
+            )
+            await asyncio.wait({changed, stopping, self._failed}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            rest = max(self._rhythm.debounce, self._started + self._rhythm.interval - time.monotonic())
+            await asyncio.wait({stopping, self._failed}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self._failed.done():
+            self._failed.result()
+        return not stopping.done()
+
+    def _seconds_until_more_to_tell(self) -> float:
+        """Until what was held back for calm may be said; infinity if there is nothing."""
+        due_ms = self._teller.due_ms
+        return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
+
+
+def decide(snapshot: Snapshot) -> Plan:
+    """The plan for a snapshot, verified independently. Raises InvariantError if planner and verifier disagree."""
+    plan = planner.plan(snapshot)
+    problems = check.check(snapshot, plan)
+    if problems:
+        raise InvariantError(f"the plan breaks {len(problems)} rules, the first: {problems[0]}")
+    return plan
+
+
+class HeldBack:
+    """Gangs whose commit failed wait a while before they are committed again: twice as long each time."""
+
+    def __init__(self, first_seconds: float) -> None:
+        self._first = first_seconds
+        self._until: dict[str, tuple[float, Reason]] = {}
+        self._failures: dict[str, int] = {}
+
+    @property
+    def gangs(self) -> frozenset[str]:
+        return frozenset(self._until)
+
+    def note(self, outcome: GangOutcome, now: float) -> None:
+        """A gang's commit ended. The first time that it was only overtaken by a change costs no wait."""
+        if outcome.reason is None:
+            self._until.pop(outcome.gang, None)
+            self._failures.pop(outcome.gang, None)
+            return
+        failures = self._failures[outcome.gang] = self._failures.get(outcome.gang, 0) + 1
+        if isinstance(outcome.reason, Withdrawn) and failures == 1:
+            return
+        wait = min(self._first * 2 ** (failures - 1), _LONGEST_RETRY_SECONDS)
+        self._until[outcome.gang] = (now + wait, outcome.reason)
+
+    def without_them(self, plan: Plan, now: float) -> Plan:
+        """The plan without the placements of gangs that still wait, and with why they do."""
+        for gang in [gang for gang, (until, _) in self._until.items() if until <= now]:
+            del self._until[gang]
+        decided = {decision.gang for decision in plan.gangs}
+        for gang in [gang for gang in self._failures if gang not in decided]:
+            del self._failures[gang]
+        if not self._until:
+            return plan
+        gangs = tuple(
+            replace(decision, verdict=Verdict.PENDING, reason=self._until[decision.gang][1], placed=0)
+            if decision.gang in self._until and decision.verdict is Verdict.PLACED
+            else decision
+            for decision in plan.gangs
+        )
+        return replace(plan, gangs=gangs, placements=tuple(p for p in plan.placements if p.gang not in self._until))
+
+    def seconds_left(self, now: float) -> float:
+        """Until the first of them may be tried again; infinity if there is none."""
+        return min((max(until - now, 0.0) for until, _ in self._until.values()), default=float("inf"))
+
+
+class Stopwatch:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now

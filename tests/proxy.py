@@ -1,0 +1,179 @@
+"""A reverse proxy between scheduler and API server: it records every write, and can refuse, lose or stop it."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """A request that changes something. `number` counts the writes of the proxy, from 1."""
+
+    number: int
+    method: str
+    path: str
+    body: Any
+
+    @property
+    def subject(self) -> str:
+        """What is written, without the API's prefix: "resourceclaims/c/status", "pods/p/binding"."""
+        return self.path.split("/namespaces/", 1)[-1].partition("/")[2] or self.path
+
+    @property
+    def of_a_commit(self) -> bool:
+        """Whether it is one of a commit's: of a claim, or a binding."""
+        return "/resourceclaims" in self.path or self.path.endswith("/binding")
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer with this Status; the server never sees the request."""
+
+    status: int
+    reason: str = ""
+    message: str = "refused by the test"
+
+
+class LoseRequest:
+    """Close the connection; the server never sees the request."""
+
+
+class LoseAnswer:
+    """Let the server carry it out, then close the connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """Do something before the request goes on, or between the server's answer and the client."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+    after: Callable[[], Awaitable[None]] | None = None
+
+
+Meddling = Refuse | LoseRequest | LoseAnswer | Around | None
+
+
+def leave_alone(_: Write) -> Meddling:
+    return None
+
+
+@dataclass
+class Proxy:
+    """`async with Proxy(target=cluster.url) as proxy:`. `meddle` decides about each write; reads pass."""
+
+    target: str
+    meddle: Callable[[Write], Meddling] = leave_alone
+    writes: list[Write] = field(default_factory=list)
+    cut: bool = False
+    """When set, nothing passes any more, in either direction."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self._port}"
+
+    def kubeconfig(self, path: Path) -> Path:
+        cluster = {"name": "proxy", "cluster": {"server": self.url}}
+        context = {"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [cluster],
+                    "contexts": [context],
+                    "current-context": "proxy",
+                    "users": [{"name": "proxy", "user": {}}],
+                }
+            )
+        )
+        return path
+
+    async def __aenter__(self) -> "Proxy":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+        )
+        self._runner = web.ServerRunner(web.Server(self._handle, handler_cancellation=True), shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, 0)
+        await site.start()
+        self._port = int(self._runner.addresses[0][1])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.read()
+        if self.cut:
+            return self._drop(request)
+        if request.method == "GET":
+            return await self._stream(request)
+        write = Write(
+            number=len(self.writes) + 1,
+            method=request.method,
+            path=request.path,
+            body=json.loads(body) if body else None,
+        )
+        self.writes.append(write)
+        meddling = self.meddle(write)
+        if isinstance(meddling, Refuse):
+            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+            status |= {"code": meddling.status, "reason": meddling.reason, "message": meddling.message}
+            return web.json_response(status, status=meddling.status)
+        if isinstance(meddling, LoseRequest):
+            return self._drop(request)
+        if isinstance(meddling, Around) and meddling.before is not None:
+            await meddling.before()
+            if self.cut:
+                return self._drop(request)
+        answer, content = await self._forward(request, body)
+        if isinstance(meddling, Around) and meddling.after is not None:
+            await meddling.after()
+        if isinstance(meddling, LoseAnswer) or self.cut:
+            return self._drop(request)
+        return web.Response(body=content, status=answer.status, headers=_headers(answer))
+
+    async def _forward(self, request: web.BaseRequest, body: bytes) -> tuple[aiohttp.ClientResponse, bytes]:
+        async with self._session.request(
+            request.method, self.target + request.raw_path, data=body, headers=_end_to_end(request)
+        ) as answer:
+            return answer, await answer.read()
+
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        async with self._session.get(self.target + request.raw_path, headers=_end_to_end(request)) as answer:
+            response = web.StreamResponse(status=answer.status, headers=_headers(answer))
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                if self.cut:
+                    return self._drop(request)
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+    @staticmethod
+    def _drop(request: web.BaseRequest) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError
+
+
+def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    kept = ("Content-Type", "Retry-After")
+    return {name: answer.headers[name] for name in kept if name in answer.headers}
+
+
+def _end_to_end(request: web.BaseRequest) -> dict[str, str]:
+    dropped = ("host", "connection", "content-length", "transfer-encoding")
+    return {name: value for name, value in request.headers.items() if name.lower() not in dropped}
