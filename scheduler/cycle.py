@@ -64,6 +64,7 @@ class Cycle:
         policy: Policy,
         rhythm: Rhythm,
         now_ms: Callable[[], int],
+        teller: status.Teller,
         tell: Callable[[Sequence[status.StatusWrite]], None],
         observe: Callable[[CycleReport], None],
         observe_outcome: Callable[[GangOutcome], None],
@@ -74,6 +75,7 @@ class Cycle:
         self._rhythm = rhythm
         self._now_ms = now_ms
         self._teller = status.Teller(state, scheduler_name=policy.scheduler_name)
+        self._teller = teller
         self._tell = tell
         self._observe = observe
         self._observe_outcome = observe_outcome
@@ -181,6 +183,11 @@ class Cycle:
         """Until what was held back for calm may be said; infinity if there is nothing."""
         due_ms = self._teller.due_ms
         return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
+
+    def _until_due(self) -> float:
+        """Seconds until a word that was held back for calm may be said."""
+        due = self._teller.due_ms
+        return float("inf") if due is None else max((due - self._now_ms()) / 1000, 0.0)
 
 
 def decide(snapshot: Snapshot) -> Plan:
