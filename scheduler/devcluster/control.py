@@ -17,6 +17,7 @@ from scheduler.devcluster.jobs import JobControl
 from scheduler.devcluster.mirror import Mirror
 from scheduler.devcluster.pods import controller_uid
 from scheduler.devcluster.replicas import ReplicaSetControl
+from scheduler.devcluster.roster import Rosters
 from scheduler.devcluster.stateful import StatefulSetControl
 from scheduler.devcluster.work import Work
 
@@ -40,13 +41,14 @@ class Controllers:
         )
         for mirror in (pods, replicas):
             mirror.index("controller", controller_uid)
+        rosters = Rosters(pods)
         claim_control = ClaimControl(api, pods, claims, templates)
         self._mirrors = (templates, claims, pods, jobs, replicas, deployments, stateful, budgets)
         self._works: tuple[Work, ...] = (
             claim_control.pod_work,
             claim_control.claim_work,
-            JobControl(api, clock, jobs, pods).work,
-            ReplicaSetControl(replicas, pods).work,
+            JobControl(api, clock, jobs, pods, rosters).work,
+            ReplicaSetControl(replicas, pods, rosters).work,
             DeploymentControl(api, deployments, replicas, pods).work,
             StatefulSetControl(stateful, pods).work,
             BudgetControl(api, budgets, pods, (replicas, stateful, jobs)).work,

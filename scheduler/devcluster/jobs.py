@@ -7,6 +7,7 @@ The count lives here and in status, not in a finalizer on the pods: store and co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from scheduler.devcluster import kinds
 from scheduler.devcluster.access import Api
@@ -16,12 +17,11 @@ from scheduler.devcluster.objects import Obj, field_of, name_of, namespace_of, u
 from scheduler.devcluster.pods import (
     controller_of,
     from_template,
-    is_active,
     is_leaving,
-    is_ready,
     most_expendable,
     phase,
 )
+from scheduler.devcluster.roster import Rosters
 from scheduler.devcluster.work import Work
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -53,8 +53,8 @@ class Tally:
 class JobControl:
     """Keeps each Job's pods and status."""
 
-    def __init__(self, api: Api, clock: Clock, jobs: Mirror, pods: Mirror) -> None:
-        self._api, self._clock, self._jobs, self._pods = api, clock, jobs, pods
+    def __init__(self, api: Api, clock: Clock, jobs: Mirror, pods: Mirror, rosters: Rosters) -> None:
+        self._api, self._clock, self._jobs, self._pods, self._rosters = api, clock, jobs, pods, rosters
         self._tallies: dict[str, Tally] = {}
         self.work = Work("job", self._sync)
         jobs.listen(self._job_changed)
@@ -75,21 +75,22 @@ class JobControl:
         if owner is None or owner["kind"] != "Job":
             return
         key = f"{namespace_of(pod)}/{owner['name']}"
-        job = self._jobs.get(key)
-        if after is None and job is not None and uid_of(job) == owner["uid"]:
-            self._count(job, self._tally(job), pod, gone=True)
+        job, tally = self._jobs.get(key), self._tallies.get(owner["uid"])
+        if job is not None and tally is not None and finished(job) is None:
+            self._count(job, tally, pod, gone=after is None)
         self.work.add(key)
 
     def _tally(self, job: Obj) -> Tally:
         """The Job's tally; begun with what its status says when this controller has not seen it before."""
         tally = self._tallies.get(uid_of(job))
         if tally is None:
+            tally = self._tallies[uid_of(job)] = Tally()
             status = job.get("status") or {}
-            done = parse_indexes(status.get("completedIndexes") or "")
-            tally = Tally(
-                succeeded=int(status.get("succeeded") or 0), failed=int(status.get("failed") or 0), indexes=done
-            )
-            self._tallies[uid_of(job)] = tally
+            for pod in self._pods.under("controller", uid_of(job)) if finished(job) is None else ():
+                self._count(job, tally, pod)
+            tally.succeeded = max(tally.succeeded, int(status.get("succeeded") or 0))
+            tally.failed = max(tally.failed, int(status.get("failed") or 0))
+            tally.indexes |= parse_indexes(status.get("completedIndexes") or "")
         return tally
 
     def _count(self, job: Obj, tally: Tally, pod: Obj, *, gone: bool = False) -> None:
@@ -123,19 +124,18 @@ class JobControl:
         if job is None or is_leaving(job) or (job["spec"].get("managedBy") or OUR_NAME) != OUR_NAME:
             return
         tally = self._tally(job)
-        pods = self._pods.under("controller", uid_of(job))
-        if finished(job) is None:
-            for pod in pods:
-                self._count(job, tally, pod)
-        active = [pod for pod in pods if is_active(pod)]
         status = self._started(job, tally)
-        verdict = finished(job) or self._verdict(job, tally, active)
+        verdict = finished(job) or self._verdict(job, tally)
+        if verdict is not None:
+            tally.stop()
         if verdict is not None or job["spec"].get("suspend"):
-            await self._give_up(tally, active)
-            active = []
+            await self._give_up(tally, self._active(job))
         else:
-            active = await self._adjust(job, tally, active)
-        await self._write(job, self._status(job, status, tally, active, verdict))
+            await self._adjust(job, tally)
+        await self._write(job, self._status(job, status, tally, verdict))
+
+    def _active(self, job: Obj) -> list[Obj]:
+        return list(self._rosters.of(uid_of(job)).active.values())
 
     # --- pods -----------------------------------------------------------------------------------------------------
 
@@ -144,51 +144,32 @@ class JobControl:
             tally.given_up.add(uid_of(pod))
             await self._pods.remove(pod)
 
-    async def _adjust(self, job: Obj, tally: Tally, active: list[Obj]) -> list[Obj]:
-        """As many pods as the Job wants now; returns those that are active then."""
-        spec = job["spec"]
+    async def _adjust(self, job: Obj, tally: Tally) -> None:
+        """As many pods as the Job wants now."""
+        spec, active = job["spec"], len(self._rosters.of(uid_of(job)).active)
         completions, parallelism = spec.get("completions"), int(spec["parallelism"])
         if completions is not None:
-            wanted = min(parallelism, completions - tally.succeeded)
+            wanted = max(0, min(parallelism, completions - tally.succeeded))
         else:
-            wanted = len(active) if tally.succeeded else parallelism
-        surplus, kept = self._surplus(job, tally, active, wanted)
-        await self._give_up(tally, surplus)
-        missing = wanted - len(kept)
-        if missing <= 0:
-            return kept
-        pause = self._pause(tally)
-        if pause > 0:
-            if tally.retry is not None:
-                tally.retry.cancel()
-            tally.retry = self._clock.call_later(pause, lambda: self.work.add(key_of(job)))
-            return kept
-        for index in self._next_indexes(job, tally, kept, missing):
-            kept.append(await self._pods.create(pod_of(job, index)))
-        return kept
+            wanted = active if tally.succeeded else parallelism
+        if active > wanted:
+            await self._give_up(tally, most_expendable(self._active(job))[: active - wanted])
+        elif active < wanted:
+            pause = self._pause(tally)
+            if pause > 0:
+                if tally.retry is not None:
+                    tally.retry.cancel()
+                tally.retry = self._clock.call_later(pause, lambda: self.work.add(key_of(job)))
+                return
+            for index in self._next_indexes(job, tally, wanted - active):
+                await self._pods.create(pod_of(job, index))
 
-    def _surplus(self, job: Obj, tally: Tally, active: list[Obj], wanted: int) -> tuple[list[Obj], list[Obj]]:
-        """Active pods to give up and to keep: for Indexed Jobs one for each index that is not complete."""
-        surplus: list[Obj] = []
-        if _is_indexed(job):
-            seen: set[int] = set()
-            for pod in reversed(most_expendable(active)):
-                index = index_of(pod)
-                if index is None or index in seen or index in tally.indexes or index >= job["spec"]["completions"]:
-                    surplus.append(pod)
-                else:
-                    seen.add(index)
-        gone = {uid_of(pod) for pod in surplus}
-        kept = [pod for pod in most_expendable(active) if uid_of(pod) not in gone]
-        over = max(0, len(kept) - max(0, wanted))
-        return surplus + kept[:over], kept[over:]
-
-    def _next_indexes(self, job: Obj, tally: Tally, kept: list[Obj], missing: int) -> list[int | None]:
-        if not _is_indexed(job):
+    def _next_indexes(self, job: Obj, tally: Tally, missing: int) -> list[int | None]:
+        if job["spec"].get("completionMode") != "Indexed":
             return [None] * missing
-        used = {index_of(pod) for pod in kept} | tally.indexes
+        used = {index_of(pod) for pod in self._active(job)} | tally.indexes
         free = (index for index in range(job["spec"]["completions"]) if index not in used)
-        return [index for index, _ in zip(free, range(missing), strict=False)]
+        return list(islice(free, missing))
 
     def _pause(self, tally: Tally) -> float:
         """Seconds until the next pod may be made: 10 s after a failure, doubled with each, at most 10 min."""
@@ -220,10 +201,10 @@ class JobControl:
         tally.deadline = _PASSED
         self.work.add(key_of(job))
 
-    def _verdict(self, job: Obj, tally: Tally, active: list[Obj]) -> Obj | None:
+    def _verdict(self, job: Obj, tally: Tally) -> Obj | None:
         """The final condition the Job has come to, None while it goes on."""
-        spec = job["spec"]
-        restarts = sum(_restarts(pod) for pod in active) if spec["template"]["spec"]["restartPolicy"] != "Never" else 0
+        spec, roster = job["spec"], self._rosters.of(uid_of(job))
+        restarts = roster.restarts if spec["template"]["spec"]["restartPolicy"] != "Never" else 0
         limit = spec["backoffLimit"]
         if tally.failed > limit or (restarts > 0 and restarts >= limit):
             text = "Job has reached the specified backoff limit"
@@ -232,19 +213,20 @@ class JobControl:
             text = "Job was active longer than specified deadline"
             return {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": text}
         completions = spec.get("completions")
-        complete = tally.succeeded >= completions if completions is not None else tally.succeeded > 0 and not active
+        complete = (
+            tally.succeeded >= completions if completions is not None else tally.succeeded > 0 and not roster.active
+        )
         if complete and not spec.get("suspend"):
             text = "Reached expected number of succeeded pods"
             return {"type": "Complete", "status": "True", "reason": "CompletionsReached", "message": text}
         return None
 
-    def _status(self, job: Obj, status: Obj, tally: Tally, active: list[Obj], verdict: Obj | None) -> Obj:
-        now = self._api.now()
-        leaving = sum(1 for pod in self._pods.under("controller", uid_of(job)) if is_leaving(pod))
+    def _status(self, job: Obj, status: Obj, tally: Tally, verdict: Obj | None) -> Obj:
+        now, roster = self._api.now(), self._rosters.of(uid_of(job))
         counts = {
-            "active": len(active),
-            "ready": sum(is_ready(pod) for pod in active),
-            "terminating": leaving,
+            "active": len(roster.active),
+            "ready": roster.ready,
+            "terminating": roster.leaving,
             "succeeded": tally.succeeded,
             "failed": tally.failed,
         }
@@ -331,10 +313,6 @@ def parse_indexes(text: str) -> set[int]:
 
 def _is_indexed(job: Obj) -> bool:
     return bool(job["spec"].get("completionMode") == "Indexed")
-
-
-def _restarts(pod: Obj) -> int:
-    return sum(int(entry.get("restartCount") or 0) for entry in field_of(pod, "status", "containerStatuses") or ())
 
 
 def _with_suspension(job: Obj, suspended: bool, now: str) -> Obj:

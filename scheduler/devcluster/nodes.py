@@ -92,7 +92,7 @@ class SimulatedNodes:
         of such a name exists."""
         added = []
         for machine in shape.machines(count, first=self._units[shape.name]):
-            node = await self._api.create(kinds.NODE, machine.node)
+            node = await self._api.create(kinds.NODE, _seen(machine.node, self._api.now()))
             for slice_ in machine.slices:
                 await self._api.create(kinds.SLICE, owned_by(slice_, node))
             added.append(machine.name)
@@ -180,3 +180,10 @@ class SimulatedNodes:
     def _stock_of(self, node: Obj) -> Catalogue:
         name = name_of(node)
         return catalogue(node, self._slices.under("node", name) + self._slices.under("node", _EVERYWHERE))
+
+
+def _seen(node: Obj, now: str) -> Obj:
+    """The node with the time at which its kubelet reported it."""
+    stamps = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    conditions = [{**condition, **stamps} for condition in node["status"]["conditions"]]
+    return {**node, "status": {**node["status"], "conditions": conditions}}

@@ -8,19 +8,18 @@ from scheduler.devcluster.objects import Obj, name_of, namespace_of, uid_of
 from scheduler.devcluster.pods import (
     controller_of,
     from_template,
-    is_active,
     is_leaving,
-    is_ready,
     most_expendable,
 )
+from scheduler.devcluster.roster import Rosters
 from scheduler.devcluster.work import Work
 
 
 class ReplicaSetControl:
     """Keeps the pods and the status of each ReplicaSet."""
 
-    def __init__(self, sets: Mirror, pods: Mirror) -> None:
-        self._sets, self._pods = sets, pods
+    def __init__(self, sets: Mirror, pods: Mirror, rosters: Rosters) -> None:
+        self._sets, self._pods, self._rosters = sets, pods, rosters
         self.work = Work("replicaset", self._sync)
         sets.listen(self._set_changed)
         pods.listen(self._pod_changed)
@@ -40,24 +39,24 @@ class ReplicaSetControl:
         owner = self._sets.get(key)
         if owner is None or is_leaving(owner):
             return
-        active = [pod for pod in self._pods.under("controller", uid_of(owner)) if is_active(pod)]
-        wanted = int(owner["spec"]["replicas"])
-        surplus = most_expendable(active)[: max(0, len(active) - wanted)]
-        for pod in surplus:
-            await self._pods.remove(pod)
-        gone = {uid_of(pod) for pod in surplus}
-        active = [pod for pod in active if uid_of(pod) not in gone]
-        for _ in range(wanted - len(active)):
+        roster, wanted = self._rosters.of(uid_of(owner)), int(owner["spec"]["replicas"])
+        over = len(roster.active) - wanted
+        if over > 0:
+            for pod in most_expendable(list(roster.active.values()))[:over]:
+                await self._pods.remove(pod)
+        for _ in range(-over):
             template = owner["spec"]["template"]
-            pod = from_template(owner, kinds.REPLICA_SET, template, generateName=f"{name_of(owner)}-")
-            active.append(await self._pods.create(pod))
-        await self._report(owner, active)
+            await self._pods.create(
+                from_template(owner, kinds.REPLICA_SET, template, generateName=f"{name_of(owner)}-")
+            )
+        await self._report(owner)
 
-    async def _report(self, owner: Obj, active: list[Obj]) -> None:
-        ready = sum(is_ready(pod) for pod in active)
+    async def _report(self, owner: Obj) -> None:
+        roster = self._rosters.of(uid_of(owner))
+        replicas, ready = len(roster.active), roster.ready
         counts = {
-            "replicas": len(active),
-            "fullyLabeledReplicas": len(active),
+            "replicas": replicas,
+            "fullyLabeledReplicas": replicas,
             "readyReplicas": ready,
             "availableReplicas": ready,
         }

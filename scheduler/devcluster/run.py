@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +13,12 @@ from typing import Protocol
 
 from aiohttp import web
 
+from scheduler.devcluster.clock import Clock
+from scheduler.devcluster.kubelet import Habits
 from scheduler.devcluster.objects import format_time
 from scheduler.devcluster.server import BOOKMARK_SECONDS, Server
 from scheduler.devcluster.store import Store
+from scheduler.devcluster.world import World
 
 HOST = "127.0.0.1"
 CONTEXT = "tutti-devcluster"
@@ -43,6 +46,10 @@ class DevCluster:
 
     `port` 0 takes a free one. `parts` are started after the server listens, in their order, and cancelled in the
     reverse. `store` may be one that is filled already.
+
+    With `shapes` (units by name of `shapes.SHAPES`; may be empty) the controllers and simulated nodes are there too and
+    stand when the block begins, as `world`; `habits` and `clock` say how pods behave there and how fast time goes.
+    Without it the cluster is an API server alone.
     """
 
     def __init__(
@@ -52,10 +59,14 @@ class DevCluster:
         port: int = 0,
         store: Store | None = None,
         bookmark_seconds: float = BOOKMARK_SECONDS,
+        shapes: Mapping[str, int] | None = None,
+        habits: Habits | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.store = store if store is not None else new_store()
         self.port = port
-        self._parts = tuple(parts)
+        self.world = World(shapes, habits=habits, clock=clock) if shapes is not None else None
+        self._parts: tuple[Part, ...] = (*([self.world] if self.world is not None else []), *parts)
         self._server = Server(self.store, bookmark_seconds=bookmark_seconds)
         self._runner: web.ServerRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,7 +101,19 @@ class DevCluster:
         self._tasks = [
             asyncio.create_task(part.run(self.store), name=f"devcluster: {type(part).__name__}") for part in self._parts
         ]
+        if self.world is not None:
+            await self._until_ready(self.world)
         return self
+
+    async def _until_ready(self, world: World) -> None:
+        """Wait for the nodes; a world that fails before they stand fails the start."""
+        ready = asyncio.create_task(world.ready.wait())
+        try:
+            await asyncio.wait([ready, self._tasks[0]], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if not world.ready.is_set():
+            await self.__aexit__(None, None, None)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
