@@ -15,6 +15,7 @@ import yaml
 from scheduler.devcluster.errors import StatusError, bad_request
 from scheduler.devcluster.kinds import Kind, Registry
 from scheduler.devcluster.objects import Obj, decode, encode
+from scheduler.devcluster.protobuf import MEDIA_TYPE, decode_protobuf
 
 Query = Mapping[str, str]
 
@@ -101,8 +102,10 @@ def is_dry_run(query: Query) -> bool:
 
 
 def read_body(data: bytes, content_type: str) -> Any:
-    """The value of a request's body, JSON or YAML. Raises StatusError 400 or 415."""
-    if "protobuf" in content_type or "cbor" in content_type:
+    """The value of a request's body: JSON, YAML or (see `protobuf`) protobuf. Raises StatusError 400 or 415."""
+    if content_type.startswith(MEDIA_TYPE):
+        return decode_protobuf(data)
+    if "cbor" in content_type:
         text = "the body of the request was in an unknown format - accepted media types include: application/json"
         raise StatusError(415, "UnsupportedMediaType", text)
     try:
