@@ -247,8 +247,9 @@ def merge_applied(old: Obj | None, applied: Any, author: Author, lists: Lists, *
     dropped = (before.paths if before else frozenset[Path]()) - wanted.keys() - held
     new = _merged(old, applied, lists)
     new["metadata"] = {**new["metadata"], "name": old["metadata"]["name"]}
-    for path in sorted(dropped, key=lambda path: (-len(path), path)):
-        if not any(other[: len(path)] == path for other in held | wanted.keys() if len(other) > len(path)):
+    kept = held | wanted.keys()
+    for path in sorted(dropped, key=lambda path: (len(path), path)):  # entries before the fields in them
+        if not _is_key(path) and not any(other[: len(path)] == path for other in kept if len(other) > len(path)):
             new = _without(new, path, lists) or {}
     unchanged = before is not None and before.paths == wanted.keys() and new == old
     time = before.time if before is not None and unchanged else author.now
@@ -256,6 +257,11 @@ def merge_applied(old: Obj | None, applied: Any, author: Author, lists: Lists, *
     position = claims.index(before) if before is not None else len(others)
     others.insert(position, mine)
     return with_meta(new, managedFields=_written(others))
+
+
+def _is_key(path: Path) -> bool:
+    """True for a field by which a list entry is known; it goes only with the entry."""
+    return len(path) > 1 and path[-2][:2] == "k:" and path[-1][2:] in decode(path[-2][2:].encode())
 
 
 def _conflict(conflicts: list[tuple[_Claim, list[Path]]]) -> StatusError:
@@ -275,7 +281,7 @@ def _conflict(conflicts: list[tuple[_Claim, list[Path]]]) -> StatusError:
 
 
 def _merged(live: Any, applied: Any, lists: Lists) -> Any:
-    if isinstance(applied, dict) and isinstance(live, dict) and applied and not lists.atomic:
+    if isinstance(applied, dict) and isinstance(live, dict) and not lists.atomic:
         merged = dict(live)
         for key, value in applied.items():
             merged[key] = _merged(live[key], value, lists.field(key)) if key in live else value

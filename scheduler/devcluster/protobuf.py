@@ -18,8 +18,8 @@ from scheduler.devcluster.objects import Obj, format_time
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 
-# Field number, name, type; "*" repeated, "map" string keys. Types: str, bytes, int, bool, `zero` and `flag` (an int and a
-# bool that are left out when 0 or false, as in JSON), or another message.
+# Field number, name, type; "*" repeated, "map" string keys. Types: str, bytes, int, bool, `zero` and `flag` (an int and
+# a bool that are left out when 0 or false, as in JSON), or another message.
 _MESSAGES: dict[str, str] = {
     "Unknown": "1 typeMeta TypeMeta, 2 raw bytes, 3 contentEncoding str, 4 contentType str",
     "TypeMeta": "1 apiVersion str, 2 kind str",
