@@ -139,6 +139,14 @@ class PodExtendedResourceClaimStatus(Wire, frozen=True, kw_only=True):
     request_mappings: tuple[ContainerExtendedResourceRequest, ...] = ()
 
 
+class ContainerStatus(Wire, frozen=True, kw_only=True):
+    """What a resize in place has done so far: given by the kubelet (`allocated_resources`), in force (`resources`)."""
+
+    name: str = ""
+    allocated_resources: Mapping[str, Quantity] | None = None
+    resources: ResourceRequirements | None = None
+
+
 class PodStatus(Wire, frozen=True, kw_only=True):
     phase: str = "Pending"
     conditions: tuple[Condition, ...] | None = None
@@ -146,6 +154,8 @@ class PodStatus(Wire, frozen=True, kw_only=True):
     start_time: str | None = None
     resource_claim_statuses: tuple[PodResourceClaimStatus, ...] | None = None
     extended_resource_claim_status: PodExtendedResourceClaimStatus | None = None
+    container_statuses: tuple[ContainerStatus, ...] | None = None
+    init_container_statuses: tuple[ContainerStatus, ...] | None = None
 
 
 class Pod(Wire, frozen=True, kw_only=True):

@@ -126,6 +126,7 @@ JOB_SET = _document("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", namespac
 LEADER_WORKER_SET = _document("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet", namespaced=True)
 
 WATCHED: tuple[Kind, ...] = (
+    NAMESPACE,
     NODE,
     RESOURCE_SLICE,
     DEVICE_CLASS,

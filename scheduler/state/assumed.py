@@ -1,0 +1,121 @@
+"""Our writes not yet seen coming back, laid over what the watches told.
+
+A pod we bound is on its node, and a claim we allocated is allocated, from the moment the server said yes, although the
+watch may tell it later. An assumption ends when the watch tells the same or something newer, when the object is gone,
+or when it is forgotten because the write failed. Nothing here expires by itself: what waits too long is `overdue`, and
+whoever asks reads the object again. Source: KEP 4381 (assume cache); kubernetes/kubernetes #136269, KAI #1217.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from scheduler.api.changes import Change
+from scheduler.api.core import Pod, PodExtendedResourceClaimStatus
+from scheduler.api.dra import ResourceClaim
+
+
+@dataclass(slots=True, kw_only=True)
+class AssumedPod:
+    """What we wrote about one pod. `node` "", `extended_claim` "" and `terminating` False: nothing of the kind."""
+
+    uid: str
+    node: str = ""
+    extended_claim: str = ""
+    terminating: bool = False
+    since_ms: int = 0
+    _told: Pod | None = None
+    _shown: Pod | None = None
+
+    def over(self, told: Pod) -> Pod:
+        """The pod with our writes in it. The same object for the same `told`, so that it can be recognised."""
+        if told.metadata.uid != self.uid:
+            return told
+        if self._told is not told or self._shown is None:
+            self._told, self._shown = told, self._make(told)
+        return self._shown
+
+    def _make(self, told: Pod) -> Pod:
+        pod = told
+        if self.node and not pod.spec.node_name:
+            pod = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=self.node))
+        if self.extended_claim and pod.status.extended_resource_claim_status is None:
+            served = PodExtendedResourceClaimStatus(resource_claim_name=self.extended_claim)
+            pod = msgspec.structs.replace(
+                pod, status=msgspec.structs.replace(pod.status, extended_resource_claim_status=served)
+            )
+        if self.terminating and pod.metadata.deletion_timestamp is None:
+            going = msgspec.structs.replace(pod.metadata, deletion_timestamp="assumed")
+            pod = msgspec.structs.replace(pod, metadata=going)
+        return pod
+
+    def seen_in(self, told: Pod) -> bool:
+        """Whether the pod as told has all of this already, or is another pod of that name."""
+        return told.metadata.uid != self.uid or (
+            (not self.node or bool(told.spec.node_name))
+            and (not self.extended_claim or told.status.extended_resource_claim_status is not None)
+            and (not self.terminating or told.metadata.deletion_timestamp is not None)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssumedClaim:
+    """A claim as the server answered our write, or `in_flight`: as we are about to write it."""
+
+    change: Change
+    in_flight: bool = False
+    since_ms: int = 0
+
+    def seen_in(self, told: Change) -> bool:
+        """Whether what was told is as new as this. Before the answer is there, only an allocation or another uid is."""
+        if told.meta.uid != self.change.meta.uid:
+            return not older(told.meta.resource_version, self.change.meta.resource_version)
+        if self.in_flight:
+            return isinstance(told.object, ResourceClaim) and told.object.status.allocation is not None
+        return not older(told.meta.resource_version, self.change.meta.resource_version)
+
+
+@dataclass(slots=True, kw_only=True)
+class Assumed:
+    """All assumptions, by key."""
+
+    pods: dict[str, AssumedPod] = field(default_factory=dict)
+    claims: dict[str, AssumedClaim] = field(default_factory=dict)
+
+    def told_pod(self, change: Change) -> None:
+        """Drop what this change confirms or overtakes."""
+        assumption = self.pods.get(change.key)
+        if assumption is None:
+            return
+        if change.type == "DELETED":
+            if change.meta.uid in ("", assumption.uid):
+                del self.pods[change.key]
+        elif isinstance(change.object, Pod) and assumption.seen_in(change.object):
+            del self.pods[change.key]
+
+    def told_claim(self, change: Change) -> None:
+        """Drop what this change confirms or overtakes."""
+        assumption = self.claims.get(change.key)
+        if assumption is None:
+            return
+        if change.type == "DELETED":
+            if change.meta.uid in ("", assumption.change.meta.uid):
+                del self.claims[change.key]
+        elif assumption.seen_in(change):
+            del self.claims[change.key]
+
+    def overdue(self, before_ms: int) -> tuple[str, ...]:
+        """Pods and claims ("Pod/a/p", "ResourceClaim/a/c") assumed before this time and still not seen, sorted."""
+        pods = [f"Pod/{key}" for key, assumption in self.pods.items() if assumption.since_ms < before_ms]
+        claims = [f"ResourceClaim/{key}" for key, assumption in self.claims.items() if assumption.since_ms < before_ms]
+        return tuple(sorted(pods + claims))
+
+    def copy(self) -> "Assumed":
+        return Assumed(pods=dict(self.pods), claims=dict(self.claims))
+
+
+def older(version: str, than: str) -> bool:
+    """Whether a resource version is older. They are decimal numbers that grow (KEP 5504); others are never older."""
+    if not (version.isdecimal() and than.isdecimal()):
+        return False
+    return int(version) < int(than)

@@ -1,0 +1,255 @@
+"""ClusterState: the newest object of every kind, with our own writes laid over what the watches told.
+
+One writer (the loop that reads the watches and the committer in the same thread); nothing here waits or does I/O.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from scheduler.api.changes import Change, read
+from scheduler.api.core import Pod
+from scheduler.api.dra import ResourceClaim
+from scheduler.api.kinds import POD, RESOURCE_CLAIM, WATCHED, Document, Kind
+from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod
+from scheduler.state.pods import resize_is_infeasible
+
+
+class ClusterState:
+    """What is known of the cluster. `version` grows whenever a snapshot may come out different.
+
+    What only we or a kubelet report, and no decision reads (conditions, heartbeats, our own status), does not count."""
+
+    def __init__(self, kinds: Iterable[Kind] = WATCHED) -> None:
+        self.kinds: tuple[Kind, ...] = tuple(kinds)
+        self.version = 0
+        self.derived: object | None = None
+        """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
+        self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
+        self._listed: set[Kind] = set()
+        self._assumed = Assumed()
+        self._changed: dict[Kind, set[str]] = {}
+
+    def apply(self, change: Change) -> None:
+        """Take in one change. Kinds that this state does not hold, and what is older than known, are ignored."""
+        kind = change.kind
+        told = self._told.get(kind)
+        if told is None:
+            return
+        if change.type == "LISTED":
+            if kind not in self._listed:
+                self._listed.add(kind)
+                self.version += 1
+            return
+        before = self._entry(kind, change.key)
+        if change.type == "DELETED":
+            known = told.get(change.key)
+            if known is not None and change.meta.uid in ("", known.meta.uid):
+                del told[change.key]
+        else:
+            told[change.key] = change
+        if kind == POD:
+            self._assumed.told_pod(change)
+        elif kind == RESOURCE_CLAIM:
+            self._assumed.told_claim(change)
+        self._note(kind, change.key, before)
+
+    def apply_all(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self.apply(change)
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind has been listed once: before that nothing may be decided."""
+        return len(self._listed) == len(self._told)
+
+    @property
+    def awaited(self) -> tuple[Kind, ...]:
+        """The kinds that have not been listed yet."""
+        return tuple(kind for kind in self.kinds if kind not in self._listed)
+
+    def lists(self, kind: Kind) -> bool:
+        """Whether all objects of the kind are known, so that one that is not here does not exist."""
+        return kind in self._listed
+
+    def keys(self, kind: Kind) -> tuple[str, ...]:
+        """Keys of all objects of the kind, claims that only we have seen so far included, sorted."""
+        known = self._told.get(kind, {}).keys()
+        return tuple(sorted(known | self._assumed.claims.keys() if kind == RESOURCE_CLAIM else known))
+
+    def object(self, kind: Kind, key: str) -> Wire | None:
+        """The object with our writes in it; None if there is none, or it cannot be decoded."""
+        entry = self._entry(kind, key)
+        return None if entry is None else entry[1]
+
+    def objects(self, kind: Kind) -> Iterator[tuple[str, Wire]]:
+        """Every object of the kind that can be decoded, with its key, in key order."""
+        for key in self.keys(kind):
+            found = self.object(kind, key)
+            if found is not None:
+                yield key, found
+
+    def change(self, kind: Kind, key: str) -> Change | None:
+        """The newest document and what became of it on reading, as told or as assumed (claims only)."""
+        entry = self._entry(kind, key)
+        return None if entry is None else entry[0]
+
+    def raw(self, kind: Kind, key: str) -> bytes | None:
+        """The newest JSON document, without managedFields; for a claim the answer to our last write, if newer.
+
+        For a pod our binding is not in it."""
+        entry = self._entry(kind, key)
+        return None if entry is None else entry[0].raw
+
+    def assume_bound(self, pod: str, uid: str, node: str, *, now_ms: int = 0) -> None:
+        """The server has bound the pod (key), or is about to: count it on its node."""
+        self._assume_pod(pod, uid, now_ms).node = node
+        self._settle_pod(pod)
+
+    def assume_extended_claim(self, pod: str, uid: str, claim: str, *, now_ms: int = 0) -> None:
+        """The pod's status names the claim (its name, not its key) made for its extended resources."""
+        self._assume_pod(pod, uid, now_ms).extended_claim = claim
+        self._settle_pod(pod)
+
+    def assume_terminating(self, pod: str, uid: str, *, now_ms: int = 0) -> None:
+        """The server has accepted the pod's eviction: it still holds what it has, and is on its way out."""
+        self._assume_pod(pod, uid, now_ms).terminating = True
+        self._settle_pod(pod)
+
+    def forget_pod(self, pod: str) -> None:
+        """What we wrote about the pod failed, or did not last."""
+        before = self._entry(POD, pod)
+        if self._assumed.pods.pop(pod, None) is not None:
+            self._note(POD, pod, before, certain=True)
+
+    forget_bound = forget_pod
+
+    def assume_claim(self, document: Mapping[str, Any], *, in_flight: bool = False, now_ms: int = 0) -> None:
+        """The claim is as in `document`: the server's answer to our write, or with `in_flight` what we are writing.
+
+        An answer not newer than what the watch told meanwhile is ignored. Raises ValueError if it has no name."""
+        change = read(RESOURCE_CLAIM, msgspec.json.encode(document), "MODIFIED")
+        if change is None:
+            raise ValueError("the claim to assume has no metadata.name")
+        before = self._entry(RESOURCE_CLAIM, change.key)
+        assumption = AssumedClaim(change=change, in_flight=in_flight, since_ms=now_ms)
+        told = self._told[RESOURCE_CLAIM].get(change.key)
+        if told is not None and assumption.seen_in(told):
+            self._assumed.claims.pop(change.key, None)
+        else:
+            self._assumed.claims[change.key] = assumption
+        self._note(RESOURCE_CLAIM, change.key, before)
+
+    def forget_claim(self, claim: str) -> None:
+        """The write failed, or the claim is gone: only what the watch tells counts again."""
+        before = self._entry(RESOURCE_CLAIM, claim)
+        if self._assumed.claims.pop(claim, None) is not None:
+            self._note(RESOURCE_CLAIM, claim, before, certain=True)
+
+    def overdue(self, before_ms: int) -> tuple[str, ...]:
+        """What was assumed before this time and is still not seen ("Pod/a/p", "ResourceClaim/a/c"): read it again."""
+        return self._assumed.overdue(before_ms)
+
+    def take_changed(self) -> dict[Kind, set[str]]:
+        """Keys that changed since the last call, by kind. For `scheduler.state.translate` only."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def fork(self) -> "ClusterState":
+        """A copy that goes its own way (what would happen if). Objects are shared; nothing ever changes them."""
+        copy = ClusterState(self.kinds)
+        copy.version = self.version
+        copy._told = {kind: dict(objects) for kind, objects in self._told.items()}
+        copy._listed = set(self._listed)
+        copy._assumed = self._assumed.copy()
+        return copy
+
+    def _entry(self, kind: Kind, key: str) -> "tuple[Change, Wire | None] | None":
+        told = self._told[kind].get(key) if kind in self._told else None
+        if kind == POD and told is not None and key in self._assumed.pods and isinstance(told.object, Pod):
+            return told, self._assumed.pods[key].over(told.object)
+        if kind == RESOURCE_CLAIM and key in self._assumed.claims:
+            change = self._assumed.claims[key].change
+            return change, change.object
+        return None if told is None else (told, told.object)
+
+    def _assume_pod(self, pod: str, uid: str, now_ms: int) -> AssumedPod:
+        known = self._assumed.pods.get(pod)
+        if known is None or known.uid != uid:
+            known = AssumedPod(uid=uid)
+        # A new record, so that what it shows is made anew.
+        fresh = AssumedPod(
+            uid=uid,
+            node=known.node,
+            extended_claim=known.extended_claim,
+            terminating=known.terminating,
+            since_ms=now_ms,
+        )
+        self._assumed.pods[pod] = fresh
+        return fresh
+
+    def _settle_pod(self, pod: str) -> None:
+        """Drop the assumption if the watch was quicker; either way the pod may look different now."""
+        told = self._told[POD].get(pod)
+        if told is not None and isinstance(told.object, Pod) and self._assumed.pods[pod].seen_in(told.object):
+            del self._assumed.pods[pod]
+        self._changed.setdefault(POD, set()).add(pod)
+        self.version += 1
+
+    def _note(
+        self, kind: Kind, key: str, before: "tuple[Change, Wire | None] | None", *, certain: bool = False
+    ) -> None:
+        """Count the change unless the object, as far as decisions read it, is what it was."""
+        after = self._entry(kind, key)
+        if before is None and after is None:
+            return
+        if not certain and before is not None and after is not None and _same(before, after):
+            return
+        self._changed.setdefault(kind, set()).add(key)
+        self.version += 1
+
+
+def _same(before: tuple[Change, Wire | None], after: tuple[Change, Wire | None]) -> bool:
+    if before[1] is None or after[1] is None:
+        return before[1] is after[1] and before[0].raw == after[0].raw
+    return before[1] is after[1] or _facts(before[1]) == _facts(after[1])
+
+
+def _facts(object_: Wire) -> object:
+    """The parts of an object that decisions read."""
+    if isinstance(object_, Pod):
+        status = object_.status
+        return (
+            _identity(object_.metadata),
+            object_.spec,
+            status.phase,
+            status.nominated_node_name,
+            status.start_time,
+            status.resource_claim_statuses,
+            status.extended_resource_claim_status,
+            status.container_statuses,
+            status.init_container_statuses,
+            resize_is_infeasible(status),
+        )
+    if isinstance(object_, Document):
+        return _identity(object_.metadata), object_.spec
+    if isinstance(object_, ResourceClaim):
+        return object_
+    metadata: ObjectMeta = object_.metadata  # type: ignore[attr-defined]
+    return _identity(metadata), msgspec.structs.replace(object_, metadata=_NO_META)
+
+
+_NO_META = ObjectMeta()
+
+
+def _identity(meta: ObjectMeta) -> tuple[object, ...]:
+    return (
+        meta.uid,
+        meta.labels,
+        meta.annotations,
+        meta.owner_references,
+        meta.creation_timestamp,
+        meta.deletion_timestamp is not None,
+    )

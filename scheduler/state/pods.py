@@ -1,0 +1,266 @@
+"""Pods: what one asks of a node, and the model's Pod made of the API's.
+
+Source of the request rule: KEP 753 (sidecars), KEP 2837 (pod-level resources), KEP 1287 (resize in place) and the
+resource helpers of kubernetes/component-helpers.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from queues.resources import Resources
+from scheduler.api import core
+from scheduler.api.quantity import QuantityError
+from scheduler.model.reasons import Unreadable
+from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
+from scheduler.state.fields import Bad, in_house_units, time_ms
+
+Amounts = dict[str, int]
+
+_NATIVE = frozenset({"cpu", "memory", "ephemeral-storage", "storage", "pods"})
+_POD_LEVEL = frozenset({"cpu", "memory"})
+
+
+def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, sub_group: str) -> Pod:
+    """The model's pod. Raises Bad naming the field if an amount cannot be read."""
+    spec, status, meta = pod.spec, pod.status, pod.metadata
+    node = spec.node_name
+    if not node and not ours and status.nominated_node_name:
+        # Another scheduler has made room for it there: that room is not ours.
+        node = status.nominated_node_name
+    affinity = spec.affinity.node_affinity if spec.affinity else None
+    extended = status.extended_resource_claim_status
+    return Pod(
+        key=meta.key,
+        uid=meta.uid,
+        requests=requests(pod),
+        node=node,
+        labels=meta.labels or {},
+        node_selector=spec.node_selector or {},
+        required_affinity=affinity.required_during_scheduling_ignored_during_execution if affinity else None,
+        preferred_affinity=(affinity.preferred_during_scheduling_ignored_during_execution or ()) if affinity else (),
+        tolerations=spec.tolerations or (),
+        host_ports=host_ports(spec),
+        claims=claims(pod),
+        extended=container_asks(pod),
+        extended_claim=f"{meta.namespace}/{extended.resource_claim_name}" if extended else "",
+        sub_group=sub_group,
+        priority=priority,
+        task_priority=task_priority,
+        created_ms=time_ms(meta.creation_timestamp),
+        started_ms=time_ms(status.start_time) if status.start_time else None,
+        gated=bool(spec.scheduling_gates) and not spec.node_name,
+        terminating=meta.deletion_timestamp is not None,
+        phase=status.phase,
+        ours=ours,
+    )
+
+
+def unreadable(pod: core.Pod, *, ours: bool, priority: int, sub_group: str) -> Pod:
+    """The pod as far as it can be known although an amount of it cannot be read: it counts, and is never placed."""
+    meta = pod.metadata
+    return Pod(
+        key=meta.key,
+        uid=meta.uid,
+        requests=Resources({"pods": 1}),
+        node=pod.spec.node_name,
+        labels=meta.labels or {},
+        claims=claims(pod),
+        sub_group=sub_group,
+        priority=priority,
+        created_ms=time_ms(meta.creation_timestamp),
+        gated=bool(pod.spec.scheduling_gates) and not pod.spec.node_name,
+        terminating=meta.deletion_timestamp is not None,
+        phase=pod.status.phase,
+        ours=ours,
+    )
+
+
+def requests(pod: core.Pod) -> Resources:
+    """What the pod takes of its node. Raises Bad.
+
+    The larger of all containers with all sidecars, and of any init container with the sidecars started before it;
+    pod-level requests in place of that sum; then the overhead."""
+    spec = pod.spec
+    resized = _resized(pod)
+    total: Amounts = {}
+    for container in spec.containers or ():
+        _add(total, _with_resize(pod, container, resized))
+    peak: Amounts = {}
+    sidecars: Amounts = {}
+    for container in spec.init_containers or ():
+        own = _with_resize(pod, container, resized)
+        if container.restart_policy == "Always":
+            _add(total, own)
+            _add(sidecars, own)
+            own = sidecars
+        else:
+            own = dict(own)
+            _add(own, sidecars)
+        _raise(peak, own)
+    _raise(total, peak)
+    total.update(_pod_level(pod, total))
+    if spec.overhead:
+        _add(total, _amounts(pod, "spec.overhead", spec.overhead))
+    total["pods"] = 1
+    return Resources(total)
+
+
+def resize_is_infeasible(status: core.PodStatus) -> bool:
+    """The kubelet has said that the size asked for will never fit (KEP 1287)."""
+    return any(
+        condition.type == "PodResizePending" and condition.status == "True" and condition.reason == "Infeasible"
+        for condition in status.conditions or ()
+    )
+
+
+def host_ports(spec: core.PodSpec) -> tuple[HostPort, ...]:
+    """Ports that containers and sidecars take on the node itself, sorted."""
+    sidecars = (each for each in spec.init_containers or () if each.restart_policy == "Always")
+    found = {
+        (port.host_ip or "", port.protocol, number)
+        for container in (*(spec.containers or ()), *sidecars)
+        for port in container.ports or ()
+        if (number := port.host_port or (port.container_port if spec.host_network else 0))
+    }
+    return tuple(HostPort(address=address, protocol=protocol, port=port) for address, protocol, port in sorted(found))
+
+
+def claims(pod: core.Pod) -> tuple[PodClaim, ...]:
+    """The pod's entries of spec.resourceClaims, with the names that the claims made from templates have."""
+    made = {each.name: each.resource_claim_name for each in pod.status.resource_claim_statuses or ()}
+    namespace = pod.metadata.namespace
+    found = []
+    for entry in pod.spec.resource_claims or ():
+        if entry.resource_claim_name:
+            found.append(PodClaim(name=entry.name, claim=f"{namespace}/{entry.resource_claim_name}"))
+            continue
+        name = made.get(entry.name)
+        found.append(
+            PodClaim(
+                name=entry.name,
+                claim=f"{namespace}/{name}" if name else None,
+                from_template=True,
+                needed=bool(name) or entry.name not in made,
+            )
+        )
+    return tuple(found)
+
+
+def container_asks(pod: core.Pod) -> tuple[ContainerAsk, ...]:
+    """The containers that ask for extended resources (nvidia.com/gpu), init containers counted first."""
+    inits = pod.spec.init_containers or ()
+    found = []
+    for index, container in enumerate((*inits, *(pod.spec.containers or ()))):
+        asked = {
+            name: amount
+            for name, amount in _container(pod, container).items()
+            if amount and name not in _NATIVE and not name.startswith("hugepages-")
+        }
+        if asked:
+            found.append(
+                ContainerAsk(
+                    name=container.name,
+                    index=index,
+                    requests=asked,
+                    init=index < len(inits),
+                    sidecar=index < len(inits) and container.restart_policy == "Always",
+                )
+            )
+    return tuple(found)
+
+
+def _pod_level(pod: core.Pod, total: Amounts) -> Amounts:
+    """What spec.resources says for the pod as a whole: its requests; its limits where no container asks for any."""
+    level = pod.spec.resources
+    if level is None:
+        return {}
+    asked = _amounts(pod, "spec.resources.requests", level.requests or {})
+    for name, amount in _amounts(pod, "spec.resources.limits", level.limits or {}).items():
+        if name not in asked and name not in total:
+            asked[name] = amount
+    return {name: amount for name, amount in asked.items() if name in _POD_LEVEL or name.startswith("hugepages-")}
+
+
+def _container(pod: core.Pod, container: core.Container) -> Amounts:
+    """A container's requests; where it has none, its limits, as the API server fills them in."""
+    if container.resources is None:
+        return {}
+    field = f"spec.containers[{container.name}].resources"
+    asked = _amounts(pod, f"{field}.limits", container.resources.limits or {})
+    asked.update(_amounts(pod, f"{field}.requests", container.resources.requests or {}))
+    return asked
+
+
+def _with_resize(pod: core.Pod, container: core.Container, resized: Mapping[str, core.ContainerStatus]) -> Amounts:
+    """The most of what is asked, what the kubelet has given, and what is in force; an impossible ask does not count."""
+    asked = _container(pod, container)
+    status = resized.get(container.name)
+    if status is None:
+        return asked
+    known = _amounts(pod, "status.containerStatuses.allocatedResources", status.allocated_resources or {})
+    in_force = status.resources.requests if status.resources else None
+    _raise(known, _amounts(pod, "status.containerStatuses.resources.requests", in_force or {}))
+    if known and resize_is_infeasible(pod.status):
+        return known
+    _raise(known, asked)
+    return known
+
+
+def _resized(pod: core.Pod) -> dict[str, core.ContainerStatus]:
+    statuses = (*(pod.status.container_statuses or ()), *(pod.status.init_container_statuses or ()))
+    return {each.name: each for each in statuses if each.resources is not None or each.allocated_resources is not None}
+
+
+def _amounts(pod: core.Pod, field: str, quantities: Mapping[str, core.Quantity]) -> Amounts:
+    amounts: Amounts = {}
+    for name, value in quantities.items():
+        try:
+            amounts[name] = in_house_units(name, value)
+        except QuantityError as error:
+            raise Bad(
+                Unreadable(
+                    object=f"Pod/{pod.metadata.key}",
+                    field=f"{field}.{name}",
+                    problem=str(error),
+                    remedy=f"Correct {field}.{name} of the pod, or of the template it is made from.",
+                )
+            ) from None
+        if amounts[name] < 0:
+            raise Bad(
+                Unreadable(
+                    object=f"Pod/{pod.metadata.key}",
+                    field=f"{field}.{name}",
+                    problem=f"{value} is negative",
+                    remedy=f"Write an amount of at least 0 in {field}.{name}.",
+                )
+            )
+    return amounts
+
+
+def _add(total: Amounts, part: Mapping[str, int]) -> None:
+    for name, amount in part.items():
+        total[name] = total.get(name, 0) + amount
+
+
+def _raise(total: Amounts, floor: Mapping[str, int]) -> None:
+    """Bring every amount up to that of `floor`."""
+    for name, amount in floor.items():
+        if total.get(name, 0) < amount:
+            total[name] = amount
+
+
+def allocatable(quantities: Mapping[str, core.Quantity], node: str) -> Resources:
+    """What a node offers. Raises Bad."""
+    amounts: Amounts = {}
+    for name, value in quantities.items():
+        try:
+            amounts[name] = max(in_house_units(name, value), 0)
+        except QuantityError as error:
+            field = f"status.allocatable.{name}"
+            remedy = f"Look at the kubelet of node {node}, which reports this."
+            raise Bad(Unreadable(object=f"Node/{node}", field=field, problem=str(error), remedy=remedy)) from None
+    return Resources(amounts)
+
+
+def by_creation(pods: Iterable[Pod]) -> tuple[Pod, ...]:
+    """Oldest first, then by name."""
+    return tuple(sorted(pods, key=lambda pod: (pod.created_ms, pod.key)))

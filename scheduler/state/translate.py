@@ -1,0 +1,423 @@
+"""The one translation of API objects to a Snapshot. What cannot be read is set aside with a reason; nothing is raised.
+
+Every object is translated once and again only when it changes: a cycle costs what has changed since the last one, plus
+the sorted tuples. `Translation` holds what is remembered; it lives with its ClusterState.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from queues.reasons import QueueUnusable
+from queues.tree import Queue
+from scheduler.api import core, dra
+from scheduler.api.changes import Change
+from scheduler.api.crds import QUEUE_LABEL
+from scheduler.api.kinds import (
+    DEVICE_CLASS,
+    DEVICE_TAINT_RULE,
+    JOB,
+    JOB_SET,
+    LEADER_WORKER_SET,
+    NAMESPACE,
+    NATIVE_POD_GROUP,
+    NODE,
+    POD,
+    PRIORITY_CLASS,
+    RESOURCE_CLAIM,
+    RESOURCE_SLICE,
+    Document,
+    Kind,
+)
+from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.model.nodes import Node, Topology
+from scheduler.model.reasons import Reason, Unreadable
+from scheduler.model.snapshot import Policy, SetAside, Snapshot
+from scheduler.model.workloads import Claim, Gang, Pod
+from scheduler.state import dialects, gangs, pods
+from scheduler.state.cluster import ClusterState
+from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
+from scheduler.state.fields import Bad
+from scheduler.state.gangs import KAI_QUEUE_LABEL, World
+from scheduler.state.grouping import GangId, Member, membership, reference_key
+from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
+from scheduler.state.roster import Reference, Roster
+from scheduler.state.tables import SortedTable
+
+ADMIN_ACCESS_LABEL = "resource.kubernetes.io/admin-access"
+KAI_TASK_PRIORITY_LABEL = "kai.scheduler/task-priority"
+
+# Kubernetes makes these two itself (PriorityClass objects of these names always exist in a real cluster).
+_SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+_OWNER_KINDS = (JOB, JOB_SET, LEADER_WORKER_SET)
+
+V = TypeVar("V")
+
+
+def snapshot(
+    state: ClusterState,
+    *,
+    now_ms: int,
+    policy: Policy,
+    usage: Mapping[str, Mapping[str, int]] | None = None,
+) -> Snapshot:
+    """Everything `state` knows, as it is at `now_ms` (milliseconds since 1970) under `policy`.
+
+    `usage`: decayed past use of the queues (`queues.usage`). Equal states give equal snapshots, whatever came first."""
+    translation = state.derived
+    if not isinstance(translation, Translation) or translation.policy != policy:
+        translation = state.derived = Translation(state, policy)
+    translation.update()
+    return translation.snapshot(now_ms, usage or {})
+
+
+class Translation:
+    """What is remembered between snapshots of one state under one policy."""
+
+    def __init__(self, state: ClusterState, policy: Policy) -> None:
+        self.policy = policy
+        self._state = state
+        self._fresh = True
+        self._nodes: SortedTable[Node] = SortedTable()
+        self._slices: SortedTable[dra.ResourceSlice] = SortedTable()
+        self._classes: SortedTable[dra.DeviceClass] = SortedTable()
+        self._rules: SortedTable[dra.DeviceTaintRule] = SortedTable()
+        self._claims: SortedTable[Claim] = SortedTable()
+        self._bound: SortedTable[Pod] = SortedTable()
+        self._aside: SortedTable[SetAside] = SortedTable()
+        self._queues: tuple[Queue, ...] = ()
+        self._queues_aside: tuple[SetAside, ...] = ()
+        self._topologies: Mapping[str, Topology] = {}
+        self._topologies_aside: tuple[SetAside, ...] = ()
+        self._priorities: dict[str, int] = dict(_SYSTEM_PRIORITIES)
+        self._global_priority = 0
+        self._default_queue = ""
+        self._specs: dict[tuple[Kind, str], GroupSpec | Unreadable] = {}
+        self._roster = Roster()
+        self._one_by_one: Mapping[Kind, Callable[[str, Change | None, Wire | None], None]] = {
+            NODE: self._node,
+            RESOURCE_SLICE: self._slice,
+            DEVICE_CLASS: self._class,
+            DEVICE_TAINT_RULE: self._rule,
+            RESOURCE_CLAIM: self._claim,
+        }
+
+    def update(self) -> None:
+        """Take in what changed in the state since the last time."""
+        changed: Mapping[Kind, Iterable[str]] = self._state.take_changed()
+        if self._fresh:
+            changed = {kind: self._state.keys(kind) for kind in self._state.kinds}
+            self._fresh = False
+        everything = self._context(changed)
+        self._admin_access(changed.get(NAMESPACE, ()))
+        for kind, one in self._one_by_one.items():
+            for key in sorted(changed.get(kind, ())):
+                one(key, self._state.change(kind, key), self._state.object(kind, key))
+        self._pods(changed, everything)
+
+    def snapshot(self, now_ms: int, usage: Mapping[str, Mapping[str, int]]) -> Snapshot:
+        found = self._roster.in_order()
+        aside = (*self._aside.values(), *self._queues_aside, *self._topologies_aside)
+        broken = {each.object.partition("/")[2]: each.reason for each in self._queues_aside}
+        usable = {queue.name for queue in self._queues}
+        if broken:
+            found = tuple(_without_queue(gang, broken, usable) for gang in found)
+        return Snapshot(
+            now_ms=now_ms,
+            policy=self.policy,
+            nodes=self._nodes.values(),
+            slices=self._slices.values(),
+            classes=self._classes.mapping(),
+            taint_rules=self._rules.values(),
+            claims=self._claims.mapping(),
+            pods=self._bound.values(),
+            gangs=found,
+            queues=self._queues,
+            topologies=self._with_native_labels(found),
+            usage=usage,
+            set_aside=tuple(sorted(aside, key=lambda each: (each.object, each.uid, each.reason.message))),
+        )
+
+    def _context(self, changed: Mapping[Kind, Iterable[str]]) -> bool:
+        """Queues, topologies and priority classes: few, so read anew whenever one changes. True if pods may differ."""
+        different = False
+        if any(kind in changed for kind in QUEUE_KINDS):
+            read, uids = self._read_all(QUEUE_KINDS, dialects.queue)
+            self._queues, self._queues_aside = dialects.merged_queues(read, uids)
+            named = self.policy.default_queue
+            there = named if any(name == named for _, name in read) else ""
+            different = there != self._default_queue
+            self._default_queue = there
+        if any(kind in changed for kind in TOPOLOGY_KINDS):
+            levels, uids = self._read_all(TOPOLOGY_KINDS, dialects.topology)
+            self._topologies, self._topologies_aside = dialects.merged_topologies(levels, uids)
+            different = True
+        if PRIORITY_CLASS in changed:
+            self._read_priorities()
+            different = True
+        return different
+
+    def _read_all(
+        self, kinds: Iterable[Kind], read: Callable[[Kind, Document], V]
+    ) -> tuple[dict[tuple[Kind, str], V | SetAside], dict[tuple[Kind, str], str]]:
+        found: dict[tuple[Kind, str], V | SetAside] = {}
+        uids: dict[tuple[Kind, str], str] = {}
+        for kind in kinds:
+            for key in self._state.keys(kind):
+                change = self._state.change(kind, key)
+                if change is None:
+                    continue
+                uids[kind, key] = change.meta.uid
+                try:
+                    if not isinstance(change.object, Document):
+                        raise Bad(_undecodable(change))
+                    found[kind, key] = read(kind, change.object)
+                except Bad as bad:
+                    found[kind, key] = dialects.set_aside(kind, key, change.meta.uid, bad.reason)
+        return found, uids
+
+    def _read_priorities(self) -> None:
+        self._priorities = dict(_SYSTEM_PRIORITIES)
+        general: list[tuple[int, str]] = []
+        for key in self._state.keys(PRIORITY_CLASS):
+            found = self._state.object(PRIORITY_CLASS, key)
+            self._set_aside(PRIORITY_CLASS, key, self._state.change(PRIORITY_CLASS, key))
+            if isinstance(found, core.PriorityClass):
+                self._priorities[key] = found.value
+                if found.global_default:
+                    general.append((found.value, key))
+        # Of several defaults Kubernetes takes the lowest.
+        self._global_priority = min(general)[0] if general else 0
+
+    def _admin_access(self, namespaces: Iterable[str]) -> None:
+        """A namespace may have gained or lost the right to look into devices that are in use."""
+        names = set(namespaces)
+        if not names:
+            return
+        for key in self._state.keys(RESOURCE_CLAIM):
+            if key.partition("/")[0] in names:
+                self._claim(key, self._state.change(RESOURCE_CLAIM, key), self._state.object(RESOURCE_CLAIM, key))
+
+    def _node(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(NODE, key, change)
+        node = None
+        if isinstance(found, core.Node):
+            try:
+                node = Node(
+                    name=key,
+                    uid=found.metadata.uid,
+                    labels=found.metadata.labels or {},
+                    allocatable=pods.allocatable(found.status.allocatable or {}, key),
+                    taints=found.spec.taints or (),
+                    unschedulable=found.spec.unschedulable,
+                )
+            except Bad as bad:
+                self._aside.put(_name(NODE, key), dialects.set_aside(NODE, key, found.metadata.uid, bad.reason))
+        self._nodes.put(key, node)
+
+    def _slice(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(RESOURCE_SLICE, key, change)
+        self._slices.put(key, found if isinstance(found, dra.ResourceSlice) else None)
+
+    def _class(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(DEVICE_CLASS, key, change)
+        self._classes.put(key, found if isinstance(found, dra.DeviceClass) else None)
+
+    def _rule(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(DEVICE_TAINT_RULE, key, change)
+        self._rules.put(key, found if isinstance(found, dra.DeviceTaintRule) else None)
+
+    def _claim(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(RESOURCE_CLAIM, key, change)
+        if found is None and change is not None:
+            found = _allocated_part(change)
+        claim = None
+        if isinstance(found, dra.ResourceClaim):
+            meta = found.metadata
+            controller = meta.controller
+            claim = Claim(
+                key=key,
+                uid=meta.uid,
+                spec=found.spec,
+                allocation=found.status.allocation,
+                reserved_for=tuple(sorted(each.uid for each in found.status.reserved_for or ())),
+                owner_uid=controller.uid if controller is not None else "",
+                terminating=meta.deletion_timestamp is not None,
+                resource_version=meta.resource_version,
+                queue=(meta.labels or {}).get(QUEUE_LABEL) or (meta.labels or {}).get(KAI_QUEUE_LABEL) or "",
+                admin_access_allowed=self._admin_access_in(meta.namespace),
+            )
+        self._claims.put(key, claim)
+
+    def _admin_access_in(self, namespace: str) -> bool:
+        found = self._state.object(NAMESPACE, namespace)
+        return isinstance(found, core.Namespace) and (found.metadata.labels or {}).get(ADMIN_ACCESS_LABEL) == "true"
+
+    def _pods(self, changed: Mapping[Kind, Iterable[str]], everything: bool) -> None:
+        """The pods that changed, and those whose PodGroup or owner did; then the gangs that they are in."""
+        keys = set(self._state.keys(POD) if everything else changed.get(POD, ()))
+        for kind in (*GROUP_KINDS, *_OWNER_KINDS):
+            for key in changed.get(kind, ()):
+                self._set_aside(kind, key, self._state.change(kind, key))
+                if kind in GROUP_KINDS:
+                    self._group(kind, key)
+                keys.update(self._roster.referring(_reference(kind, key)))
+        for key in sorted(keys):
+            self._pod(key, self._state.change(POD, key), self._state.object(POD, key))
+        self._roster.rebuild(self._gang)
+
+    def _group(self, kind: Kind, key: str) -> None:
+        change = self._state.change(kind, key)
+        self._specs.pop((kind, key), None)
+        if change is None:
+            return
+        if not isinstance(change.object, Document):
+            self._specs[kind, key] = _undecodable(change)
+            return
+        try:
+            self._specs[kind, key] = group(kind, change.object)
+        except Bad as bad:
+            self._specs[kind, key] = bad.reason
+            aside = dialects.set_aside(kind, key, change.meta.uid, bad.reason)
+            self._aside.put(_name(kind, key), aside)
+
+    def _pod(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(POD, key, change)
+        if not isinstance(found, core.Pod):
+            self._roster.put(key, None)
+            self._bound.put(key, None)
+            return
+        ours = found.spec.scheduler_name == self.policy.scheduler_name
+        if not ours and (found.status.phase in ("Succeeded", "Failed") or not _holds_room(found)):
+            self._roster.put(key, None)
+            self._bound.put(key, None)
+            return
+        place = membership(found, self._document, self._exists, self._state.lists) if ours else None
+        sub_group = place.sub_group if place is not None else ""
+        problem = None
+        try:
+            pod = pods.translate(
+                found,
+                ours=ours,
+                priority=self._pod_priority(found.spec),
+                task_priority=_task_priority(found),
+                sub_group=sub_group,
+            )
+        except Bad as bad:
+            problem = bad.reason
+            pod = pods.unreadable(found, ours=ours, priority=self._pod_priority(found.spec), sub_group=sub_group)
+            self._aside.put(_name(POD, key), dialects.set_aside(POD, key, pod.uid, bad.reason))
+        self._bound.put(key, pod if pod.node and not pod.done else None)
+        if place is None:
+            self._roster.put(key, None)
+            return
+        group_key = reference_key(found)
+        references = tuple(_reference(kind, owner) for kind, owner in place.owners)
+        if group_key is not None:
+            references = (*references, ("PodGroup", group_key))
+        self._roster.put(key, Member(wire=found, pod=pod, membership=place, problem=problem), references)
+
+    def _gang(self, id_: GangId, members: list[Member]) -> Gang | None:
+        kind = members[0].membership.group
+        spec = self._specs.get((kind, id_.key)) if kind is not None else None
+        owners = [
+            (owner, document)
+            for owner, key in members[0].membership.owners
+            if (document := self._document(owner, key)) is not None
+        ]
+        world = World(default_queue=self._default_queue, priority=self._priorities.get, topologies=self._topologies)
+        return gangs.gang(id_, members, spec, owners, world)
+
+    def _document(self, kind: Kind, key: str) -> Document | None:
+        found = self._state.object(kind, key)
+        return found if isinstance(found, Document) else None
+
+    def _exists(self, kind: Kind, key: str) -> bool:
+        return self._state.change(kind, key) is not None
+
+    def _pod_priority(self, spec: core.PodSpec) -> int:
+        """What admission has written; where it has not run (manifests), what it would write."""
+        if spec.priority is not None:
+            return spec.priority
+        if spec.priority_class_name:
+            return self._priorities.get(spec.priority_class_name, 0)
+        return self._global_priority
+
+    def _with_native_labels(self, found: tuple[Gang, ...]) -> Mapping[str, Topology]:
+        """The topologies, and one of a single level for each node label that native PodGroups name."""
+        if not self._state.keys(NATIVE_POD_GROUP):
+            return self._topologies
+        labels = {gang.topology.topology for gang in found if gang.topology is not None} - self._topologies.keys()
+        made = {label: Topology(name=label, levels=(label,), aliases={}) for label in labels}
+        every = {**self._topologies, **made}
+        return {name: every[name] for name in sorted(every)}
+
+    def _set_aside(self, kind: Kind, key: str, change: Change | None) -> None:
+        """Note that the object cannot be decoded, or that it can again."""
+        name = _name(kind, key)
+        if change is None or change.problem is None:
+            self._aside.put(name, None)
+        else:
+            self._aside.put(name, dialects.set_aside(kind, key, change.meta.uid, _undecodable(change)))
+
+
+def _holds_room(pod: core.Pod) -> bool:
+    """Whether a pod of another scheduler takes room on a node, or has been promised some."""
+    return bool(pod.spec.node_name or pod.status.nominated_node_name)
+
+
+def _task_priority(pod: core.Pod) -> int:
+    text = (pod.metadata.labels or {}).get(KAI_TASK_PRIORITY_LABEL, "")
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    return int(text) if digits.isdecimal() and len(digits) <= 9 else 0
+
+
+def _name(kind: Kind, key: str) -> str:
+    """One object among those of all kinds and dialects."""
+    return f"{kind.api_version}/{kind.kind}/{key}"
+
+
+def _reference(kind: Kind, key: str) -> Reference:
+    """PodGroups of all dialects are one name: a pod may find its group in any of them."""
+    return ("PodGroup" if kind in GROUP_KINDS else kind.kind, key)
+
+
+class _ClaimOutline(Wire, frozen=True, kw_only=True):
+    """The part of a claim that says which devices it holds."""
+
+    metadata: ObjectMeta
+    status: dra.ResourceClaimStatus
+
+
+def _allocated_part(change: Change) -> dra.ResourceClaim | None:
+    """A claim that cannot be decoded still holds its devices, if at least its allocation can be."""
+    try:
+        outline = msgspec.json.decode(change.raw, type=_ClaimOutline)
+    except msgspec.MsgspecError:
+        return None
+    if outline.status.allocation is None:
+        return None
+    return dra.ResourceClaim(metadata=outline.metadata, spec=dra.ResourceClaimSpec(), status=outline.status)
+
+
+def _undecodable(change: Change) -> Unreadable:
+    """The decoder's words ("Expected `int`, got `str` - at `$.spec.count`") as a reason."""
+    problem, _, where = (change.problem or "cannot be decoded").partition(" - at ")
+    field = where.strip("`").removeprefix("$").lstrip(".") or "the document"
+    return Unreadable(
+        object=f"{change.kind.kind}/{change.key}",
+        field=field,
+        problem=problem,
+        remedy=f"Correct {field} as {change.kind.api_version} {change.kind.kind} defines it.",
+    )
+
+
+def _without_queue(gang: Gang, broken: Mapping[str, Reason], usable: Collection[str]) -> Gang:
+    """A gang whose queue cannot be read is told so, rather than that the queue does not exist."""
+    reason = broken.get(gang.queue)
+    if reason is None or gang.queue in usable:
+        return gang
+    unusable = QueueUnusable(queue=gang.queue, why=reason.message.rstrip("."), remedy=reason.cure)
+    return replace(gang, problems=(*gang.problems, unusable))
