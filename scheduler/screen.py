@@ -54,6 +54,11 @@ def live(
     return Group(*parts)
 
 
+def settled_line(name: str, title: str, *, settled: bool) -> str:
+    """A line for terminals that cannot redraw."""
+    return f"{'settled' if settled else 'waiting'}: {name}: {title}"
+
+
 def _queues(reports: Sequence[QueueReport]) -> Table:
     table = Table("queue", "GPUs in use", "quota", "limit", "fair share", "asked for", box=None, pad_edge=False)
     for report in reports:

@@ -125,6 +125,28 @@ REPLICA_SET = _document("apps", "v1", "replicasets", "ReplicaSet", namespaced=Tr
 JOB_SET = _document("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", namespaced=True)
 LEADER_WORKER_SET = _document("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet", namespaced=True)
 
+CUSTOM_RESOURCE_DEFINITION = _document(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+DEPLOYMENT = _document("apps", "v1", "deployments", "Deployment", namespaced=True)
+STATEFUL_SET = _document("apps", "v1", "statefulsets", "StatefulSet", namespaced=True)
+
+# Kinds that people's manifests hold, for what applies or expands them.
+APPLIED: tuple[Kind, ...] = (
+    NAMESPACE,
+    POD,
+    RESOURCE_CLAIM,
+    RESOURCE_CLAIM_TEMPLATE,
+    DEVICE_CLASS,
+    JOB,
+    DEPLOYMENT,
+    STATEFUL_SET,
+    PRIORITY_CLASS,
+    QUEUE,
+    POD_GROUP,
+    TOPOLOGY,
+)
+
 WATCHED: tuple[Kind, ...] = (
     NAMESPACE,
     NODE,
