@@ -7,6 +7,7 @@ twice and no device given twice. Planning runs in a thread of its own, so that w
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,13 +91,16 @@ class Cycle:
         """Something that decisions depend on has changed: run a cycle soon."""
         self._changed.set()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Cycles until `stop`; then waits for the commits under way. Raises what a commit or the planner raised."""
+    async def run(self, stop: asyncio.Event, *, grace_seconds: float) -> None:
+        """Cycles until `stop`; then waits so long for commits under way. Raises what a commit or the planner raised.
+
+        A commit that is cut off is finished or cleared by the next scheduler, as if this one had been killed."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while await self._next_is_due(stopping):
                 await self.run_once()
-            await self.settled()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.settled(), grace_seconds)
         finally:
             stopping.cancel()
             for task in self._following:
@@ -107,6 +111,7 @@ class Cycle:
         self._started = time.monotonic()
         self._changed.clear()
         self._number += 1
+        version = self._state.version
         clock = Stopwatch()
         snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
         clock.lap("snapshot")
@@ -126,6 +131,8 @@ class Cycle:
         clock.lap("explain")
         report = CycleReport(number=self._number, snapshot=snapshot, plan=plan, reports=reports, seconds=clock.seconds)
         self._observe(report)
+        if self._state.version != version:
+            self.changed()
         return report
 
     async def settled(self) -> None:
@@ -141,7 +148,7 @@ class Cycle:
         self._observe_outcome(outcome)
         if outcome.reason is not None:
             log.info("a gang was not committed", gang=outcome.gang, reason=outcome.reason.message)
-        self.changed()
+            self.changed()
 
     async def _evict(self, plan: Plan) -> None:
         for outcome in await self._committer.evict(plan):

@@ -75,6 +75,7 @@ class Proxy:
     writes: list[Write] = field(default_factory=list)
     cut: bool = False
     """When set, nothing passes any more, in either direction."""
+    _open: set[asyncio.Transport] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -97,6 +98,12 @@ class Proxy:
         )
         return path
 
+    def cut_off(self) -> None:
+        """Break every connection, idle watches too, and let nothing pass until `cut` is reset."""
+        self.cut = True
+        for transport in list(self._open):
+            transport.abort()
+
     async def __aenter__(self) -> "Proxy":
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
@@ -115,6 +122,15 @@ class Proxy:
         await self._session.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        transport = request.transport
+        assert isinstance(transport, asyncio.Transport)
+        self._open.add(transport)
+        try:
+            return await self._answer(request)
+        finally:
+            self._open.discard(transport)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         if self.cut:
             return self._drop(request)

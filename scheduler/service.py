@@ -1,0 +1,205 @@
+"""The service: builds the parts and joins them. The only wiring there is.
+
+reflectors -> queue -> state -> cycle -> committer -> API server
+                                   \\-> teller -> reporter
+                                   \\-> metrics, history, view -> web (a thread of its own)
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from scheduler.api import kinds
+from scheduler.api.changes import Change
+from scheduler.commit.attempts import Patience
+from scheduler.commit.committer import Committer
+from scheduler.commit.outcome import GangOutcome
+from scheduler.commit.reporter import Reporter
+from scheduler.commit.slots import Slots
+from scheduler.config import Config
+from scheduler.cycle import Cycle, CycleReport, Rhythm
+from scheduler.explain.history import History
+from scheduler.explain.metrics import Metrics
+from scheduler.explain.status import Teller
+from scheduler.kube.client import Client
+from scheduler.kube.reflector import Reflector
+from scheduler.state.cluster import ClusterState
+
+log = structlog.get_logger(__name__)
+
+_GRACE_SECONDS = 10.0
+"""How long commits under way may take to end after the service was told to stop."""
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Onlooker:
+    """What a caller in the same process is told: every cycle, what became of every gang, and the page's address."""
+
+    cycle: Callable[[CycleReport], None] = _ignore
+    outcome: Callable[[GangOutcome], None] = _ignore
+    page: Callable[[str], None] = _ignore
+
+
+async def serve(
+    config: Config,
+    *,
+    ready: asyncio.Event | None = None,
+    stop: asyncio.Event | None = None,
+    onlooker: Onlooker | None = None,
+) -> None:
+    """Run until `stop` is set, or a signal if none is given. `ready` is set after the first cycle.
+
+    Raises what cannot be gone on with: IdentityError at the start, InvariantError for a defect, LeaseLost when another
+    replica took over."""
+    sys.setswitchinterval(config.switch_interval_seconds)
+    ending = stop or asyncio.Event()
+    with contextlib.ExitStack() as signals:
+        if stop is None:
+            signals.enter_context(_signals_set(ending))
+        async with await Client.connect(config.kubeconfig, config.context, config.connections) as client:
+            await _Service(config, client, ready or asyncio.Event(), ending, onlooker or Onlooker()).run()
+
+
+class _Service:
+    """The parts of one running scheduler."""
+
+    def __init__(
+        self, config: Config, client: Client, ready: asyncio.Event, stop: asyncio.Event, onlooker: Onlooker
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._ready = ready
+        self._stop = stop
+        self._onlooker = onlooker
+        self._leads = not config.leader_election
+        self._synced = asyncio.Event()
+        self._changes: asyncio.Queue[list[Change]] = asyncio.Queue()
+        self._state = ClusterState()
+        self._metrics = Metrics()
+        self._history = History(config.history_cycles)
+        slots = Slots(config.writes_in_flight)
+        self._committer = Committer(
+            client,
+            self._state,
+            slots,
+            gangs_in_flight=config.writes_in_flight,
+            patience=Patience(
+                attempts=config.write_attempts,
+                backoff_seconds=config.write_backoff_seconds,
+                binding_conditions_seconds=config.binding_conditions_seconds,
+            ),
+            may_write=self._may_write,
+            now=lambda: datetime.now(UTC),
+        )
+        teller = Teller(self._state, scheduler_name=config.scheduler_name)
+        self._reporter = Reporter(client, slots, at_once=4, may_write=self._may_write)
+        self._cycle = Cycle(
+            self._state,
+            self._committer,
+            policy=config.policy(),
+            rhythm=Rhythm(
+                debounce=config.cycle_debounce_seconds,
+                interval=config.cycle_interval_seconds,
+                recheck=config.recheck_seconds,
+                commit_retry=config.commit_retry_seconds,
+            ),
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            teller=teller,
+            tell=self._reporter.tell,
+            observe=self._observe,
+            observe_outcome=self._observe_outcome,
+        )
+
+    async def run(self) -> None:
+        """Follow the cluster, and decide while leading, until stopped."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [group.create_task(part) for part in self._background()]
+                try:
+                    await self._work()
+                finally:
+                    for task in background:
+                        task.cancel()
+        except ExceptionGroup as failures:
+            raise _cause(failures) from None
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        follow = [Reflector(client=self._client, kind=kind).run(self._changes) for kind in self._state.kinds]
+        return [*follow, self._take_in(), self._reporter.run()]
+
+    async def _work(self) -> None:
+        if await self._first(self._synced):
+            log.info(
+                "the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds}
+            )
+            await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
+
+    async def _first(self, event: asyncio.Event) -> bool:
+        """Wait for the event, or for the end: whether it was the event."""
+        waits = [asyncio.create_task(each.wait()) for each in (event, self._stop)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not self._stop.is_set()
+
+    async def _take_in(self) -> None:
+        """What the watches tell, into the state; and whoever waits for it is woken."""
+        while True:
+            changes = await self._changes.get()
+            version = self._state.version
+            self._state.apply_all(changes)
+            for change in changes:
+                if change.kind is kinds.RESOURCE_CLAIM:
+                    self._committer.claims.changed(change.key)
+            if self._state.version != version:
+                self._cycle.changed()
+            if self._state.synced:
+                self._synced.set()
+
+    def _may_write(self) -> bool:
+        return self._leads
+
+    def _observe(self, report: CycleReport) -> None:
+        self._metrics.cycle(report.reports, report.plan, report.seconds)
+        self._history.add(report.number, report.reports, report.plan, report.seconds)
+        self._onlooker.cycle(report)
+        self._ready.set()
+
+    def _observe_outcome(self, outcome: GangOutcome) -> None:
+        self._metrics.committed(len(outcome.bound), outcome.reason.code if outcome.reason is not None else "")
+        self._onlooker.outcome(outcome)
+
+
+@contextlib.contextmanager
+def _signals_set(stop: asyncio.Event) -> Any:
+    """SIGTERM and SIGINT set `stop`, once; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    yield
+
+
+def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group that is not a group itself."""
+    first = failures.exceptions[0]
+    return _cause(first) if isinstance(first, BaseExceptionGroup) else first

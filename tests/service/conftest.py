@@ -1,0 +1,222 @@
+"""The whole service on a cluster, which is reached by its kubeconfig alone: a real one can stand in its place."""
+
+import asyncio
+import contextlib
+import textwrap
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from scheduler import config, service
+from scheduler.api import changes, crd_schema, kinds
+from scheduler.api.kinds import Kind
+from scheduler.cycle import CycleReport
+from scheduler.devcluster.run import DevCluster
+from scheduler.devcluster.shapes import shape_named
+from scheduler.kube.client import ApiError, Client
+from scheduler.kube.reflector import Reflector
+
+PATIENCE_SECONDS = 30.0
+Document = dict[str, Any]
+Objects = Mapping[str, Document]
+
+_CRD = Kind(
+    group="apiextensions.k8s.io",
+    version="v1",
+    plural="customresourcedefinitions",
+    kind="CustomResourceDefinition",
+    namespaced=False,
+    type=kinds.Document,
+)
+_TEMPLATE = kinds.RESOURCE_CLAIM_TEMPLATE
+_APPLIED = {
+    kind.kind: kind
+    for kind in (
+        _TEMPLATE,
+        kinds.RESOURCE_CLAIM,
+        kinds.DEVICE_CLASS,
+        kinds.NAMESPACE,
+        kinds.JOB,
+        kinds.POD,
+        kinds.QUEUE,
+        kinds.POD_GROUP,
+        kinds.TOPOLOGY,
+        kinds.PRIORITY_CLASS,
+    )
+}
+
+
+class Cluster:
+    """A cluster under test. `client`: an administrator's. `server`: the address of its API."""
+
+    def __init__(self, client: Client, kubeconfig: Path, add_nodes: Callable[[str, int], Any]) -> None:
+        self.client = client
+        self.server = client.identity.server
+        self.kubeconfig = kubeconfig
+        self._add_nodes = add_nodes
+
+    async def add_nodes(self, shape: str, count: int = 1) -> list[str]:
+        return list(await self._add_nodes(shape, count))
+
+    async def apply(self, manifests: str) -> None:
+        """Create every document of the YAML text; what exists is replaced."""
+        for document in yaml.safe_load_all(textwrap.dedent(manifests)):
+            kind = _APPLIED[document["kind"]]
+            namespace = document["metadata"].get("namespace", "default") if kind.namespaced else None
+            try:
+                await self.client.create(kind, namespace, document)
+            except ApiError as error:
+                if not error.already_exists:
+                    raise
+                name = document["metadata"]["name"]
+                await self.client.patch(kind, namespace, name, document)
+
+    async def delete(self, kind: Kind, key: str) -> None:
+        namespace, _, name = key.rpartition("/")
+        await self.client.delete(kind, namespace or None, name)
+
+    async def until(self, kind: Kind, holds: Callable[[Objects], object], what: str = "") -> Objects:
+        """Follow all objects of a kind until `holds(objects by key)`; the objects then. Fails if it takes too long."""
+        objects: dict[str, Document] = {}
+        queue: asyncio.Queue[list[changes.Change]] = asyncio.Queue()
+        following = asyncio.create_task(Reflector(client=self.client, kind=kind).run(queue))
+        listed = False
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    for change in await queue.get():
+                        if change.type == "LISTED":
+                            listed = True
+                        elif change.type == "DELETED":
+                            objects.pop(change.key, None)
+                        else:
+                            objects[change.key] = msgspec.json.decode(change.raw)
+                    if listed and holds(objects):
+                        return objects
+        except TimeoutError:
+            state = "\n".join(f"{key}: {_short(document)}" for key, document in sorted(objects.items()))
+            pytest.fail(f"{what or kind}: not so after {PATIENCE_SECONDS:g} s. {kind}:\n{state}")
+        finally:
+            following.cancel()
+
+    async def running(self, namespace: str, count: int) -> Objects:
+        """Until exactly so many pods of the namespace run."""
+
+        def holds(pods: Objects) -> bool:
+            return (
+                sum(_phase(pod) == "Running" for key, pod in pods.items() if key.startswith(f"{namespace}/")) == count
+            )
+
+        return await self.until(kinds.POD, holds, f"{count} pods of {namespace} run")
+
+    async def reason(self, key: str, code: str) -> Document:
+        """Until the PodGroup gives this reason; the PodGroup's status.reason."""
+
+        def says(groups: Objects) -> bool:
+            return code == _reason(groups.get(key, {})).get("code")
+
+        return _reason((await self.until(kinds.POD_GROUP, says, f"PodGroup {key} says {code}"))[key])
+
+    async def devices(self, namespace: str) -> dict[str, list[tuple[str, str, str]]]:
+        """The devices of every claim of the namespace."""
+        claims, _ = await self.client.list(kinds.RESOURCE_CLAIM, namespace)
+        return {claim["metadata"]["name"]: allocated(claim) for claim in claims}
+
+    async def attributes(self) -> dict[tuple[str, str, str], Document]:
+        """The attributes of every published device."""
+        slices, _ = await self.client.list(kinds.RESOURCE_SLICE)
+        return {
+            (spec["driver"], spec["pool"]["name"], device["name"]): device.get("attributes", {})
+            for spec in (found["spec"] for found in slices)
+            for device in spec.get("devices", ())
+        }
+
+
+def allocated(claim: Document) -> list[tuple[str, str, str]]:
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    results = allocation.get("devices", {}).get("results") or ()
+    return [(result["driver"], result["pool"], result["device"]) for result in results]
+
+
+def _phase(pod: Document) -> str:
+    return str((pod.get("status") or {}).get("phase", ""))
+
+
+def _reason(group: Document) -> Document:
+    reason = (group.get("status") or {}).get("reason")
+    return reason if isinstance(reason, dict) else {}
+
+
+def _short(document: Document) -> str:
+    spec = {name: document["spec"][name] for name in ("nodeName",) if name in document.get("spec", {})}
+    return f"{spec} {document.get('status')}"
+
+
+class Tutti:
+    """The scheduler at work in this process."""
+
+    def __init__(self) -> None:
+        self.cycles: list[CycleReport] = []
+        self.page = ""
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """A cluster with our definitions and a queue "default", and no nodes yet."""
+    async with DevCluster(shapes={}) as served:
+        kubeconfig = served.kubeconfig(tmp_path / "kubeconfig")
+
+        async def add_nodes(shape: str, count: int) -> list[str]:
+            assert served.world is not None
+            return await served.world.nodes.add(shape_named(shape), count)
+
+        async with await Client.connect(kubeconfig) as client:
+            for definition in crd_schema.crds():
+                await client.create(_CRD, None, definition)
+            cluster = Cluster(client, kubeconfig, add_nodes)
+            await cluster.apply("{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: default}}")
+            yield cluster
+
+
+@contextlib.asynccontextmanager
+async def scheduling(kubeconfig: Path, **settings: Any) -> AsyncIterator[Tutti]:
+    """The service, from its first cycle to the end of the block."""
+    tutti = Tutti()
+    ready, stop = asyncio.Event(), asyncio.Event()
+    chosen = config.load(
+        flags={
+            "kubeconfig": kubeconfig,
+            "leader_election": False,
+            "web_enabled": False,
+            "log_level": "warning",
+            "log_format": "text",
+            **settings,
+        },
+        environment={},
+    )
+    onlooker = service.Onlooker(cycle=tutti.cycles.append, page=lambda page: setattr(tutti, "page", page))
+    serving = asyncio.create_task(service.serve(chosen, ready=ready, stop=stop, onlooker=onlooker))
+    starting = asyncio.create_task(ready.wait())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.wait({starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        yield tutti
+        if serving.done():
+            serving.result()
+    finally:
+        starting.cancel()
+        stop.set()
+        await serving
+
+
+@pytest.fixture
+async def tutti(cluster: Cluster) -> AsyncIterator[Tutti]:
+    """The scheduler, running against `cluster`."""
+    async with scheduling(cluster.kubeconfig) as running:
+        yield running

@@ -1,0 +1,46 @@
+"""The scheduler as a process of its own, so that it can be killed."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["scheduler.service", "scheduler.config"])
+
+
+def _serve(kubeconfig: Path) -> None:
+    from scheduler import config, service
+
+    flags: dict[str, Any] = {
+        "kubeconfig": kubeconfig,
+        "leader_election": False,
+        "web_enabled": False,
+        "log_level": "warning",
+        "log_format": "text",
+    }
+    asyncio.run(service.serve(config.load(flags=flags, environment={})))
+
+
+class Process:
+    """`async with Process(kubeconfig) as scheduler:`; it is stopped at the end unless it was killed before."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._process = _context.Process(target=_serve, args=(kubeconfig,), daemon=True)
+
+    async def __aenter__(self) -> "Process":
+        await asyncio.to_thread(self._process.start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.is_alive():
+            self._process.terminate()
+        await asyncio.to_thread(self._process.join)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        await asyncio.to_thread(self._process.join)
