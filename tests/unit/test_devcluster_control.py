@@ -166,6 +166,18 @@ async def test_the_reservation_of_a_pod_deleted_before_it_was_bound_goes():
         assert "allocation" not in w.get(kinds.CLAIM, "c")["status"]
 
 
+async def test_the_same_holds_for_a_pod_that_a_finalizer_keeps():
+    async with world({"h100x8": 1}) as w:
+        kept = pod_with_claim("p", "c")
+        kept["metadata"]["finalizers"] = ["example.com/hold"]
+        w.apply(claim("c"), kept)
+        w.allocate("c", f"gpu.nvidia.com/{H100}/gpu-0", pods=("p",))
+        w.delete(kinds.POD, "p")
+        await w.settled()
+        assert len(w.pods()) == 1
+        assert "allocation" not in w.get(kinds.CLAIM, "c")["status"]
+
+
 async def test_a_reservation_for_an_earlier_pod_of_the_same_name_goes():
     async with world({"h100x8": 1}) as w:
         w.apply(claim("c"), pod_with_claim("p", "c"))
@@ -312,6 +324,34 @@ async def test_a_failed_pod_is_replaced_after_a_pause_that_doubles():
         assert len(w.pods()) == 2
         await w.advance(1)
         assert len(w.pods()) == 3
+
+
+async def test_a_success_ends_the_growth_of_the_pause():
+    async with world({"cpu": 1}) as w:
+        w.apply(job("mixed", ends(1, code=1), backoffLimit=6, completions=2))
+        for pause in (10, 20):
+            await w.settled()
+            w.bind_all(CPU)
+            await w.advance(1 + pause)
+        [waiting] = [p["metadata"]["name"] for p in w.pods() if p["status"]["phase"] == "Pending"]
+        w.change(kinds.POD, waiting, {"metadata": {"annotations": {EXIT_CODE: "0"}}})
+        w.bind(waiting, CPU)
+        await w.advance(1)
+        assert sorted(w.phases()) == ["Failed", "Failed", "Pending", "Succeeded"]
+        w.bind_all(CPU)
+        await w.advance(1 + 10)
+        assert sorted(w.phases()) == ["Failed", "Failed", "Failed", "Pending", "Succeeded"]
+
+
+async def test_restarts_in_place_count_against_the_backoff_limit():
+    async with world({"cpu": 1}) as w:
+        w.apply(job("loop", pod_template(restartPolicy="OnFailure", **ends(1, code=1)), backoffLimit=2))
+        await w.settled()
+        w.bind_all(CPU)
+        await w.advance(2)
+        assert "Failed" not in conditions(w.get(kinds.JOB, "loop"))
+        await w.advance(10)
+        assert conditions(w.get(kinds.JOB, "loop"))["Failed"] == "BackoffLimitExceeded"
 
 
 async def test_a_job_fails_when_more_pods_failed_than_its_backoff_limit():
@@ -632,6 +672,21 @@ async def test_a_new_template_replaces_the_pods_of_a_stateful_set_from_the_last(
         assert status["currentRevision"] == status["updateRevision"]
 
 
+async def test_pods_below_the_partition_keep_the_old_template():
+    async with world({"cpu": 1}) as w:
+        strategy = {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}
+        w.apply(workload("StatefulSet", "db", replicas=2, podManagementPolicy="Parallel", updateStrategy=strategy))
+        await w.settled()
+        w.bind_all(CPU)
+        await w.settled()
+        set_image(w, kinds.STATEFUL_SET, "db", "example.com/app:2")
+        for _ in range(3):
+            await w.settled()
+            w.bind_all(CPU)
+        await w.settled()
+        assert [p["spec"]["containers"][0]["image"][-1] for p in w.pods()] == ["1", "2"]
+
+
 async def test_an_ended_pod_of_a_stateful_set_is_made_anew():
     async with world({"cpu": 1}) as w:
         w.apply(workload("StatefulSet", "db", replicas=1))
@@ -665,9 +720,13 @@ async def test_the_status_of_a_disruption_budget_follows_its_pods():
         names = ("expectedPods", "currentHealthy", "desiredHealthy", "disruptionsAllowed", "observedGeneration")
         assert [status[name] for name in names] == [3, 3, 2, 1, 1]
         assert conditions(w.get(kinds.DISRUPTION_BUDGET, "web")) == {"DisruptionAllowed": "SufficientPods"}
-        w.delete(kinds.POD, w.pods()[0]["metadata"]["name"])
+        first, second, _ = (p["metadata"]["name"] for p in w.pods())
+        w.delete(kinds.POD, first)
         await w.settled()
         assert w.get(kinds.DISRUPTION_BUDGET, "web")["status"]["disruptionsAllowed"] == 0
+        w.change(kinds.POD, second, {"metadata": {"labels": {"app": "other"}}})
+        await w.settled()
+        assert w.get(kinds.DISRUPTION_BUDGET, "web")["status"]["currentHealthy"] == 1
 
 
 # --- size ---------------------------------------------------------------------------------------------------------

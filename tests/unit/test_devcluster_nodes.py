@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,13 @@ def container(w: Bench, name: str) -> Obj:
     [status] = w.pod(name)["status"]["containerStatuses"]
     assert isinstance(status, dict)
     return status
+
+
+def published(name: str, driver: str, devices: list[Obj], generation: int = 1, **where: object) -> Obj:
+    """A slice of a pool of one slice that no simulated node made."""
+    pool = {"name": driver, "generation": generation, "resourceSliceCount": 1}
+    spec = {"driver": driver, "pool": pool, "devices": devices, **where}
+    return {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name}, "spec": spec}
 
 
 # --- running ------------------------------------------------------------------------------------------------------
@@ -506,15 +514,16 @@ async def test_shares_of_a_device_may_not_consume_more_than_it_has():
             "allowMultipleAllocations": True,
             "capacity": {"memory": {"value": "80Gi", "requestPolicy": {"default": "80Gi"}}},
         }
-        pool = {"name": CPU, "generation": 1, "resourceSliceCount": 1}
-        published = {"driver": "shared.example.com", "nodeName": CPU, "pool": pool, "devices": [device]}
-        slice_ = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "s"}}
-        w.apply({**slice_, "spec": published})
+        w.apply(published("s", "shared.example.com", [device], nodeName=CPU))
         for name, memory in (("a", "40Gi"), ("b", "41Gi"), ("c", "40Gi")):
             w.apply(claim(name), pod_with_claim(name, name))
             consumed = {"memory": memory}
             w.allocate(
-                name, f"shared.example.com/{CPU}/shared-0", pods=(name,), shareID=name, consumedCapacity=consumed
+                name,
+                "shared.example.com/shared.example.com/shared-0",
+                pods=(name,),
+                shareID=name,
+                consumedCapacity=consumed,
             )
             w.bind(name, CPU)
             await w.settled()
@@ -522,17 +531,71 @@ async def test_shares_of_a_device_may_not_consume_more_than_it_has():
         assert w.nodes.double_allocations == 1
 
 
+async def test_one_share_of_a_device_goes_to_one_claim():
+    async with world({"cpu": 1}) as w:
+        w.apply(published("s", "shared.example.com", [{"name": "d", "allowMultipleAllocations": True}], allNodes=True))
+        for name, share in (("a", "one"), ("b", "two"), ("c", "one")):
+            w.apply(claim(name), pod_with_claim(name, name))
+            w.allocate(name, "shared.example.com/shared.example.com/d", pods=(name,), shareID=share)
+            w.bind(name, CPU)
+            await w.settled()
+        assert w.phases() == ["Running", "Running", "Failed"]
+
+
+async def test_devices_reached_over_the_network_are_those_whose_selector_takes_the_node():
+    async with world({"cpu": 2}) as w:
+        term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [CPU]}]}
+        near = {"name": "near", "nodeSelector": {"nodeSelectorTerms": [term]}}
+        everywhere = {"name": "everywhere", "allNodes": True}
+        w.apply(published("s", "net.example.com", [near, everywhere], perDeviceNodeSelection=True))
+        for name, device, node in (("a", "near", CPU), ("b", "near", "cpu-001"), ("c", "everywhere", "cpu-001")):
+            w.apply(claim(name), pod_with_claim(name, name))
+            w.allocate(name, f"net.example.com/net.example.com/{device}", pods=(name,))
+            w.bind(name, node)
+            await w.settled()
+            if w.pod(name)["status"]["phase"] == "Running":
+                w.delete(kinds.POD, name)
+            await w.settled()
+        assert [p["metadata"]["name"] for p in w.pods()] == ["b"]
+        assert w.nodes.foreign_devices == 1
+
+
+async def test_only_the_newest_generation_of_a_pool_counts():
+    async with world({"cpu": 1}) as w:
+        w.apply(published("old", "gen.example.com", [{"name": "gone"}], 1, nodeName=CPU))
+        w.apply(published("new", "gen.example.com", [{"name": "here"}], 2, nodeName=CPU))
+        for name, device in (("a", "gone"), ("b", "here")):
+            w.apply(claim(name), pod_with_claim(name, name))
+            w.allocate(name, f"gen.example.com/gen.example.com/{device}", pods=(name,))
+            w.bind(name, CPU)
+        await w.settled()
+        assert w.phases() == ["Pending", "Running"]
+
+
+async def test_devices_are_given_back_before_the_end_of_the_pod_is_reported():
+    async with world({"h100x8": 1}) as w:
+        w.apply(claim("c"), pod_with_claim("p", "c", restartPolicy="Never", metadata=behaving(5)))
+        w.start("p", H100, "gpu-0")
+        await w.settled()
+        held: list[list[str]] = []
+
+        def watch(kind: kinds.Kind, _before: Obj | None, after: Obj | None) -> None:
+            if kind is kinds.POD and after is not None and after["status"]["phase"] == "Succeeded":
+                held.append(w.nodes.prepared_on(H100))
+
+        w.store.observe(watch)
+        await w.advance(5)
+        assert held == [[]]
+
+
 async def test_devices_published_later_let_a_waiting_pod_start():
     async with world({"cpu": 1}) as w:
         w.apply(claim("c"), pod_with_claim("p", "c"))
-        w.allocate("c", f"late.example.com/{CPU}/dev-0", pods=("p",))
+        w.allocate("c", "late.example.com/late.example.com/dev-0", pods=("p",))
         w.bind("p", CPU)
         await w.settled()
         assert w.phases() == ["Pending"]
-        pool = {"name": CPU, "generation": 1, "resourceSliceCount": 1}
-        published = {"driver": "late.example.com", "nodeName": CPU, "pool": pool, "devices": [{"name": "dev-0"}]}
-        slice_ = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "s"}}
-        w.apply({**slice_, "spec": published})
+        w.apply(published("s", "late.example.com", [{"name": "dev-0"}], nodeName=CPU))
         await w.settled()
         assert w.phases() == ["Running"]
 
@@ -587,6 +650,29 @@ async def test_a_follower_that_fell_behind_gets_the_whole_again_and_loses_what_w
             await asyncio.sleep(0)
         following.cancel()
         assert seen == [(None, "goes"), (None, "stays"), ("goes", None), (None, "comes")]
+
+
+async def test_an_answer_that_comes_late_does_not_hide_what_the_watch_showed_since():
+    async with world() as w:
+        w.apply(pod("p"))
+
+        class Slow(Direct):
+            """Answers a patch after somebody else changed the object and the watch said so."""
+
+            async def patch(self, *place: Any, **how: Any) -> Obj:
+                answer = await super().patch(*place, **how)
+                w.change(kinds.POD, "p", {"metadata": {"labels": {"by": "other"}}})
+                while mirror.get("default/p") != w.pod("p"):
+                    await asyncio.sleep(0)
+                return answer
+
+        mirror = Mirror(Slow(w.store), kinds.POD)
+        following = asyncio.create_task(mirror.run())
+        await mirror.synced.wait()
+        answer = await mirror.patch(w.pod("p"), {"metadata": {"labels": {"by": "us"}}}, subresource=None)
+        following.cancel()
+        assert answer["metadata"]["labels"] == {"by": "us"}
+        assert mirror.get("default/p") == w.pod("p")
 
 
 async def test_a_refused_write_is_tried_again_and_a_bug_is_not_hidden():
