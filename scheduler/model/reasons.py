@@ -7,6 +7,9 @@ change).
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+# A cause is written for one node; several have, are and do.
+_PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
+
 
 @runtime_checkable
 class Reason(Protocol):
@@ -28,7 +31,10 @@ class NodeCount:
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.nodes} node{'' if self.nodes == 1 else 's'} {self.cause}"
+        if self.nodes == 1:
+            return f"1 node {self.cause}"
+        verb, space, rest = self.cause.partition(" ")
+        return f"{self.nodes} nodes {_PLURAL.get(verb, verb)}{space}{rest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +140,7 @@ class NoNodeFits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangDoesNotFit:
-    """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in the budget."""
+    """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time."""
 
     code: ClassVar[str] = "GangDoesNotFit"
     gang: str

@@ -1,0 +1,164 @@
+"""The Plan as JSON: the contract of `tutti plan -o json` (DESIGN 4). Keys and codes are for ever.
+
+Amounts are Kubernetes quantities: "gpu" and "cpu" of thousandths, "memory" of bytes, "deviceclass/..." of thousandths.
+Equal plans give equal documents, down to the order of keys.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeAlias
+
+import msgspec
+
+from queues.resources import Resources
+from scheduler.api import quantity
+from scheduler.api.meta import Wire
+from scheduler.model.plan import ClaimAllocation, Eviction, GangDecision, Placement, Plan, QueueReport, SolverReport
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import SetAside
+
+Document: TypeAlias = dict[str, Any]
+
+
+def to_json(plan: Plan) -> Document:
+    """The plan as plain values, ready for any JSON writer."""
+    return {
+        "now": rfc3339(plan.now_ms),
+        "placements": [_placement(placement) for placement in plan.placements],
+        "evictions": [_eviction(eviction) for eviction in plan.evictions],
+        "gangs": [_gang(decision) for decision in plan.gangs],
+        "queues": [_queue(report) for report in plan.queues],
+        "solver": _solver(plan.solver),
+        "setAside": [_set_aside(aside) for aside in plan.set_aside],
+    }
+
+
+def _placement(placement: Placement) -> Document:
+    return {
+        "pod": placement.pod,
+        "gang": placement.gang,
+        "node": placement.node,
+        "claims": [_claim(claim) for claim in placement.claims],
+    }
+
+
+def _claim(claim: ClaimAllocation) -> Document:
+    document: Document = {"name": claim.name, "claim": claim.claim}
+    document["allocation"] = _plain(claim.allocation)
+    if claim.make is not None:
+        document["make"] = _plain(claim.make)
+        document["mappings"] = _plain(claim.mappings)
+    return document
+
+
+def _eviction(eviction: Eviction) -> Document:
+    return {
+        "pod": eviction.pod,
+        "stage": eviction.stage,
+        "beneficiary": eviction.beneficiary,
+        "cost": quantity.format_thousandths(eviction.cost),
+    }
+
+
+def _gang(decision: GangDecision) -> Document:
+    return {
+        "name": decision.gang,
+        "queue": decision.queue,
+        "verdict": decision.verdict.value,
+        "reason": _reason(decision.reason),
+        "remedy": decision.reason.cure if decision.reason is not None else None,
+        "startsAt": None if decision.starts_at_ms is None else rfc3339(decision.starts_at_ms),
+        "placed": decision.placed,
+        "bound": decision.bound,
+        "needed": decision.needed,
+        "total": decision.total,
+        "solver": None if decision.solver is None else _solver(decision.solver),
+    }
+
+
+def _queue(report: QueueReport) -> Document:
+    return {
+        "name": report.name,
+        "parent": report.parent,
+        "quota": amounts(report.quota),
+        "limit": {name: amount(name, value) for name, value in sorted(report.limit.items())},
+        "fairShare": amounts(report.fair_share),
+        "allocated": amounts(report.allocated),
+        "requested": amounts(report.requested),
+        "running": report.running,
+        "pending": report.pending,
+        "problem": _reason(report.problem),
+    }
+
+
+def _solver(report: SolverReport) -> Document:
+    return {"status": report.status, "gap": report.gap, "seconds": report.seconds}
+
+
+def _set_aside(aside: SetAside) -> Document:
+    return {"object": aside.object, "reason": _reason(aside.reason), "remedy": aside.reason.cure}
+
+
+def _reason(reason: Reason | None) -> Document | None:
+    if reason is None:
+        return None
+    return {"code": reason.code, "message": reason.message, "details": details(reason)}
+
+
+def details(reason: Reason) -> Document:
+    """The fields of a reason by their camelCase names: numbers stay numbers, in house units."""
+    assert dataclasses.is_dataclass(reason)
+    return {_camel(field.name): _plain(getattr(reason, field.name)) for field in dataclasses.fields(reason)}
+
+
+def amounts(resources: Resources) -> Document:
+    """Amounts of queue resources as quantities, by name."""
+    return {name: amount(name, resources[name]) for name in resources}
+
+
+def amount(resource: str, value: int) -> str:
+    """One amount of a queue resource as a quantity."""
+    if resource in ("gpu", "cpu") or resource.startswith("deviceclass/"):
+        return quantity.format_thousandths(value)
+    return quantity.format_units(value)
+
+
+def _plain(value: Any) -> Any:
+    """Any value of ours as plain JSON values."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value.value if isinstance(value, Enum) else value
+        case Wire():
+            return msgspec.to_builtins(value)
+        case Resources():
+            return amounts(value)
+        case Mapping():
+            return {str(key): _plain(value[key]) for key in sorted(value)}
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case _ if dataclasses.is_dataclass(value):
+            return {_camel(field.name): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        case _:
+            raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def rfc3339(milliseconds: int) -> str:
+    """A time since 1970 in UTC, to the millisecond."""
+    seconds, fraction = divmod(milliseconds, 1000)
+    days, rest = divmod(seconds, 86_400)
+    # Civil date from days: years begin in March, so that the leap day is the last day of its year; 400 years repeat.
+    era, day_of_era = divmod(days + 719_468, 146_097)
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    from_march = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * from_march + 2) // 5 + 1
+    month = from_march + 3 if from_march < 10 else from_march - 9
+    year = year_of_era + era * 400 + (1 if month <= 2 else 0)
+    hours, minutes = rest // 3600, rest % 3600 // 60
+    return f"{year:04d}-{month:02d}-{day:02d}T{hours:02d}:{minutes:02d}:{rest % 60:02d}.{fraction:03d}Z"

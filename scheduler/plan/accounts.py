@@ -1,0 +1,144 @@
+"""What pods cost their queue, and what there is to be divided. House units by queue resource name.
+
+CPU and memory as requested; GPUs and devices per class by what claims hold (`scheduler.dra.accounting`), and what a
+device plugin serves by the name of its resource. A claim is paid once, by the first of its consumers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from queues.resources import NOTHING, Resources, total
+from scheduler.api.attributes import GPU_RESOURCE
+from scheduler.api.dra import AllocationResult
+from scheduler.dra import accounting
+from scheduler.dra.pools import Inventory, NodeDevices
+from scheduler.model.nodes import Node
+from scheduler.model.workloads import Claim, Pod
+from scheduler.plan.shapes import Bundle, Shapes, claims_of
+
+GPU = accounting.GPU
+_MIG_RESOURCE = re.compile(r"nvidia\.com/mig-(?P<slices>\d+)g\..*")
+
+
+class Accounts:
+    """Charges of pods and claims. `paid`: claims (key) that somebody pays for already."""
+
+    def __init__(self, claims: Mapping[str, Claim], inventory: Inventory, shapes: Shapes) -> None:
+        self._claims = claims
+        self._inventory = inventory
+        self._shapes = shapes
+        self.paid: set[str] = set()
+        self._estimates: dict[int, Resources] = {}
+
+    def running(self, pod: Pod) -> Resources:
+        """What a pod on a node costs; its claims are paid for from now on."""
+        parts = [own(pod)]
+        served = False
+        for key in claims_of(pod):
+            claim = self._claims.get(key)
+            if claim is None or claim.allocation is None:
+                continue
+            served = served or key == pod.extended_claim
+            if key not in self.paid:
+                self.paid.add(key)
+                parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
+        if not served:
+            parts.append(by_name(pod.requests))
+        return total(parts)
+
+    def estimate(self, bundle: Bundle) -> Resources:
+        """The least that a bundle will cost, before its devices are known."""
+        if any(self._holds(key) for pod in bundle.pods for key in claims_of(pod)):
+            return self._estimate(bundle)
+        known = self._estimates.get(bundle.shape)
+        if known is None:
+            known = self._estimates[bundle.shape] = self._estimate(bundle)
+        return known
+
+    def _holds(self, claim: str) -> bool:
+        known = self._claims.get(claim)
+        return known is not None and known.allocation is not None
+
+    def _estimate(self, bundle: Bundle) -> Resources:
+        parts = [own(pod) for pod in bundle.pods]
+        parts += [accounting.estimate(claim, self._inventory) for claim in bundle.asks]
+        seen: set[str] = set()
+        for pod in bundle.pods:
+            made = self._shapes.extended(pod)
+            named = by_name(pod.requests)
+            if made is not None and not named:
+                cost = accounting.estimate(Claim(key="", uid="", spec=made.spec), self._inventory)
+                named = Resources({GPU: cost[GPU]})
+            parts.append(named)
+            for key in claims_of(pod):
+                claim = self._claims.get(key)
+                if claim is not None and claim.allocation is not None and key not in self.paid | seen:
+                    seen.add(key)
+                    parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
+        return total(parts)
+
+    def placed(
+        self, pod: Pod, node: Node, allocated: Iterable[tuple[Claim, AllocationResult]], paid: set[str]
+    ) -> Resources:
+        """What a pod costs with the devices that were chosen for its claims, made ones included. A claim that held
+        devices before and is paid by nobody, nor in `paid`, is paid by this pod; it is added to `paid`."""
+        parts = [own(pod), by_name(self._shapes.requests(pod, node))]
+        parts += [accounting.charge(claim.spec, allocation, self._inventory) for claim, allocation in allocated]
+        for key in claims_of(pod):
+            claim = self._claims.get(key)
+            if claim is not None and claim.allocation is not None and key not in self.paid | paid:
+                paid.add(key)
+                parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
+        return total(parts)
+
+
+def own(pod: Pod) -> Resources:
+    """CPU and memory."""
+    return Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]})
+
+
+def by_name(amounts: Resources) -> Resources:
+    """GPUs that a device plugin serves, told by the name of the resource."""
+    gpus = amounts[GPU_RESOURCE] * accounting.WHOLE
+    for name, amount in amounts.amounts.items():
+        found = _MIG_RESOURCE.fullmatch(name)
+        if found is not None:
+            gpus += amount * accounting.WHOLE * int(found["slices"]) // accounting.SLICES_OF_A_BOARD
+    return Resources({GPU: gpus}) if gpus else NOTHING
+
+
+def pool(nodes: Iterable[Node], inventory: Inventory) -> Resources:
+    """What there is to be divided among queues: CPU, memory and GPUs of all nodes."""
+    return total(
+        Resources(
+            {
+                "cpu": node.allocatable["cpu"],
+                "memory": node.allocatable["memory"],
+                GPU: by_name(node.allocatable)[GPU] + gpus_on(inventory.on(node), inventory),
+            }
+        )
+        for node in nodes
+    )
+
+
+def gpus_on(view: NodeDevices, inventory: Inventory) -> int:
+    """The GPUs that a node's devices make up, in thousandths: a board counts once, however it may be divided."""
+    known = view.memo.get("gpus")
+    if known is None:
+        boards: dict[object, list[int]] = {}
+        for device in view.devices:
+            sets = tuple(name for name, _ in device.consumes)
+            board = (device.id.driver, device.id.pool, sets) if sets else device
+            boards.setdefault(board, []).append(accounting.weight(device, inventory))
+        known = view.memo["gpus"] = sum(max(max(parts), min(sum(parts), accounting.WHOLE)) for parts in boards.values())
+    assert isinstance(known, int)
+    return known
+
+
+def weights_on(view: NodeDevices, inventory: Inventory) -> tuple[int, ...]:
+    """What each of a node's devices is worth, in thousandths of a GPU."""
+    known = view.memo.get("weights")
+    if known is None:
+        known = view.memo["weights"] = tuple(accounting.weight(device, inventory) for device in view.devices)
+    assert isinstance(known, tuple)
+    return known

@@ -1,0 +1,120 @@
+"""What lies on the desk while a plan is made: the snapshot, what is derived from it, and what was decided so far."""
+
+from dataclasses import dataclass, field
+
+from queues import fair_share
+from queues.fair_share import FairShares
+from queues.reasons import NoQueueNamed
+from queues.resources import NOTHING, Resources, total
+from queues.tree import Queue, QueueTree
+from scheduler.dra import requests
+from scheduler.dra.pools import Inventory
+from scheduler.model.plan import SolverReport
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Gang
+from scheduler.plan.accounts import Accounts, pool
+from scheduler.plan.ledger import Grant, Ledger
+from scheduler.plan.rooms import Rooms
+from scheduler.plan.shapes import Shapes
+from scheduler.plan.topology import Domains
+from scheduler.plan.wants import Wants
+from scheduler.solver.greedy import Short
+from scheduler.solver.problem import Group
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """The stages read and extend it in turn. By gang (key): `wants` of those that may get pods placed, `grants` made so
+    far, `reasons` why it waits, `solved` what a search said. `fruitless`: questions that found no room, with the
+    answer: nothing becomes free while gangs are placed, so the same question fails again."""
+
+    snapshot: Snapshot
+    tree: QueueTree
+    queue_of: dict[str, str]
+    inventory: Inventory
+    domains: Domains
+    shapes: Shapes
+    ledger: Ledger
+    rooms: Rooms
+    accounts: Accounts
+    fair_shares: FairShares = field(default_factory=dict)
+    requested: dict[str, Resources] = field(default_factory=dict)
+    wants: dict[str, Wants] = field(default_factory=dict)
+    grants: dict[str, list[Grant]] = field(default_factory=dict)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    solved: dict[str, SolverReport] = field(default_factory=dict)
+    fruitless: dict[Group, Short] = field(default_factory=dict)
+    bare: Rooms | None = None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "Desk":
+        """The desk before anything is decided: running work counted, queues judged, shares divided."""
+        policy = snapshot.policy
+        inventory = Inventory.of(
+            snapshot.slices, snapshot.classes, snapshot.taint_rules, fence_taint=policy.device_fence_taint
+        )
+        open_claims = [claim for claim in snapshot.claims.values() if claim.allocation is None]
+        ledger = Ledger.of(
+            snapshot.nodes,
+            inventory,
+            pods=snapshot.pods,
+            claims=snapshot.claims.values(),
+            reads=requests.reads(open_claims, inventory),
+        )
+        shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held)
+        domains = Domains(snapshot.nodes, snapshot.topologies, inventory)
+        desk = cls(
+            snapshot=snapshot,
+            tree=QueueTree.of(snapshot.queues),
+            queue_of={},
+            inventory=inventory,
+            domains=domains,
+            shapes=shapes,
+            ledger=ledger,
+            rooms=Rooms(ledger, shapes, domains, policy),
+            accounts=Accounts(snapshot.claims, inventory, shapes),
+        )
+        for gang in snapshot.gangs:
+            desk._open(gang)
+        desk._divide()
+        return desk
+
+    def bare_rooms(self) -> Rooms:
+        """The same nodes with nothing on them: what could never run here finds no room there either."""
+        if self.bare is None:
+            ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads)
+            self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
+        return self.bare
+
+    def _open(self, gang: Gang) -> None:
+        """Charge what runs; then the gang may want more, or it is said why it cannot."""
+        queue = self._queue(gang)
+        cost = total(self.accounts.running(pod) for pod in gang.bound)
+        if isinstance(queue, Queue):
+            self.queue_of[gang.key] = queue.name
+            if cost:
+                self.ledger.charge(self.tree, queue.name, cost, preemptible=gang.preemptible)
+        if gang.problems:
+            self.reasons[gang.key] = gang.problems[0]
+        elif not isinstance(queue, Queue):
+            self.reasons[gang.key] = queue
+        else:
+            self.wants[gang.key] = Wants(gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains)
+
+    def _queue(self, gang: Gang) -> Queue | Reason:
+        default = self.snapshot.policy.default_queue
+        if not gang.queue and default not in self.tree.queues and default not in self.tree.problems:
+            return NoQueueNamed(queue=default)
+        return self.tree.leaf(gang.queue or default)
+
+    def _divide(self) -> None:
+        """Fair shares of what there is, by what each leaf has and waits for."""
+        parts = {leaf: [self.ledger.allocated.get(leaf, NOTHING)] for leaf in self.tree.leaves}
+        for key, wants in self.wants.items():
+            parts[self.queue_of[key]] += [
+                self.accounts.estimate(bundle) for pods in wants.waiting_pods() for bundle in self.shapes.bundles(pods)
+            ]
+        asks = {leaf: total(amounts) for leaf, amounts in parts.items()}
+        self.requested = self.tree.roll_up(asks)
+        self.fair_shares = fair_share.divide(pool(self.snapshot.nodes, self.inventory), self.tree, asks)

@@ -1,0 +1,204 @@
+"""Ledger: what is free as the plan grows; fork, keep or drop. The core's one mutable thing.
+
+It knows nodes (resources, host ports), devices, who holds which claim, and what queues are charged. Nothing is ever
+undone by hand: an attempt works on a fork, or on nothing at all, and is kept or forgotten.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from queues.resources import NOTHING, Resources, total
+from queues.tree import QueueTree
+from scheduler.api.dra import AllocationResult
+from scheduler.dra.counters import InUse
+from scheduler.dra.extended import ExtendedClaim
+from scheduler.dra.pools import Inventory, PoolKey
+from scheduler.model.errors import InvariantError
+from scheduler.model.nodes import Node
+from scheduler.model.workloads import Claim, HostPort, Pod
+from scheduler.plan import accounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What one pod takes of a node. `allocated`: claims that get their devices with this pod, each claim once;
+    `joins`: keys of all claims that the pod consumes, those included; `requests` without what claims serve; `made`: the
+    claim that is made for its extended resources, one of the allocated; `cost`: what its queue pays."""
+
+    pod: Pod
+    node: str
+    requests: Resources
+    allocated: tuple[tuple[Claim, AllocationResult], ...] = ()
+    joins: tuple[str, ...] = ()
+    made: ExtendedClaim | None = None
+    cost: Resources = NOTHING
+
+
+class Ledger:
+    """What is free. Equal `state` means: the same pods fit, up to what the nodes are (labels, taints)."""
+
+    def __init__(self, nodes: Mapping[str, Node], inventory: Inventory, in_use: InUse, reads: frozenset[str]) -> None:
+        self.nodes = nodes
+        self.inventory = inventory
+        self.in_use = in_use
+        self.changes: list[str] = []
+        """Nodes in the order in which they changed; who keeps something per node reads on from where it was."""
+        self.reads = reads
+        self._free: dict[str, Resources] = {}
+        self._ports: dict[str, frozenset[HostPort]] = {}
+        self._held: dict[str, AllocationResult] = {}
+        self._consumers: dict[str, frozenset[str]] = {}
+        self._allocated: dict[str, Resources] = {}
+        self._nonpreemptible: dict[str, Resources] = {}
+        self._states: dict[str, tuple[int, int]] = {}
+        self._known: dict[Hashable, int] = {}
+        self._seen_by: Mapping[PoolKey, Sequence[str]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        nodes: Iterable[Node],
+        inventory: Inventory,
+        *,
+        pods: Iterable[Pod] = (),
+        claims: Iterable[Claim] = (),
+        reads: frozenset[str] = frozenset(),
+    ) -> "Ledger":
+        """What `pods` on nodes and the allocated ones of `claims` leave of `nodes`.
+
+        `reads`: device attributes that the claims to be placed compare (`scheduler.dra.requests.reads`)."""
+        claims = list(claims)
+        by_name = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
+        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads)
+        used: dict[str, list[Resources]] = {}
+        for pod in pods:
+            if pod.node in by_name and not pod.done:
+                used.setdefault(pod.node, []).append(pod.requests)
+                if pod.host_ports:
+                    ledger._ports[pod.node] = ledger.ports(pod.node) | frozenset(pod.host_ports)
+        for name, node in by_name.items():
+            ledger._free[name] = node.allocatable - total(used[name]) if name in used else node.allocatable
+        for claim in claims:
+            if claim.allocation is not None:
+                ledger._held[claim.key] = claim.allocation
+                ledger._consumers[claim.key] = frozenset(claim.reserved_for)
+        ledger._seen_by = _shared_pools(by_name, inventory)
+        return ledger
+
+    def fork(self) -> "Ledger":
+        """A ledger of its own, equal to this one now."""
+        other = Ledger(self.nodes, self.inventory, self.in_use.fork(), self.reads)
+        other.changes = list(self.changes)
+        other._free = dict(self._free)
+        other._ports = dict(self._ports)
+        other._held = dict(self._held)
+        other._consumers = dict(self._consumers)
+        other._allocated = dict(self._allocated)
+        other._nonpreemptible = dict(self._nonpreemptible)
+        other._states = dict(self._states)
+        other._known = self._known
+        other._seen_by = self._seen_by
+        return other
+
+    def free(self, node: str) -> Resources:
+        """What is left of the node's allocatable amounts; negative where more is in use than there is."""
+        return self._free[node]
+
+    def ports(self, node: str) -> frozenset[HostPort]:
+        return self._ports.get(node, frozenset())
+
+    def held(self, claim: str) -> AllocationResult | None:
+        """What the claim (key) holds, whether from before or by this plan."""
+        return self._held.get(claim)
+
+    def consumers(self, claim: str) -> frozenset[str]:
+        """Uids of the pods that the claim is reserved for, this plan's included."""
+        return self._consumers.get(claim, frozenset())
+
+    @property
+    def allocated(self) -> Mapping[str, Resources]:
+        """What queues are charged, by queue, rolled up."""
+        return self._allocated
+
+    @property
+    def nonpreemptible(self) -> Mapping[str, Resources]:
+        """The part of `allocated` that cannot be preempted."""
+        return self._nonpreemptible
+
+    def charge(self, tree: QueueTree, queue: str, amount: Resources, *, preemptible: bool) -> None:
+        """Leaf `queue` and all above it have `amount` more."""
+        for above in tree.ancestors(queue):
+            self._allocated[above.name] = self._allocated.get(above.name, NOTHING) + amount
+            if not preemptible:
+                self._nonpreemptible[above.name] = self._nonpreemptible.get(above.name, NOTHING) + amount
+
+    def take(self, grant: Grant) -> None:
+        """Count what a pod takes. Raises InvariantError if a claim would be allocated twice."""
+        for claim, allocation in grant.allocated:
+            if claim.key in self._held:
+                raise InvariantError(f"ResourceClaim {claim.key} holds devices already and was given others")
+            self._held[claim.key] = allocation
+            self.in_use.take(allocation)
+        for key in grant.joins:
+            self._consumers[key] = self.consumers(key) | {grant.pod.uid}
+        self._free[grant.node] -= grant.requests
+        if grant.pod.host_ports:
+            self._ports[grant.node] = self.ports(grant.node) | frozenset(grant.pod.host_ports)
+        self._changed(grant)
+
+    def give_back(self, grant: Grant) -> None:
+        """The opposite of `take`."""
+        for key in grant.joins:
+            self._consumers[key] = self.consumers(key) - {grant.pod.uid}
+        for claim, allocation in grant.allocated:
+            del self._held[claim.key]
+            self.in_use.give_back(allocation)
+        self._free[grant.node] += grant.requests
+        if grant.pod.host_ports:
+            self._ports[grant.node] = self.ports(grant.node) - frozenset(grant.pod.host_ports)
+        self._changed(grant)
+
+    def state(self, node: str) -> int:
+        """A number for all that passes on the node: free amounts, ports in use, devices in use."""
+        return self._measured(node)[0]
+
+    def gpus(self, node: str) -> int:
+        """What is free of the node's GPUs, in thousandths, a device plugin's and a driver's together: for packing."""
+        return self._measured(node)[1]
+
+    def _measured(self, node: str) -> tuple[int, int]:
+        known = self._states.get(node)
+        if known is None:
+            free, of = self._free[node], self.nodes[node]
+            devices = self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)
+            key = (frozenset(of.allocatable.amounts), frozenset(free.amounts.items()), self.ports(node), devices)
+            state = self._known.setdefault(key, len(self._known))
+            known = self._states[node] = state, self._free_gpus(of)
+        return known
+
+    def _free_gpus(self, node: Node) -> int:
+        view = self.inventory.on(node)
+        weights = accounts.weights_on(view, self.inventory)
+        taken = sum(w for w, device in zip(weights, view.devices, strict=True) if w and self.in_use.is_taken(device.id))
+        plugin = accounts.by_name(self._free[node.name])[accounts.GPU]
+        return plugin + accounts.gpus_on(view, self.inventory) - taken
+
+    def _changed(self, grant: Grant) -> None:
+        touched = {grant.node: None}
+        for _, allocation in grant.allocated:
+            for result in allocation.devices.results or ():
+                touched.update(dict.fromkeys(self._seen_by.get((result.driver, result.pool), ())))
+        for node in touched:
+            self._states.pop(node, None)
+        self.changes.extend(touched)
+
+
+def _shared_pools(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:
+    """Pools that more than one node can use, and by which nodes."""
+    seen: dict[PoolKey, list[str]] = {}
+    for name, node in nodes.items():
+        view = inventory.on(node)
+        for pool in view.pools:
+            if pool not in view.local:
+                seen.setdefault(pool, []).append(name)
+    return seen

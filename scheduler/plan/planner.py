@@ -1,0 +1,168 @@
+"""plan(): the stages, least disruptive first. Pure: one snapshot, one answer, whatever the order of its parts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from queues.reasons import OverLimit, OverQuota, QueueReason
+from queues.resources import NOTHING, Resources
+from scheduler.model.plan import (
+    ClaimAllocation,
+    GangDecision,
+    Placement,
+    Plan,
+    QueueReport,
+    SolverReport,
+    Verdict,
+)
+from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reason, TopologyUnusable, Unreadable
+from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Gang
+from scheduler.plan.allocate import place_pending
+from scheduler.plan.desk import Desk
+from scheduler.plan.ledger import Grant
+from scheduler.plan.shapes import MADE_CLAIM
+
+STAGES: tuple[Callable[[Desk], None], ...] = (place_pending,)
+"""Each goes on where the one before it ended."""
+
+LASTING_REASONS = (QueueReason, ClaimRefused, InvalidGang, NoNodeFits, TopologyUnusable, Unreadable)
+"""With these a gang starts only after somebody has changed something."""
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """Decide for every gang of the snapshot. Raises nothing but InvariantError, which is a defect of ours."""
+    snapshot = _sorted(snapshot)
+    desk = Desk.of(snapshot)
+    for stage in STAGES:
+        stage(desk)
+    placements = [_placement(gang, grant) for gang in sorted(desk.grants) for grant in desk.grants[gang]]
+    return Plan(
+        now_ms=snapshot.now_ms,
+        placements=tuple(sorted(placements, key=lambda placement: (placement.gang, placement.pod))),
+        gangs=tuple(_decision(desk, gang) for gang in snapshot.gangs),
+        queues=_queues(desk),
+        solver=_solver(desk),
+        set_aside=snapshot.set_aside,
+    )
+
+
+def _sorted(snapshot: Snapshot) -> Snapshot:
+    """The same snapshot, every tuple in the order of its names."""
+    return replace(
+        snapshot,
+        nodes=tuple(sorted(snapshot.nodes, key=lambda node: node.name)),
+        slices=tuple(sorted(snapshot.slices, key=lambda published: published.metadata.name)),
+        taint_rules=tuple(sorted(snapshot.taint_rules, key=lambda rule: rule.metadata.name)),
+        claims=dict(sorted(snapshot.claims.items())),
+        pods=tuple(sorted(snapshot.pods, key=lambda pod: pod.key)),
+        gangs=tuple(sorted(snapshot.gangs, key=lambda gang: gang.key)),
+        queues=tuple(sorted(snapshot.queues, key=lambda queue: queue.name)),
+        set_aside=tuple(sorted(snapshot.set_aside, key=lambda aside: aside.object)),
+    )
+
+
+def _placement(gang: str, grant: Grant) -> Placement:
+    given = {claim.key: (claim, allocation) for claim, allocation in grant.allocated}
+    claims = []
+    for entry in grant.pod.claims:
+        if entry.claim is not None and entry.needed:
+            found = given.get(entry.claim)
+            claims.append(
+                ClaimAllocation(
+                    name=entry.name,
+                    claim=entry.claim,
+                    claim_uid=found[0].uid if found else "",
+                    allocation=found[1] if found else None,
+                )
+            )
+    if grant.made is not None:
+        claim, allocation = next(part for part in grant.allocated if part[0].key not in {c.claim for c in claims})
+        claims.append(
+            ClaimAllocation(
+                name=MADE_CLAIM,
+                claim=claim.key,
+                allocation=allocation,
+                make=grant.made.spec,
+                mappings=grant.made.mappings,
+            )
+        )
+    return Placement(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang, node=grant.node, claims=tuple(claims))
+
+
+def _decision(desk: Desk, gang: Gang) -> GangDecision:
+    wants, placed = desk.wants.get(gang.key), len(desk.grants.get(gang.key, ()))
+    reason = desk.reasons.get(gang.key)
+    needed = wants.needed if wants else max(gang.min_member - gang.succeeded, 0)
+    bound = wants.bound - placed if wants else sum(1 for pod in gang.bound if not pod.terminating)
+    return GangDecision(
+        gang=gang.key,
+        uid=gang.uid,
+        owner=gang.owner,
+        queue=desk.queue_of.get(gang.key, gang.queue),
+        verdict=_verdict(desk, gang, reason, placed=placed, bound=bound, needed=needed),
+        reason=reason,
+        placed=placed,
+        bound=bound,
+        needed=needed,
+        total=len(gang.pods),
+        solver=desk.solved.get(gang.key),
+    )
+
+
+def _verdict(desk: Desk, gang: Gang, reason: Reason | None, *, placed: int, bound: int, needed: int) -> Verdict:
+    """About the minimum; what an elastic gang still lacks beyond it is told by the reason alone."""
+    if placed:
+        return Verdict.PLACED
+    wants = desk.wants.get(gang.key)
+    whole = wants.minimum() is None if wants else bound >= needed
+    if whole and (bound or reason is None):
+        return Verdict.RUNNING
+    return Verdict.REFUSED if isinstance(reason, LASTING_REASONS) and _lasts(reason) else Verdict.PENDING
+
+
+def _lasts(reason: Reason) -> bool:
+    """A full queue empties; one that is too small for the gang does not grow."""
+    match reason:
+        case OverLimit():
+            return reason.asked > reason.limit
+        case OverQuota():
+            return reason.asked > reason.quota
+        case _:
+            return True
+
+
+def _queues(desk: Desk) -> tuple[QueueReport, ...]:
+    counts: dict[str, tuple[int, int]] = {}
+    for key, queue in desk.queue_of.items():
+        running, pending = counts.get(queue, (0, 0))
+        wants = desk.wants.get(key)
+        started = wants is not None and wants.bound > 0
+        waits = wants is None or wants.waiting > 0 or not started
+        counts[queue] = running + (1 if started else 0), pending + (1 if waits else 0)
+    return tuple(
+        QueueReport(
+            name=queue.name,
+            parent=queue.parent,
+            quota=Resources({name: rule.quota for name, rule in queue.resources.items()}),
+            limit={name: r.limit for name, r in sorted(queue.resources.items()) if r.limit is not None},
+            fair_share=desk.fair_shares.get(queue.name, NOTHING),
+            allocated=desk.ledger.allocated.get(queue.name, NOTHING),
+            requested=desk.requested.get(queue.name, NOTHING),
+            running=counts.get(queue.name, (0, 0))[0],
+            pending=counts.get(queue.name, (0, 0))[1],
+            problem=desk.tree.problems.get(queue.name),
+        )
+        for queue in desk.snapshot.queues
+    )
+
+
+def _solver(desk: Desk) -> SolverReport:
+    """The least certain of the searches that were made, with their time together."""
+    reports = list(desk.solved.values())
+    if not reports:
+        return SolverReport()
+    worst = max(reports, key=lambda report: (_CERTAINTY.index(report.status), report.gap))
+    return replace(worst, seconds=round(sum(report.seconds for report in reports), 6))
+
+
+_CERTAINTY = ("greedy", "optimal", "impossible", "feasible", "budget")

@@ -1,0 +1,256 @@
+"""How much of what has room where: exact answers per node, remembered for nodes in equal state.
+
+A load is what an attempt has put on a node so far, as counts of shapes; it is judged as a whole, devices included, so
+that no order of pods can spoil it: two pods that each take "one whole GPU or half" find room together on one GPU.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from queues.resources import total
+from scheduler.dra.allocate import Allocated, Ask, NoRoom, Refused, allocate
+from scheduler.model.reasons import NodeCount, Reason
+from scheduler.model.snapshot import Policy
+from scheduler.plan.fit import LASTING, PASSING, Need, Seat, aversion, misfit
+from scheduler.plan.ledger import Ledger
+from scheduler.plan.shapes import Demand, Shapes
+from scheduler.plan.topology import Domains
+from scheduler.solver.problem import Level
+
+Load = tuple[tuple[int, int], ...]
+"""(shape, count) pairs, sorted."""
+
+Rank = tuple[int | str, ...]
+
+_MANY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`cause` completes "the node ..."; "" where the load fits. `alternatives`: how far down the users' lists of
+    alternatives the devices were found. `proved`: False if the search budget ended first."""
+
+    cause: str = ""
+    alternatives: int = 0
+    proved: bool = True
+
+
+class Rooms:
+    """Answers about one ledger as it stands; `solver.greedy.Room`."""
+
+    def __init__(self, ledger: Ledger, shapes: Shapes, domains: Domains, policy: Policy) -> None:
+        self.ledger = ledger
+        self.shapes = shapes
+        self.domains = domains
+        self.nodes = tuple(ledger.nodes)
+        self.refused: dict[int, Reason] = {}
+        """Shapes whose claims can be decided on no node, with the reason."""
+        self.proved = True
+        """Whether every answer so far was searched to its end."""
+        self._policy = policy
+        self._kinds: dict[str, int] = {}
+        kinds: dict[object, int] = {}
+        for name, node in ledger.nodes.items():
+            self._kinds[name] = kinds.setdefault((node.taints, node.unschedulable), len(kinds))
+        self._lasting: dict[tuple[object, ...], str] = {}
+        self._verdicts: dict[tuple[int, Load], Verdict] = {}
+        self._capacities: dict[tuple[int, Load, int], tuple[int, bool]] = {}
+        self._ranks: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._hardness: dict[int, tuple[int, ...]] = {}
+        self._heaps: dict[int, _Heap] = {}
+
+    def suits(self, node: str, shape: int) -> str:
+        """Why no bundle of this shape can ever run there, "" if it could: what the node is, not who is on it."""
+        of, wanted = self.ledger.nodes[node], self.shapes[shape]
+        key = (
+            shape,
+            self._kinds[node],
+            node if wanted.named else "",
+            tuple(of.labels.get(label) for label in wanted.labels),
+        )
+        known = self._lasting.get(key)
+        if known is None:
+            causes = (misfit(need, Seat(node=of), LASTING) for need in wanted.needs)
+            known = self._lasting[key] = next((cause for cause in causes if cause is not None), "")
+        return known
+
+    def verdict(self, node: str, load: Load) -> Verdict:
+        """Whether the node takes this load besides all that is on it. Every shape of it must suit the node."""
+        key = (self.ledger.state(node), load)
+        known = self._verdicts.get(key)
+        if known is None:
+            known = self._verdicts[key] = self._judge(node, load)
+        return known
+
+    def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
+        """How many more bundles of this shape the node takes on top of `load`, up to `at_most`."""
+        if at_most <= 0 or self.suits(node, shape):
+            return 0
+        key = (self.ledger.state(node), load, shape)
+        count, complete = self._capacities.get(key, (0, False))
+        if count >= at_most or complete:
+            return min(count, at_most)
+        demand = self.shapes.demand(shape, self.ledger.nodes[node])
+        bound = self._bound(node, load, demand)
+        if not demand.asks and not demand.ports and not self._asks_devices(node, load):
+            count, complete = bound, True
+        while not complete and count < at_most:
+            complete = count >= bound or bool(self.verdict(node, _with(load, shape, count + 1)).cause)
+            count += 0 if complete else 1
+        self._capacities[key] = count, complete
+        return min(count, at_most)
+
+    def rank(self, node: str, shape: int) -> Rank:
+        """Smaller is better for one bundle of this shape: what its pods prefer, then best fit, then the name."""
+        key = (self.ledger.state(node), shape)
+        known = self._ranks.get(key)
+        if known is None:
+            known = self._ranks[key] = self._rank(node, shape)
+        return (self._aversion(node, shape), *known, node)
+
+    def best(self, shape: int) -> str | None:
+        """The node that is best for one bundle of this shape among those that take it; None if none does."""
+        heap = self._heaps.get(shape)
+        if heap is None:
+            heap = self._heaps[shape] = _Heap(len(self.ledger.changes))
+            changed: Iterable[str] = self.ledger.nodes
+        else:
+            changed = dict.fromkeys(self.ledger.changes[heap.seen :])
+            heap.seen = len(self.ledger.changes)
+        for node in changed:
+            takes = not self.suits(node, shape) and not self.verdict(node, ((shape, 1),)).cause
+            heap.put(node, self.rank(node, shape) if takes else None)
+        return heap.first()
+
+    def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """The domains of a level with those of `nodes` that stand in them."""
+        return self.domains.split(level, nodes)
+
+    def hardness(self, shape: int) -> tuple[int, ...]:
+        """Larger is harder to place: few nodes suit it, many devices, much CPU, much memory."""
+        known = self._hardness.get(shape)
+        if known is None:
+            suiting = sum(1 for node in self.nodes if not self.suits(node, shape))
+            wanted = self.shapes[shape]
+            pods = wanted.sample.pods
+            amounts = (sum(pod.requests["cpu"] for pod in pods), sum(pod.requests["memory"] for pod in pods))
+            known = self._hardness[shape] = (-suiting, wanted.devices, *amounts)
+        return known
+
+    def weight(self, node: str) -> int:
+        """How much is free on the node, as a measure for tight packing: GPUs first, then CPU."""
+        return self.ledger.gpus(node) * _MANY + self.ledger.free(node)["cpu"]
+
+    def causes(self, shape: int, nodes: Iterable[str]) -> tuple[NodeCount, ...]:
+        """What rules out how many of these nodes for one bundle; most first. Nodes that take it are not counted."""
+        counts: dict[str, int] = {}
+        for node in nodes:
+            cause = self.suits(node, shape) or self.verdict(node, ((shape, 1),)).cause
+            if cause:
+                counts[cause] = counts.get(cause, 0) + 1
+        ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        return tuple(NodeCount(nodes=count, cause=cause) for cause, count in ordered)
+
+    def _judge(self, node: str, load: Load) -> Verdict:
+        of = self.ledger.nodes[node]
+        demands = [(self.shapes.demand(shape, of), count) for shape, count in load]
+        need = Need(
+            pod=self.shapes[load[0][0]].sample.pods[0],
+            requests=total(demand.requests * count for demand, count in demands),
+            ports=tuple(port for demand, count in demands for _ in range(count) for port in demand.ports),
+        )
+        cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
+        if cause is not None:
+            return Verdict(cause=cause)
+        asks = [Ask(claim=ask.claim) for demand, count in demands for _ in range(count) for ask in demand.asks]
+        if not asks:
+            return Verdict()
+        answer = allocate(of, asks, self.ledger.inventory, self.ledger.in_use, steps=self._policy.allocator_steps)
+        if isinstance(answer, Allocated):
+            return Verdict(alternatives=_alternatives(answer, asks))
+        if isinstance(answer, NoRoom):
+            self.proved = self.proved and answer.searched_all
+            return Verdict(cause=answer.cause, proved=answer.searched_all)
+        if answer.fatal and len(load) == 1:
+            self.refused.setdefault(load[0][0], answer.reason)
+        return Verdict(cause=_undecided(answer))
+
+    def _bound(self, node: str, load: Load, demand: Demand) -> int:
+        """How often the amounts alone would go into what `load` leaves free."""
+        free = self.ledger.free(node)
+        if load:
+            of = self.ledger.nodes[node]
+            free = free - total(self.shapes.demand(shape, of).requests * count for shape, count in load)
+        return min(
+            (free[name] // amount for name, amount in demand.requests.amounts.items() if amount > 0), default=_MANY
+        )
+
+    def _asks_devices(self, node: str, load: Load) -> bool:
+        """Whether the load itself is in doubt; without claims and ports it has been counted already."""
+        return bool(load) and bool(self.verdict(node, load).cause)
+
+    def _rank(self, node: str, shape: int) -> tuple[int, ...]:
+        of, wanted = self.ledger.nodes[node], self.shapes[shape]
+        demand = self.shapes.demand(shape, of)
+        left = self.ledger.free(node) - demand.requests
+        gpus = self.ledger.gpus(node)
+        wants_devices = wanted.devices > 0
+        sign = -1 if self._policy.spread else 1
+        return (
+            0 if wants_devices or not gpus else 1,
+            self.verdict(node, ((shape, 1),)).alternatives,
+            sign * gpus,
+            sign * left["cpu"],
+            sign * left["memory"],
+        )
+
+    def _aversion(self, node: str, shape: int) -> int:
+        wanted, of = self.shapes[shape], self.ledger.nodes[node]
+        if not wanted.tastes and not of.taints:
+            return 0
+        return sum(aversion(pod, of) for pod in wanted.sample.pods)
+
+
+class _Heap:
+    """Nodes by rank; an entry is void once its node has a newer one."""
+
+    def __init__(self, seen: int) -> None:
+        self.seen = seen
+        self._entries: list[tuple[Rank, int, str]] = []
+        self._versions: dict[str, int] = {}
+
+    def put(self, node: str, rank: Rank | None) -> None:
+        version = self._versions[node] = self._versions.get(node, 0) + 1
+        if rank is not None:
+            heappush(self._entries, (rank, version, node))
+
+    def first(self) -> str | None:
+        while self._entries and self._versions[self._entries[0][2]] != self._entries[0][1]:
+            heappop(self._entries)
+        return self._entries[0][2] if self._entries else None
+
+
+def load_of(counts: Mapping[int, int]) -> Load:
+    return tuple(sorted((shape, count) for shape, count in counts.items() if count))
+
+
+def _with(load: Load, shape: int, count: int) -> Load:
+    counts = dict(load)
+    counts[shape] = counts.get(shape, 0) + count
+    return load_of(counts)
+
+
+def _alternatives(answer: Allocated, asks: Sequence[Ask]) -> int:
+    """Sum over requests of the position of the alternative that was chosen; 0 where it is the first."""
+    places = 0
+    for allocation, ask in zip(answer.allocations, asks, strict=True):
+        chosen = {result.request for result in allocation.devices.results or ()}
+        for request in ask.claim.spec.devices.requests or ():
+            names = [f"{request.name}/{alternative.name}" for alternative in request.first_available or ()]
+            places += next((place for place, name in enumerate(names) if name in chosen), 0)
+    return places
+
+
+def _undecided(refused: Refused) -> str:
+    return f"cannot be judged: {refused.reason.message.removesuffix('.')}"

@@ -1,0 +1,109 @@
+"""Candidate domains for a gang: where every node stands, level by level, coarse to fine.
+
+A domain is named by the whole way to it ("zone-a/rack-1"): two racks of one name in two zones are two. A level is a
+node label, the host itself, or the NVLink domain, which is read from the devices and, on nodes without any, from the
+label that GPU feature discovery sets. Source: KAI docs (topology-aware scheduling); DESIGN 2.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduler.api import attributes
+from scheduler.api.crds import NVLINK_LEVEL
+from scheduler.dra.devices import scalar
+from scheduler.dra.pools import Inventory
+from scheduler.model.nodes import Node, Topology
+from scheduler.model.reasons import TopologyUnusable
+from scheduler.model.workloads import TopologyConstraint
+
+Level = tuple[str, str]
+"""(topology, key)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """Levels to try for a group, finest first. `required`: the coarsest allowed; None: after the last, anywhere."""
+
+    steps: tuple[Level, ...]
+    required: Level | None
+
+
+NO_LADDER = Ladder(steps=(), required=None)
+
+
+class Domains:
+    """Where every node stands in every topology."""
+
+    def __init__(self, nodes: Iterable[Node], topologies: Mapping[str, Topology], inventory: Inventory) -> None:
+        self._nodes = {node.name: node for node in nodes}
+        self._topologies = topologies
+        self._inventory = inventory
+        self._levels: dict[Level, dict[str, str]] = {}
+        self._nvlink: dict[str, str | None] = {}
+
+    def ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
+        """The levels to try under this constraint, or why it cannot be used."""
+        if constraint is None or not (constraint.required or constraint.preferred):
+            return NO_LADDER
+        topology = self._topologies.get(constraint.topology)
+        if topology is None:
+            return TopologyUnusable(gang=gang, topology=constraint.topology, problem="does not exist")
+        for key in (constraint.required, constraint.preferred):
+            if key is not None and key not in topology.levels:
+                levels = ", ".join(topology.levels)
+                problem = f"has no level {key}; its levels are {levels}"
+                return TopologyUnusable(gang=gang, topology=topology.name, problem=problem)
+        if constraint.required and not self.of((topology.name, constraint.required)):
+            problem = f"has no node in any domain of level {constraint.required}"
+            return TopologyUnusable(gang=gang, topology=topology.name, problem=problem)
+        places = {key: place for place, key in enumerate(topology.levels)}
+        coarsest = places[constraint.required] if constraint.required else 0
+        finest = places[constraint.preferred] if constraint.preferred else coarsest
+        steps = tuple((topology.name, key) for key in reversed(topology.levels[coarsest : max(finest, coarsest) + 1]))
+        return Ladder(steps=steps, required=steps[-1] if constraint.required else None)
+
+    def of(self, level: Level) -> Mapping[str, str]:
+        """The domain of each node that stands in one: it must carry every level down to this one."""
+        known = self._levels.get(level)
+        if known is None:
+            topology, key = self._topologies[level[0]], level[1]
+            keys = topology.levels[: topology.levels.index(key) + 1]
+            known = self._levels[level] = {
+                name: "/".join(value for value in values if value is not None)
+                for name, node in self._nodes.items()
+                if None not in (values := [self._value(node, each) for each in keys])
+            }
+        return known
+
+    def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """The domains of a level as (name, those of `nodes` in it), by name."""
+        of = self.of(level)
+        parts: dict[str, list[str]] = {}
+        for node in nodes:
+            domain = of.get(node)
+            if domain is not None:
+                parts.setdefault(domain, []).append(node)
+        return [(name, tuple(parts[name])) for name in sorted(parts)]
+
+    def nvlink(self, node: str) -> str | None:
+        """The NVLink domain that all GPUs of the node share; None if they share none."""
+        if node not in self._nvlink:
+            self._nvlink[node] = self._read_nvlink(self._nodes[node])
+        return self._nvlink[node]
+
+    def _value(self, node: Node, key: str) -> str | None:
+        if key == NVLINK_LEVEL:
+            return self.nvlink(node.name)
+        if key == attributes.HOSTNAME_LABEL:
+            return node.labels.get(key, node.name)
+        return node.labels.get(key)
+
+    def _read_nvlink(self, node: Node) -> str | None:
+        values = {
+            str(value)
+            for device in self._inventory.devices_on(node)
+            if (value := scalar(device.attributes.get(NVLINK_LEVEL))) is not None
+        }
+        if values:
+            return values.pop() if len(values) == 1 else None
+        return node.labels.get(attributes.CLIQUE_LABEL)

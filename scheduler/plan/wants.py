@@ -1,0 +1,324 @@
+"""What a gang still wants: the minimum it starts with, whole, and then what it may grow by, piece by piece.
+
+The sub-group tree: a leaf is satisfied with its minimum of pods on nodes, an inner group with its minimum of satisfied
+children. Pods on nodes already count, and tie the rest to their topology domain. Source: KAI docs (sub-groups, elastic
+workloads); native gang API (minCount).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from scheduler.api.dra import MOST_CONSUMERS
+from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods
+from scheduler.model.workloads import Claim, Gang, Pod, TopologyConstraint
+from scheduler.plan.shapes import Bundle, Shapes, claims_of
+from scheduler.plan.topology import Domains, Ladder
+from scheduler.solver.problem import Group, Unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A question for placement. `bundles` by (leaf, shape), in the order in which they are to be placed."""
+
+    group: Group
+    bundles: Mapping[tuple[str, int], tuple[Bundle, ...]]
+
+    def chosen(self) -> Iterator[Bundle]:
+        """The bundles that are placed if all goes as listed: of each group, what its minimum takes first."""
+        used: dict[tuple[str, int], int] = {}
+        for leaf, unit in _first_units(self.group):
+            number = used.get((leaf, unit.shape), 0)
+            used[leaf, unit.shape] = number + 1
+            yield self.bundles[leaf, unit.shape][number]
+
+    @property
+    def pods(self) -> int:
+        """How many pods must find room at once."""
+        return sum(unit.pods for _, unit in _first_units(self.group))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Node:
+    """A group of the tree with its pods: on nodes (`there`, by key the node), and those that may be placed."""
+
+    name: str
+    minimum: int | None
+    topology: TopologyConstraint | None
+    children: list["_Node"] = field(default_factory=list)
+    there: dict[str, str] = field(default_factory=dict)
+    waiting: list[Pod] = field(default_factory=list)
+    gated: int = 0
+    troubles: list[WaitingForClaims] = field(default_factory=list)
+
+    @property
+    def present(self) -> int:
+        return len(self.there) + len(self.waiting) + len(self.troubles) + self.gated
+
+    def nodes(self) -> frozenset[str]:
+        """Nodes that hold pods of it or of any group below."""
+        return frozenset(self.there.values()).union(*(child.nodes() for child in self.children))
+
+
+class Wants:
+    """One gang's wants while a plan is made."""
+
+    def __init__(
+        self,
+        gang: Gang,
+        claims: Mapping[str, Claim],
+        consumers: Callable[[str], frozenset[str]],
+        shapes: Shapes,
+        domains: Domains,
+    ) -> None:
+        """`consumers`: uids of the pods that a claim (key) is reserved for."""
+        self.gang = gang
+        self._claims = claims
+        self._consumers = consumers
+        self._joining: dict[str, set[str]] = {}
+        self._shapes = shapes
+        self._domains = domains
+        self._root, self._leaves = _tree(gang)
+        self._leaf_of: dict[str, _Node] = {}
+        self._failed: set[tuple[str, int]] = set()
+        self._sort_in(gang.pods)
+
+    @property
+    def needed(self) -> int:
+        """Pods that the gang needs to have started."""
+        return _needed(self._root)
+
+    @property
+    def bound(self) -> int:
+        """Pods on nodes, this plan's included."""
+        return sum(len(leaf.there) for leaf in self._leaves.values())
+
+    def minimum(self) -> Wanted | Reason | None:
+        """What is missing of the minimum; why it cannot be asked for yet; None if nothing is missing."""
+        bundles: dict[tuple[str, int], list[Bundle]] = {}
+        group = self._need(self._root, bundles)
+        if isinstance(group, Group):
+            return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
+        return group
+
+    def growth(self) -> Wanted | None:
+        """The next piece beyond the minimum that has not been refused: one bundle, or an optional group's minimum."""
+        bundles: dict[tuple[str, int], list[Bundle]] = {}
+        group = self._grow(self._root, bundles)
+        if group is None:
+            return None
+        return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
+
+    def settle(self, pod: Pod, node: str) -> None:
+        """The pod has a place now."""
+        leaf = self._leaf_of[pod.key]
+        leaf.waiting = [other for other in leaf.waiting if other.key != pod.key]
+        leaf.there[pod.key] = node
+
+    def fail(self, wanted: Wanted) -> None:
+        """This piece of growth found no room; nothing like it is asked for again in this plan."""
+        self._failed.update(wanted.bundles)
+
+    @property
+    def waiting(self) -> int:
+        """Pods that could be placed and have no place."""
+        return sum(len(leaf.waiting) for leaf in self._leaves.values())
+
+    def waiting_pods(self) -> Iterator[tuple[Pod, ...]]:
+        """The same, leaf by leaf."""
+        for leaf in self._leaves.values():
+            if leaf.waiting:
+                yield tuple(leaf.waiting)
+
+    def _sort_in(self, pods: Iterable[Pod]) -> None:
+        for pod in sorted(pods, key=lambda p: (-p.task_priority, p.created_ms, p.key)):
+            leaf = self._leaves.get(pod.sub_group if self.gang.sub_groups else "")
+            if leaf is None or pod.terminating or pod.done:
+                continue
+            self._leaf_of[pod.key] = leaf
+            if pod.node:
+                leaf.there[pod.key] = pod.node
+            elif pod.gated:
+                leaf.gated += 1
+            elif (trouble := self._claim_trouble(pod)) is not None:
+                leaf.troubles.append(trouble)
+            else:
+                leaf.waiting.append(pod)
+
+    def _claim_trouble(self, pod: Pod) -> WaitingForClaims | None:
+        """The first of the pod's claims that it cannot use yet."""
+        for entry in pod.claims:
+            if not entry.needed:
+                continue
+            if entry.claim is None:
+                return WaitingForClaims(
+                    pod=pod.key, claim=entry.name, problem="has not been made from its template yet"
+                )
+            claim = self._claims.get(entry.claim)
+            if problem := self._problem(pod, claim, from_template=entry.from_template):
+                return WaitingForClaims(pod=pod.key, claim=entry.claim, problem=problem)
+        for key in claims_of(pod):
+            self._joining.setdefault(key, set()).add(pod.uid)
+        return None
+
+    def _problem(self, pod: Pod, claim: Claim | None, *, from_template: bool) -> str:
+        if claim is None:
+            return "does not exist"
+        if claim.terminating:
+            return "is being deleted"
+        if from_template and claim.owner_uid != pod.uid:
+            return "belongs to another pod"
+        consumers = self._consumers(claim.key)
+        if pod.uid not in consumers and len(consumers | self._joining.get(claim.key, set())) >= MOST_CONSUMERS:
+            return f"is wanted by more than {MOST_CONSUMERS} pods, and a claim cannot serve more"
+        return ""
+
+    def _need(self, node: _Node, bundles: dict[tuple[str, int], list[Bundle]]) -> Group | Reason | None:
+        """What the group lacks, why that cannot be asked for, or None if it lacks nothing."""
+        ladder = self._ladder(node)
+        if not isinstance(ladder, Ladder):
+            return ladder
+        if not node.children:
+            return self._leaf_need(node, ladder, bundles)
+        minimum = len(node.children) if node.minimum is None else node.minimum
+        states: list[Group] = []
+        problems: list[Reason] = []
+        for child in sorted(node.children, key=lambda c: (not c.nodes(), c.name)):
+            state = self._need(child, bundles)
+            if state is None:
+                minimum -= 1
+            elif isinstance(state, Group):
+                states.append(state)
+            else:
+                problems.append(state)
+        if minimum <= 0:
+            return None
+        if len(states) < minimum:
+            return problems[0] if problems else _too_few_groups(self.gang, node, minimum)
+        return self._group(node, ladder, minimum, children=tuple(states))
+
+    def _leaf_need(
+        self, node: _Node, ladder: Ladder, bundles: dict[tuple[str, int], list[Bundle]]
+    ) -> Group | Reason | None:
+        minimum = node.present if node.minimum is None else node.minimum
+        lacking = minimum - len(node.there)
+        if lacking <= 0:
+            return None
+        if len(node.waiting) < lacking:
+            if node.troubles and len(node.waiting) + len(node.troubles) >= lacking:
+                return node.troubles[0]
+            return WaitingForPods(
+                gang=self.gang.key,
+                needed=minimum,
+                present=node.present,
+                gated=node.gated,
+                sub_group=node.name,
+            )
+        made = self._shapes.bundles(node.waiting)
+        for bundle in made:
+            bundles.setdefault((node.name, bundle.shape), []).append(bundle)
+        units = tuple(Unit(shape=bundle.shape, pods=len(bundle.pods)) for bundle in made)
+        return self._group(node, ladder, lacking, units=units)
+
+    def _grow(self, node: _Node, bundles: dict[tuple[str, int], list[Bundle]]) -> Group | None:
+        ladder = self._ladder(node)
+        if not isinstance(ladder, Ladder):
+            return None
+        if not node.children:
+            for bundle in self._shapes.bundles(node.waiting) if node.waiting else ():
+                if (node.name, bundle.shape) not in self._failed:
+                    bundles[node.name, bundle.shape] = [bundle]
+                    unit = Unit(shape=bundle.shape, pods=len(bundle.pods))
+                    return self._group(node, ladder, unit.pods, units=(unit,))
+            return None
+        for child in sorted(node.children, key=lambda c: (not c.nodes(), c.name)):
+            own: dict[tuple[str, int], list[Bundle]] = {}
+            state = self._need(child, own)
+            if state is None:
+                own.clear()
+                state = self._grow(child, own)
+            elif self._failed.intersection(own):
+                continue
+            if isinstance(state, Group):
+                bundles.update(own)
+                return self._group(node, ladder, 1, children=(state,))
+        return None
+
+    def _group(
+        self,
+        node: _Node,
+        ladder: Ladder,
+        minimum: int,
+        units: tuple[Unit, ...] = (),
+        children: tuple[Group, ...] = (),
+    ) -> Group:
+        near = node.nodes() if ladder.steps else frozenset()
+        pinned = ""
+        if ladder.required is not None and near:
+            pinned = self._domains.of(ladder.required)[min(near)]
+        return Group(
+            name=node.name,
+            minimum=minimum,
+            units=units,
+            children=children,
+            steps=ladder.steps,
+            required=ladder.required,
+            pinned=pinned,
+            near=near,
+        )
+
+    def _ladder(self, node: _Node) -> Ladder | TopologyUnusable:
+        """The levels that the group stays in, or why it cannot: also because its pods are apart already."""
+        ladder = self._domains.ladder(node.topology, self.gang.key)
+        if isinstance(ladder, Ladder) and ladder.required is not None:
+            of = self._domains.of(ladder.required)
+            domains = sorted({of.get(name, "") for name in node.nodes()})
+            if len(domains) > 1 or domains == [""]:
+                what = ", ".join(name or "outside of all domains" for name in domains)
+                return TopologyUnusable(
+                    gang=self.gang.key,
+                    topology=ladder.required[0],
+                    problem=f"cannot hold its pods together at level {ladder.required[1]}: some run in {what}",
+                )
+        return ladder
+
+
+def _tree(gang: Gang) -> tuple[_Node, dict[str, _Node]]:
+    """The gang as a tree, and its leaves by name. Without sub-groups the root is the only leaf, called ""."""
+    lacking = max(gang.min_member - gang.succeeded, 0)
+    root = _Node(name="", minimum=gang.min_sub_group if gang.sub_groups else lacking, topology=gang.topology)
+    made = {"": root}
+    for sub in sorted(gang.sub_groups, key=lambda s: s.name):
+        made[sub.name] = _Node(name=sub.name, minimum=None, topology=sub.topology)
+    for sub in sorted(gang.sub_groups, key=lambda s: s.name):
+        parent = made[sub.parent or ""]
+        parent.children.append(made[sub.name])
+    leaves = {}
+    for sub in gang.sub_groups:
+        node = made[sub.name]
+        node.minimum = sub.min_sub_group if node.children else sub.min_member
+        if not node.children:
+            leaves[sub.name] = node
+    return root, leaves or {"": root}
+
+
+def _needed(node: _Node) -> int:
+    """The fewest pods on nodes with which the group is satisfied."""
+    if not node.children:
+        return node.present if node.minimum is None else node.minimum
+    each = sorted(map(_needed, node.children))
+    return sum(each if node.minimum is None else each[: node.minimum])
+
+
+def _too_few_groups(gang: Gang, node: _Node, missing: int) -> WaitingForPods:
+    return WaitingForPods(gang=gang.key, needed=missing, present=0, sub_group=node.name)
+
+
+def _first_units(group: Group) -> Iterator[tuple[str, Unit]]:
+    pods = 0
+    for unit in group.units:
+        if pods >= group.minimum:
+            return
+        pods += unit.pods
+        yield group.name, unit
+    for child in group.children[: group.minimum]:
+        yield from _first_units(child)
