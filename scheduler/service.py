@@ -8,9 +8,11 @@ reflectors -> queue -> state -> cycle -> committer -> API server
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,13 +32,16 @@ from scheduler.explain.history import History
 from scheduler.explain.metrics import Metrics
 from scheduler.explain.status import Teller
 from scheduler.kube.client import Client
+from scheduler.kube.lease import Election
 from scheduler.kube.reflector import Reflector
+from scheduler.page import Window, served
 from scheduler.state.cluster import ClusterState
 
 log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS = 10.0
 """How long commits under way may take to end after the service was told to stop."""
+_REPORTS_AT_ONCE = 4
 
 
 def _ignore(_: object) -> None:
@@ -63,6 +68,7 @@ async def serve(
 
     Raises what cannot be gone on with: IdentityError at the start, InvariantError for a defect, LeaseLost when another
     replica took over."""
+    _log_as(config)
     sys.setswitchinterval(config.switch_interval_seconds)
     ending = stop or asyncio.Event()
     with contextlib.ExitStack() as signals:
@@ -79,16 +85,24 @@ class _Service:
         self, config: Config, client: Client, ready: asyncio.Event, stop: asyncio.Event, onlooker: Onlooker
     ) -> None:
         self._config = config
-        self._client = client
         self._ready = ready
         self._stop = stop
         self._onlooker = onlooker
-        self._leads = not config.leader_election
         self._synced = asyncio.Event()
         self._changes: asyncio.Queue[list[Change]] = asyncio.Queue()
         self._state = ClusterState()
         self._metrics = Metrics()
         self._history = History(config.history_cycles)
+        self._election = _election(config, client) if config.leader_election else None
+        self._window = Window(
+            state=self._state,
+            policy=config.policy(),
+            recheck_seconds=config.recheck_seconds,
+            exposition=self._metrics,
+            history=self._history,
+            loop=asyncio.get_running_loop(),
+            leads=self._leads,
+        )
         slots = Slots(config.writes_in_flight)
         self._committer = Committer(
             client,
@@ -100,11 +114,11 @@ class _Service:
                 backoff_seconds=config.write_backoff_seconds,
                 binding_conditions_seconds=config.binding_conditions_seconds,
             ),
-            may_write=self._may_write,
+            may_write=self._leads,
             now=lambda: datetime.now(UTC),
         )
         teller = Teller(self._state, scheduler_name=config.scheduler_name)
-        self._reporter = Reporter(client, slots, at_once=4, may_write=self._may_write)
+        self._reporter = Reporter(client, slots, at_once=_REPORTS_AT_ONCE, may_write=self._leads, unsaid=teller.unsaid)
         self._cycle = Cycle(
             self._state,
             self._committer,
@@ -121,40 +135,50 @@ class _Service:
             observe=self._observe,
             observe_outcome=self._observe_outcome,
         )
+        self._reflectors = [Reflector(client=client, kind=kind) for kind in self._state.kinds]
 
     async def run(self) -> None:
         """Follow the cluster, and decide while leading, until stopped."""
         try:
-            async with asyncio.TaskGroup() as group:
-                background = [group.create_task(part) for part in self._background()]
+            async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+                if self._config.web_enabled:
+                    page = await stack.enter_async_context(served(self._config, self._window))
+                    log.info("page", address=page)
+                    self._onlooker.page(page)
+                parts = [*(each.run(self._changes) for each in self._reflectors), self._take_in(), self._reporter.run()]
+                background = [group.create_task(part) for part in parts]
                 try:
-                    await self._work()
+                    await self._lead(group)
                 finally:
                     for task in background:
                         task.cancel()
-        except ExceptionGroup as failures:
+        except BaseExceptionGroup as failures:
             raise _cause(failures) from None
 
-    def _background(self) -> list[Coroutine[Any, Any, None]]:
-        follow = [Reflector(client=self._client, kind=kind).run(self._changes) for kind in self._state.kinds]
-        return [*follow, self._take_in(), self._reporter.run()]
-
-    async def _work(self) -> None:
-        if await self._first(self._synced):
-            log.info(
-                "the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds}
-            )
+    async def _lead(self, group: asyncio.TaskGroup) -> None:
+        """Wait until the cluster is known and we lead, then decide; at the end let the next one lead."""
+        if not await self._unless_stopped(self._synced.wait()):
+            return
+        log.info("the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds})
+        if self._election is None:
             await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
+        elif await self._unless_stopped(self._election.acquire()):
+            holding = group.create_task(self._election.hold())
+            try:
+                await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
+            finally:
+                holding.cancel()
+                await self._election.release()
 
-    async def _first(self, event: asyncio.Event) -> bool:
-        """Wait for the event, or for the end: whether it was the event."""
-        waits = [asyncio.create_task(each.wait()) for each in (event, self._stop)]
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, object]) -> bool:
+        """Whether it came to pass before the service was stopped."""
+        passing, stopping = asyncio.create_task(waiting), asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({passing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return passing.done() and not self._stop.is_set()
         finally:
-            for wait in waits:
-                wait.cancel()
-        return not self._stop.is_set()
+            passing.cancel()
+            stopping.cancel()
 
     async def _take_in(self) -> None:
         """What the watches tell, into the state; and whoever waits for it is woken."""
@@ -170,12 +194,13 @@ class _Service:
             if self._state.synced:
                 self._synced.set()
 
-    def _may_write(self) -> bool:
-        return self._leads
+    def _leads(self) -> bool:
+        return self._election is None or self._election.leading
 
     def _observe(self, report: CycleReport) -> None:
         self._metrics.cycle(report.reports, report.plan, report.seconds)
         self._history.add(report.number, report.reports, report.plan, report.seconds)
+        self._window.show(report)
         self._onlooker.cycle(report)
         self._ready.set()
 
@@ -184,8 +209,35 @@ class _Service:
         self._onlooker.outcome(outcome)
 
 
+def _election(config: Config, client: Client) -> Election:
+    return Election(
+        client=client,
+        namespace=config.lease_namespace,
+        name=config.lease_name,
+        identity=f"{socket.gethostname()}_{uuid.uuid4()}",
+        lease_seconds=config.lease_seconds,
+        renew_seconds=config.lease_renew_seconds,
+        retry_seconds=config.lease_retry_seconds,
+    )
+
+
+def _log_as(config: Config) -> None:
+    """One line an event on stderr, in the form and from the level that was set."""
+    form = structlog.processors.JSONRenderer() if config.log_format == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            form,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(config.log_level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 @contextlib.contextmanager
-def _signals_set(stop: asyncio.Event) -> Any:
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set `stop`, once; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
 

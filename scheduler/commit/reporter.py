@@ -39,13 +39,24 @@ class Report(Protocol):
 
 
 class Reporter:
-    """`tell` never waits; `run` sends until it is cancelled. Events beyond ten thousand unsent push out the oldest."""
+    """`tell` never waits; `run` sends until it is cancelled. Events beyond ten thousand unsent push out the oldest.
 
-    def __init__(self, client: Client, slots: Slots, *, at_once: int, may_write: Callable[[], bool]) -> None:
+    `unsaid` is called with a report that the server refused, so that it can be made again."""
+
+    def __init__(
+        self,
+        client: Client,
+        slots: Slots,
+        *,
+        at_once: int,
+        may_write: Callable[[], bool],
+        unsaid: Callable[[Any], None] = lambda _: None,
+    ) -> None:
         self._client = client
         self._slots = slots
         self._at_once = at_once
         self._may_write = may_write
+        self._unsaid = unsaid
         self._statuses: dict[tuple[Kind, str], Report] = {}
         self._events: deque[Report] = deque(maxlen=_MOST_EVENTS)
         self._sending: set[tuple[Kind, str]] = set()
@@ -110,6 +121,7 @@ class Reporter:
                     # Gone, or a namesake made since: there is nobody to tell.
                     if not (error.not_found or error.conflict or error.already_exists):
                         log.warning("a report was refused", object=f"{report.kind} {report.key}", problem=str(error))
+                        self._unsaid(report)
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

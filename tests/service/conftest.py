@@ -58,6 +58,8 @@ class Cluster:
         self.server = client.identity.server
         self.kubeconfig = kubeconfig
         self._add_nodes = add_nodes
+        self.schedulers: set[asyncio.Task[None]] = set()
+        """Schedulers of this process that are at work: one that fails ends every wait."""
 
     async def add_nodes(self, shape: str, count: int = 1) -> list[str]:
         return list(await self._add_nodes(shape, count))
@@ -88,7 +90,7 @@ class Cluster:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
-                    for change in await queue.get():
+                    for change in await self._next(queue):
                         if change.type == "LISTED":
                             listed = True
                         elif change.type == "DELETED":
@@ -102,6 +104,17 @@ class Cluster:
             pytest.fail(f"{what or kind}: not so after {PATIENCE_SECONDS:g} s. {kind}:\n{state}")
         finally:
             following.cancel()
+
+    async def _next(self, queue: asyncio.Queue[list[changes.Change]]) -> list[changes.Change]:
+        getting = asyncio.create_task(queue.get())
+        try:
+            await asyncio.wait({getting, *self.schedulers}, return_when=asyncio.FIRST_COMPLETED)
+            for scheduler in self.schedulers:
+                if scheduler.done():
+                    scheduler.result()
+            return await getting
+        finally:
+            getting.cancel()
 
     async def running(self, namespace: str, count: int) -> Objects:
         """Until exactly so many pods of the namespace run."""
@@ -183,13 +196,13 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @contextlib.asynccontextmanager
-async def scheduling(kubeconfig: Path, **settings: Any) -> AsyncIterator[Tutti]:
-    """The service, from its first cycle to the end of the block."""
+async def scheduling(cluster: Cluster, kubeconfig: Path | None = None, **settings: Any) -> AsyncIterator[Tutti]:
+    """The service, from its first cycle to the end of the block; `kubeconfig`: another way to the cluster."""
     tutti = Tutti()
     ready, stop = asyncio.Event(), asyncio.Event()
     chosen = config.load(
         flags={
-            "kubeconfig": kubeconfig,
+            "kubeconfig": kubeconfig or cluster.kubeconfig,
             "leader_election": False,
             "web_enabled": False,
             "log_level": "warning",
@@ -204,12 +217,12 @@ async def scheduling(kubeconfig: Path, **settings: Any) -> AsyncIterator[Tutti]:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.wait({starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        cluster.schedulers.add(serving)
         if serving.done():
             serving.result()
         yield tutti
-        if serving.done():
-            serving.result()
     finally:
+        cluster.schedulers.discard(serving)
         starting.cancel()
         stop.set()
         await serving
@@ -218,5 +231,5 @@ async def scheduling(kubeconfig: Path, **settings: Any) -> AsyncIterator[Tutti]:
 @pytest.fixture
 async def tutti(cluster: Cluster) -> AsyncIterator[Tutti]:
     """The scheduler, running against `cluster`."""
-    async with scheduling(cluster.kubeconfig) as running:
+    async with scheduling(cluster) as running:
         yield running
