@@ -327,7 +327,7 @@ def gang(
     **more: Any,
 ) -> World:
     """Equal pods. `claims`: one claim each, by the pod's name for it; `shared`: claims named by all of them; `on`:
-    nodes where the first of them run (claims of those are left out). `topology`: (name, required level, preferred level)."""
+    nodes where the first of them run (claims of those are left out). `topology`: (name, required, preferred level)."""
     key = keyed(name)
     made: list[Pod] = []
     given: dict[str, Claim] = {}

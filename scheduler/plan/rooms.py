@@ -59,6 +59,7 @@ class Rooms:
         self._ranks: dict[tuple[int, int], tuple[int, ...]] = {}
         self._hardness: dict[int, tuple[int, ...]] = {}
         self._heaps: dict[int, _Heap] = {}
+        self._causes: dict[tuple[int, tuple[str, ...]], tuple[int, tuple[NodeCount, ...]]] = {}
 
     def suits(self, node: str, shape: int) -> str:
         """Why no bundle of this shape can ever run there, "" if it could: what the node is, not who is on it."""
@@ -142,8 +143,15 @@ class Rooms:
         """How much is free on the node, as a measure for tight packing: GPUs first, then CPU."""
         return self.ledger.gpus(node) * _MANY + self.ledger.free(node)["cpu"]
 
-    def causes(self, shape: int, nodes: Iterable[str]) -> tuple[NodeCount, ...]:
+    def causes(self, shape: int, nodes: tuple[str, ...]) -> tuple[NodeCount, ...]:
         """What rules out how many of these nodes for one bundle; most first. Nodes that take it are not counted."""
+        key, now = (shape, nodes), len(self.ledger.changes)
+        known = self._causes.get(key)
+        if known is None or known[0] != now:
+            known = self._causes[key] = now, self._count_causes(shape, nodes)
+        return known[1]
+
+    def _count_causes(self, shape: int, nodes: Iterable[str]) -> tuple[NodeCount, ...]:
         counts: dict[str, int] = {}
         for node in nodes:
             cause = self.suits(node, shape) or self.verdict(node, ((shape, 1),)).cause
