@@ -729,6 +729,26 @@ async def test_the_status_of_a_disruption_budget_follows_its_pods():
         assert w.get(kinds.DISRUPTION_BUDGET, "web")["status"]["currentHealthy"] == 1
 
 
+# --- namespaces ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_namespace_takes_its_running_pods_along():
+    async with world({"cpu": 1}) as w:
+        w.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
+        for made in (claim_template("t"), job("train", pod_template({"gpu": "t"}), parallelism=2, completions=2)):
+            made["metadata"]["namespace"] = "team"
+            w.apply(made)
+        single = pod("single")
+        single["metadata"]["namespace"] = "team"
+        w.apply(single)
+        w.store.bind("team", "single", {"target": {"kind": "Node", "name": CPU}})
+        await w.settled()
+        assert (len(w.pods()), len(w.claims())) == (3, 2)
+        w.delete(kinds.NAMESPACE, "team")
+        await w.settled()
+        assert (w.pods(), w.claims(), w.find(kinds.NAMESPACE, "team")) == ([], [], None)
+
+
 # --- size ---------------------------------------------------------------------------------------------------------
 
 
