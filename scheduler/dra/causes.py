@@ -80,7 +80,8 @@ def _best(options: Options, constraint: Constraint, covered: Sequence[Choice], c
         for c in covered:
             here = Counter(token for n in c.item.candidates for token in tokens[n])
             counts.update({token: min(count, c.item.need) for token, count in here.items()})
-        return max(counts.values(), default=0)
+        there = Counter(token for n in {n for c in covered for n in c.item.candidates} for token in tokens[n])
+        return max((min(count, there[token]) for token, count in counts.items()), default=0)
     return sum(c.item.need for c in covered)
 
 

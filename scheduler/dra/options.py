@@ -114,6 +114,8 @@ class Options:
 
     def _members(self, want: Want, found: Candidates) -> tuple[int, ...]:
         """What "all devices" means here: a shared device without room for one more share is not among them."""
+        if want.admin:
+            return found.selected
         devices = self.room.view.devices
         return tuple(n for n in found.selected if not devices[n].shareable or self.room.has_capacity(want, n))
 

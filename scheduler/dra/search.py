@@ -109,25 +109,26 @@ class Search:
     def _values(self, items: tuple[Item, ...], group: Group) -> list[tuple[Item, ...]]:
         """The items narrowed to each value that leaves enough devices: smallest devices first, then tightest."""
         having: dict[Token, dict[int, list[int]]] = {}
-        for position in sorted(group.items):
+        pinned = [group.tokens[number] for position in group.items for number in items[position].pinned]
+        wanting = sorted(position for position in group.items if items[position].need)
+        if not wanting:
+            return [items] if frozenset.intersection(*pinned) else []
+        for position in wanting:
             for number in items[position].candidates:
                 for token in group.tokens[number]:
                     having.setdefault(token, {}).setdefault(position, []).append(number)
-        pinned = [group.tokens[number] for position in group.items for number in items[position].pinned]
         ranked = []
         for token, by_item in having.items():
             if not all(token in tokens for tokens in pinned):
                 continue
-            if not all(_enough(items[position], by_item.get(position, ())) for position in group.items):
+            if not all(_enough(items[position], by_item.get(position, ())) for position in wanting):
                 continue
             covered = {number for numbers in by_item.values() for number in numbers}
             ranked.append((self._size(items, by_item), len(covered), min(covered, default=-1), token, by_item))
-        if not having and all(items[position].need == 0 for position in group.items):
-            return [items] if not pinned or frozenset.intersection(*pinned) else []
         ranked.sort(key=lambda entry: (*entry[:3], str(entry[3])))
         return [
             tuple(
-                replace(item, candidates=tuple(by_item.get(position, ()))) if position in group.items else item
+                replace(item, candidates=tuple(by_item.get(position, ()))) if position in wanting else item
                 for position, item in enumerate(items)
             )
             for *_, by_item in ranked

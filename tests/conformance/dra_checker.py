@@ -122,6 +122,10 @@ def _overdrawn(world: World, pool: tuple[str, str], used: set[Key]) -> Iterator[
 
 def _claim_problems(world: World, claim: Json, allocation: Json) -> Iterator[str]:
     spec, results = claim["spec"]["devices"], _results(allocation)
+    strange = [key for key in map(_key, results) if key not in world.devices or not world.usable(key)]
+    if strange:
+        yield from (f"device {key} cannot be used on the node" for key in strange)
+        return
     if len(results) > 32:
         yield f"{len(results)} results"
     order = [request["name"] for request in spec.get("requests") or ()]
@@ -164,9 +168,7 @@ def _request_problems(world: World, asked: Json, results: Sequence[Json]) -> Ite
             yield f"not all devices: {sorted(missing)} are missing"
     for result in results:
         key = _key(result)
-        if key not in world.devices or not world.usable(key):
-            yield f"device {key} cannot be used on the node"
-        elif not _fits(world, asked, key):
+        if not _fits(world, asked, key):
             yield f"device {key} does not fit"
         else:
             yield from _result_problems(world, asked, result)

@@ -1,0 +1,264 @@
+"""Whatever is published, held and asked: there is an answer exactly if brute force finds one; nothing is given twice."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from queues.resources import NOTHING
+from scheduler.api import dra
+from scheduler.dra.allocate import Allocated, Ask, NoRoom, allocate
+from scheduler.dra.counters import InUse
+from scheduler.dra.pools import Inventory
+from scheduler.model.nodes import Node
+from scheduler.model.workloads import Claim
+from tests.conformance.dra_checker import World, violations
+
+Json = dict[str, Any]
+
+DRIVER, POOL = "d", "pool"
+NODE = {"metadata": {"name": "n", "labels": {}}}
+CLASSES = {
+    "any": {"metadata": {"name": "any"}, "spec": {}},
+    "big": {
+        "metadata": {"name": "big"},
+        "spec": {"selectors": [{"cel": {"expression": 'device.attributes["d"].kind == "big"'}}]},
+    },
+}
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> list[Json]:
+    """Up to six devices of two kinds and two link domains, some on a common board, some shared, some tainted."""
+    made = []
+    for number in range(draw(st.integers(1, 6))):
+        device: Json = {
+            "name": f"dev-{number}",
+            "attributes": {
+                "kind": {"string": draw(st.sampled_from(["big", "small"]))},
+                "link": {"string": draw(st.sampled_from(["a", "b"]))},
+            },
+        }
+        form = draw(st.sampled_from(["plain", "plain", "plain", "partition", "shared", "tainted", "linkless"]))
+        if form == "partition":
+            amounts = {"s0": draw(st.integers(0, 1)), "s1": draw(st.integers(0, 1)), "mem": draw(st.integers(1, 2))}
+            board = draw(st.sampled_from(["board-0", "board-1"]))
+            counters = {name: {"value": str(amount)} for name, amount in amounts.items()}
+            device["consumesCounters"] = [{"counterSet": board, "counters": counters}]
+        elif form == "shared":
+            device["allowMultipleAllocations"] = True
+            device["capacity"] = {"memory": {"value": "3"}}
+        elif form == "tainted":
+            device["taints"] = [{"key": "broken", "effect": "NoSchedule"}]
+        elif form == "linkless":
+            del device["attributes"]["link"]
+        made.append(device)
+    return made
+
+
+def slices(published: list[Json]) -> list[Json]:
+    pool = {"name": POOL, "generation": 1, "resourceSliceCount": 2}
+    counters = {"s0": {"value": "1"}, "s1": {"value": "1"}, "mem": {"value": "3"}}
+    sets = [{"name": f"board-{n}", "counters": counters} for n in range(2)]
+    spec = {"driver": DRIVER, "pool": pool, "nodeName": "n"}
+    return [
+        {"metadata": {"name": "s-devices"}, "spec": {**spec, "devices": published}},
+        {"metadata": {"name": "s-counters"}, "spec": {**spec, "sharedCounters": sets}},
+    ]
+
+
+@st.composite
+def exact(draw: st.DrawFn) -> Json:
+    asked: Json = {"deviceClassName": draw(st.sampled_from(["any", "any", "big"])), "allocationMode": "ExactCount"}
+    if draw(st.integers(0, 7)) == 0:
+        asked["allocationMode"] = "All"
+    else:
+        asked["count"] = draw(st.sampled_from([1, 1, 1, 2]))
+    if draw(st.integers(0, 3)) == 0:
+        asked["capacity"] = {"requests": {"memory": str(draw(st.integers(1, 2)))}}
+    if draw(st.booleans()):
+        asked["tolerations"] = [{"operator": "Exists"}]
+    return asked
+
+
+@st.composite
+def claims(draw: st.DrawFn) -> list[Json]:
+    made = []
+    for number in range(draw(st.integers(1, 2))):
+        requests: list[Json] = []
+        for position in range(draw(st.integers(1, 2))):
+            if draw(st.integers(0, 3)) == 0:
+                alternatives = [{"name": f"s{i}", **draw(exact())} for i in range(2)]
+                requests.append({"name": f"r{position}", "firstAvailable": alternatives})
+            else:
+                requests.append({"name": f"r{position}", "exactly": draw(exact())})
+                if draw(st.integers(0, 9)) == 0:
+                    requests[-1]["exactly"]["adminAccess"] = True
+        constraints = draw(
+            st.sampled_from([[], [], [{"matchAttribute": "d/link"}], [{"distinctAttribute": "d/kind"}],
+                             [{"matchAttribute": "d/link", "requests": ["r0"]}]])
+        )  # fmt: skip
+        spec = {"devices": {"requests": requests, "constraints": constraints}}
+        made.append({"metadata": {"name": f"c{number}", "uid": f"u{number}", "namespace": "ns"}, "spec": spec})
+    return made
+
+
+@st.composite
+def held(draw: st.DrawFn, published: list[Json]) -> list[Json]:
+    """One claim that holds an exclusive device or a share, now and then."""
+    if draw(st.booleans()):
+        return []
+    device = draw(st.sampled_from(published))
+    result = {"request": "r", "driver": DRIVER, "pool": POOL, "device": device["name"]}
+    if device.get("allowMultipleAllocations"):
+        result |= {"shareID": "x", "consumedCapacity": {"memory": str(draw(st.integers(1, 3)))}}
+    allocation = {"devices": {"results": [result]}}
+    spec = {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "any"}}]}}
+    metadata = {"name": "h", "uid": "h", "namespace": "ns"}
+    return [{"metadata": metadata, "spec": spec, "status": {"allocation": allocation}}]
+
+
+situations = devices().flatmap(lambda published: st.tuples(st.just(published), held(published), claims()))
+
+
+def read(kind: Any, document: object) -> Any:
+    return msgspec.json.decode(json.dumps(document), type=kind)
+
+
+def claim(document: Json) -> Claim:
+    wire = read(dra.ResourceClaim, document)
+    return Claim(
+        key=wire.metadata.key,
+        uid=wire.metadata.uid,
+        spec=wire.spec,
+        allocation=wire.status.allocation,
+        admin_access_allowed=True,
+    )
+
+
+def answer(published: list[Json], holding: list[Json], asked: list[Json], *, first_fit: bool = False) -> Any:
+    inventory = Inventory.of(
+        read(list[dra.ResourceSlice], slices(published)),
+        {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()},
+    )
+    in_use = InUse.of(map(claim, holding), inventory)
+    node = Node(name="n", labels={}, allocatable=NOTHING)
+    return allocate(node, [Ask(claim=claim(c)) for c in asked], inventory, in_use, first_fit=first_fit)
+
+
+def brute_force(published: list[Json], holding: list[Json], asked: list[Json]) -> bool:
+    """Whether any allocation at all satisfies the checker."""
+    world = World(NODE, slices(published), CLASSES, holding)
+    return any(not violations(world, asked, made) for made in every_allocation(world, published, asked))
+
+
+def every_allocation(world: World, published: list[Json], asked: list[Json]) -> Iterator[list[Json]]:
+    """Every way to name devices for all requests; most break a rule."""
+    options = [
+        [results for name, wanted in alternatives(request) for results in ways(world, published, name, wanted)]
+        for document in asked
+        for request in document["spec"]["devices"]["requests"]
+    ]
+    sizes = [len(document["spec"]["devices"]["requests"]) for document in asked]
+    for chosen in itertools.product(*options):
+        parts = iter(chosen)
+        made = []
+        for size in sizes:
+            results = [r for part in itertools.islice(parts, size) for r in part]
+            selector = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}
+            made.append({"devices": {"results": results}, "nodeSelector": {"nodeSelectorTerms": [selector]}})
+        yield made
+
+
+def alternatives(request: Json) -> list[tuple[str, Json]]:
+    if "exactly" in request:
+        return [(request["name"], request["exactly"])]
+    return [(f"{request['name']}/{sub['name']}", sub) for sub in request["firstAvailable"]]
+
+
+def ways(world: World, published: list[Json], name: str, wanted: Json) -> Iterator[list[Json]]:
+    counts = range(1, len(published) + 1) if wanted["allocationMode"] == "All" else [wanted["count"]]
+    for count in counts:
+        for group in itertools.combinations(published, count):
+            results = [result(name, wanted, device) for device in group]
+            if not any(violations_of_one(world, wanted, r) for r in results):
+                yield results
+
+
+def violations_of_one(world: World, wanted: Json, one: Json) -> list[str]:
+    alone = {"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"name": "r", "exactly": {**wanted}}]}}}
+    alone["spec"]["devices"]["requests"][0]["exactly"] |= {"allocationMode": "ExactCount", "count": 1}
+    selector = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}
+    made = {"devices": {"results": [{**one, "request": "r"}]}, "nodeSelector": {"nodeSelectorTerms": [selector]}}
+    return violations(world, [alone], [made])
+
+
+def result(name: str, wanted: Json, device: Json) -> Json:
+    made: Json = {"request": name, "driver": DRIVER, "pool": POOL, "device": device["name"]}
+    if wanted.get("adminAccess"):
+        made["adminAccess"] = True
+    if wanted.get("tolerations"):
+        made["tolerations"] = wanted["tolerations"]
+    if device.get("allowMultipleAllocations"):
+        requested = (wanted.get("capacity") or {}).get("requests") or {}
+        amounts = {n: requested.get(n, c["value"]) for n, c in (device.get("capacity") or {}).items()}
+        made |= {"shareID": "y", "consumedCapacity": amounts}
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(situations)
+def test_there_is_an_answer_exactly_if_brute_force_finds_one_and_it_keeps_every_rule(
+    situation: tuple[list[Json], list[Json], list[Json]],
+) -> None:
+    published, holding, asked = situation
+    for first_fit in (False, True):
+        got = answer(published, holding, asked, first_fit=first_fit)
+        assert isinstance(got, Allocated) == brute_force(published, holding, asked), got
+        if isinstance(got, Allocated):
+            made = json.loads(msgspec.json.encode(got.allocations))
+            assert violations(World(NODE, slices(published), CLASSES, holding), asked, made) == []
+        elif isinstance(got, NoRoom):
+            assert got.searched_all
+            assert got.cause
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations, st.randoms(use_true_random=False))
+def test_the_order_of_slices_does_not_matter(situation: tuple[list[Json], list[Json], list[Json]], random: Any) -> None:
+    published, _, asked = situation
+    documents = slices(published)
+    classes = {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()}
+    asks = [Ask(claim=claim(c)) for c in asked]
+    node = Node(name="n", labels={}, allocatable=NOTHING)
+    answers = []
+    for _ in range(2):
+        random.shuffle(documents)
+        inventory = Inventory.of(read(list[dra.ResourceSlice], documents), classes)
+        answers.append(allocate(node, asks, inventory, InUse(inventory)))
+    assert answers[0] == answers[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations)
+def test_what_is_taken_and_given_back_leaves_no_trace(situation: tuple[list[Json], list[Json], list[Json]]) -> None:
+    published, holding, asked = situation
+    classes = {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()}
+    inventory = Inventory.of(read(list[dra.ResourceSlice], slices(published)), classes)
+    in_use = InUse.of(map(claim, holding), inventory)
+    node = Node(name="n", labels={}, allocatable=NOTHING)
+    before = in_use.signature(node)
+    got = allocate(node, [Ask(claim=claim(c)) for c in asked], inventory, in_use)
+    assert in_use.signature(node) == before
+    if isinstance(got, Allocated):
+        fork = in_use.fork()
+        for allocation in got.allocations:
+            fork.take(allocation)
+        assert in_use.signature(node) == before
+        for allocation in got.allocations:
+            fork.give_back(allocation)
+        assert fork.signature(node) == before

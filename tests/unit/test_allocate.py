@@ -1,0 +1,372 @@
+"""Devices for claims on a node: exact answers, big things kept whole, and reasons that say what is lacking."""
+
+import re
+
+import pytest
+
+from scheduler.api import dra
+from scheduler.dra.allocate import Allocated, NoRoom, Refused
+from scheduler.dra.counters import InUse
+from scheduler.dra.devices import DeviceId
+from scheduler.dra.result import share_id
+from scheduler.dra.selection import usable_on
+from tests.published import (
+    DRIVER,
+    NVLINK,
+    PARENT,
+    PCIE_ROOT,
+    ask,
+    claim,
+    device,
+    exact,
+    first_of,
+    gpu,
+    inventory,
+    mig_node,
+    names,
+    nic,
+    node,
+    profile,
+    request,
+    selectors,
+    slice_of,
+)
+
+EIGHT = slice_of("n1", *(gpu(i) for i in range(8)))
+MIG = "mig.nvidia.com"
+LONG_BROKEN = dra.DeviceTaint(key="xid", value="79", effect="NoExecute")
+
+
+def taken(*devices: str) -> dra.AllocationResult:
+    results = (dra.DeviceRequestAllocationResult(request="r", driver=DRIVER, pool="n1", device=d) for d in devices)
+    return dra.AllocationResult(devices=dra.DeviceAllocationResult(results=tuple(results)))
+
+
+def cause(answer: object) -> str:
+    assert isinstance(answer, NoRoom), answer
+    assert answer.searched_all
+    return answer.cause
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_gets_as_many_devices_as_it_asks_for_and_never_one_twice():
+    answer = ask(inventory(EIGHT), claim("a", request("gpus", count=5)), claim("b", request("gpus", count=3)))
+    first, second = names(answer)
+    assert (len(first), len(second)) == (5, 3)
+    assert sorted(first + second) == [f"gpu-{i}" for i in range(8)]
+
+
+def test_nine_of_eight_is_one_too_many():
+    answer = ask(inventory(EIGHT), claim("a", request("gpus", count=5)), claim("b", request("gpus", count=4)))
+    assert cause(answer) == "cannot serve all 2 claims at once"
+
+
+def test_the_result_has_the_shape_that_the_api_asks_for():
+    tolerated = dra.DeviceToleration(key="xid", operator="Exists")
+    found = inventory(slice_of("n1", device("a", taints=(LONG_BROKEN,), binding_conditions=("Ready",))))
+    answer = ask(found, claim("c", request("r", of="any", tolerations=[tolerated])))
+    assert isinstance(answer, Allocated)
+    (allocation,) = answer.allocations
+    (result,) = allocation.devices.results or ()
+    assert (result.request, result.driver, result.pool, result.device) == ("r", DRIVER, "n1", "a")
+    assert result.tolerations == (tolerated,)
+    assert result.binding_conditions == ("Ready",)
+    assert result.admin_access is result.share_id is result.consumed_capacity is None
+    assert usable_on(allocation, node("n1"))
+    assert not usable_on(allocation, node("n2"))
+
+
+def test_devices_of_all_nodes_bind_the_claim_to_none():
+    answer = ask(inventory(slice_of(None, device("a"), all_nodes=True)), claim("c", request("r", of="any")))
+    assert isinstance(answer, Allocated)
+    assert answer.allocations[0].node_selector is None
+
+
+def test_all_devices_means_all_and_only_if_all_are_free():
+    found = inventory(EIGHT)
+    assert len(names(ask(found, claim("c", request("all", every=True))))[0]) == 8
+    in_use = InUse(found)
+    in_use.take(taken("gpu-3"))
+    assert cause(ask(found, claim("c", request("all", every=True)), in_use=in_use)) == (
+        "has 7 of 8 free devices of class gpu.nvidia.com, and request all asks for all of them"
+    )
+
+
+def test_all_devices_of_a_pool_that_is_being_updated_cannot_be_told():
+    answer = ask(inventory(EIGHT, slice_of("n1", driver="x", of=2)), claim("c", request("all", every=True)))
+    assert isinstance(answer, Refused)
+    assert not answer.fatal
+    assert "pool x/n1 is incomplete" in answer.reason.message
+
+
+def test_admin_access_ignores_who_holds_a_device_but_not_twice_in_a_claim():
+    found = inventory(slice_of("n1", gpu(0), gpu(1)))
+    in_use = InUse(found)
+    in_use.take(taken("gpu-0", "gpu-1"))
+    both = claim("c", request("a", admin=True, count=2), admin=True)
+    assert names(ask(found, both, in_use=in_use)) == [["gpu-0", "gpu-1"]]
+    three = claim("c", request("a", admin=True, count=2), request("b", admin=True), admin=True)
+    assert isinstance(ask(found, three, in_use=in_use), NoRoom)
+
+
+def test_the_first_alternative_that_can_be_had_is_taken():
+    small, big = gpu(0, memory="40Gi"), gpu(1, memory="80Gi")
+    found = inventory(slice_of("n1", small, big))
+    large = f"device.capacity['{DRIVER}'].memory.compareTo(quantity('80Gi')) >= 0"
+    asked = claim("c", first_of("r", large=exact(large), any=exact()))
+    answer = ask(found, asked)
+    assert isinstance(answer, Allocated)
+    assert [(r.request, r.device) for r in answer.allocations[0].devices.results or ()] == [("r/large", "gpu-1")]
+    in_use = InUse(found)
+    in_use.take(taken("gpu-1"))
+    assert names(ask(found, asked, in_use=in_use)) == [["gpu-0"]]
+
+
+def test_an_alternative_gives_way_so_that_every_claim_is_served():
+    large = f"device.capacity['{DRIVER}'].memory.compareTo(quantity('80Gi')) >= 0"
+    found = inventory(slice_of("n1", gpu(0, memory="80Gi"), gpu(1, memory="40Gi")))
+    flexible, strict = claim("a", first_of("r", large=exact(large), any=exact())), claim("b", request("r", large))
+    assert names(ask(found, flexible, strict)) == [["gpu-1"], ["gpu-0"]]
+
+
+def test_every_choice_among_many_alternatives_is_proved_to_be_in_vain_quickly():
+    one_of = [first_of(f"r{i}", a=exact(of="nic"), b=exact(f"'x{i}' != ''"), c=exact()) for i in range(12)]
+    assert isinstance(ask(inventory(EIGHT), claim("c", *one_of), steps=2_000), NoRoom)
+
+
+# --- constraints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_match_finds_the_only_value_that_has_enough():
+    domains = "aaabbbbb"
+    found = inventory(slice_of("n1", *(gpu(i, nvlinkDomain=d) for i, d in enumerate(domains))))
+    assert names(ask(found, claim("c", request("r", count=4), match=NVLINK))) == [["gpu-4", "gpu-5", "gpu-6", "gpu-7"]]
+    assert cause(ask(found, claim("c", request("r", count=6), match=NVLINK))) == (
+        "has 5 of 6 free devices of class gpu.nvidia.com in one gpu.nvidia.com/nvlinkDomain"
+    )
+
+
+def test_a_match_takes_the_smallest_group_that_has_enough():
+    found = inventory(slice_of("n1", *(gpu(i, nvlinkDomain=d) for i, d in enumerate("aaaabb"))))
+    assert names(ask(found, claim("c", request("r", count=2), match=NVLINK))) == [["gpu-4", "gpu-5"]]
+
+
+def test_gpu_and_nic_under_one_pcie_root():
+    found = inventory(EIGHT, slice_of("n1", nic(2), driver="nic.example.com"))
+    answer = ask(found, claim("c", request("gpu"), request("nic", of="nic"), match=PCIE_ROOT))
+    assert names(answer) == [["gpu-4", "nic-2"]]
+
+
+def test_a_device_without_the_attribute_meets_no_constraint_on_it():
+    found = inventory(slice_of("n1", gpu(0), device("bare", {"type": "gpu"})))
+    assert cause(ask(found, claim("c", request("r", count=2), match=NVLINK))) == (
+        "has 1 of 2 devices of class gpu.nvidia.com with the attribute gpu.nvidia.com/nvlinkDomain"
+    )
+
+
+def test_values_of_different_types_do_not_match():
+    found = inventory(slice_of("n1", device("a", {"x": 1}), device("b", {"x": True}), device("c", {"x": "1"})))
+    assert isinstance(ask(found, claim("c", request("r", of="any", count=2), match=f"{DRIVER}/x")), NoRoom)
+
+
+def test_lists_match_in_what_all_have_in_common():
+    found = inventory(
+        slice_of("n1", device("a", {"x": ("p", "q")}), device("b", {"x": ("q", "r")}), device("c", {"x": ("r", "p")}))
+    )
+    assert names(ask(found, claim("c", request("r", of="any", count=2), match=f"{DRIVER}/x"))) == [["a", "c"]]
+    assert isinstance(ask(found, claim("c", request("r", of="any", count=3), match=f"{DRIVER}/x")), NoRoom)
+
+
+def test_distinct_values_are_all_different():
+    found = inventory(EIGHT)
+    (given,) = names(ask(found, claim("c", request("r", count=4), distinct=PCIE_ROOT)))
+    assert {int(name[-1]) // 2 for name in given} == {0, 1, 2, 3}
+    assert cause(ask(found, claim("c", request("r", count=5), distinct=PCIE_ROOT))) == (
+        "has 4 of 5 free devices of class gpu.nvidia.com that differ in resource.kubernetes.io/pcieRoot"
+    )
+
+
+# --- partitions and shares -------------------------------------------------------------------------------------------
+
+
+def test_partitions_of_one_parent():
+    found = inventory(*mig_node(count=2))
+    two = claim(
+        "c", request("big", profile("3g.40gb"), of=MIG), request("small", profile("1g.10gb"), of=MIG), match=PARENT
+    )
+    (given,) = names(ask(found, two))
+    assert given[0].startswith("gpu-0-mig-3g40gb")
+    assert given[1].startswith("gpu-0-mig-1g10gb")
+
+
+def test_partitions_never_overlap():
+    found = inventory(*mig_node())
+    sevens = claim("c", *(request(f"r{i}", profile("1g.10gb"), of=MIG) for i in range(7)))
+    assert len(set(names(ask(found, sevens))[0])) == 7
+    with_big = claim(
+        "c", *(request(f"r{i}", profile("1g.10gb"), of=MIG) for i in range(4)), request("b", profile("3g.40gb"), of=MIG)
+    )
+    assert names(ask(found, with_big))[0][4] == "gpu-0-mig-3g40gb-4"
+    too_many = claim("c", *(request(f"r{i}", profile("2g.20gb"), of=MIG) for i in range(4)))
+    assert cause(ask(found, too_many)) == "cannot serve requests r0, r1, r2, r3 at once"
+
+
+def test_one_small_partition_too_many_is_refused_at_once():
+    found = inventory(*mig_node(count=8))
+    claims = [claim(f"c{n}", request("r", profile("1g.10gb"), of=MIG)) for n in range(57)]
+    assert len(names(ask(found, *claims[:56]))) == 56
+    assert isinstance(ask(found, *claims, steps=1_000), NoRoom)
+
+
+def test_shared_capacity_is_given_out_once():
+    found = inventory(slice_of("n1", device("a", capacity={"memory": "10Gi"}, shared=True)))
+    asks = [claim(f"c{n}", request("r", of="any", capacity={"memory": "4Gi"})) for n in range(3)]
+    answer = ask(found, *asks[:2])
+    assert isinstance(answer, Allocated)
+    results = [result for a in answer.allocations for result in a.devices.results or ()]
+    assert [dict(r.consumed_capacity or {}) for r in results] == [{"memory": "4Gi"}] * 2
+    assert len({r.share_id for r in results}) == 2
+    assert isinstance(ask(found, *asks), NoRoom)
+
+
+def test_share_ids_are_uuids_that_depend_on_nothing_but_the_claim_the_device_and_the_count():
+    ids = {share_id(uid, DeviceId("d", "p", name), n) for uid in "ab" for name in "xy" for n in range(2)}
+    assert len(ids) == 8
+    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", i) for i in ids)
+    assert share_id("a", DeviceId("d", "p", "x"), 0) in ids
+
+
+# --- which devices ---------------------------------------------------------------------------------------------------
+
+
+def test_a_single_gpu_comes_from_the_most_used_group():
+    found = inventory(EIGHT)
+    in_use = InUse(found)
+    in_use.take(taken("gpu-5"))
+    assert names(ask(found, claim("c"), in_use=in_use)) == [["gpu-4"]]
+
+
+def test_gpus_of_one_claim_stay_together():
+    found = inventory(EIGHT)
+    in_use = InUse(found)
+    in_use.take(taken("gpu-1"))
+    assert names(ask(found, claim("c", request("r", count=4)), in_use=in_use)) == [["gpu-4", "gpu-5", "gpu-6", "gpu-7"]]
+    two = claim("c", request("a"), request("b"))
+    assert names(ask(found, two, in_use=in_use)) == [["gpu-0", "gpu-2"]]
+
+
+def test_small_devices_go_before_large_ones():
+    found = inventory(slice_of("n1", gpu(0, memory="80Gi"), gpu(1, memory="40Gi")))
+    assert names(ask(found, claim("c"))) == [["gpu-1"]]
+
+
+def test_a_partition_goes_where_the_largest_hole_is_left_and_on_the_fullest_board():
+    found = inventory(*mig_node(count=2))
+    in_use = InUse(found)
+    one = claim("c", request("r", profile("1g.10gb"), of=MIG))
+    assert names(ask(found, one, in_use=in_use)) == [["gpu-0-mig-1g10gb-6"]]
+    in_use.take(taken("gpu-1-mig-1g10gb-6"))
+    assert names(ask(found, one, in_use=in_use))[0][0].startswith("gpu-1-mig-1g10gb")
+    assert names(ask(found, claim("c", request("r", profile("7g.80gb"), of=MIG)), in_use=in_use)) == [
+        ["gpu-0-mig-7g80gb-0"]
+    ]
+
+
+def test_first_fit_takes_what_is_published_first():
+    found = inventory(*mig_node(count=2))
+    one = claim("c", request("r", profile("1g.10gb"), of=MIG))
+    assert names(ask(found, one, first_fit=True)) == [["gpu-0-mig-1g10gb-0"]]
+
+
+# --- what is refused, and why ----------------------------------------------------------------------------------------
+
+
+def test_a_selector_that_fails_refuses_the_claim_on_this_node_and_names_device_and_attribute():
+    wrong = claim("c", request("r", f"device.attributes['{DRIVER}'].modelName == 'H100'"))
+    answer = ask(inventory(EIGHT), wrong)
+    assert isinstance(answer, Refused)
+    assert not answer.fatal
+    assert "device gpu.nvidia.com/n1/gpu-0" in answer.reason.message
+    assert "no such key: modelName" in answer.reason.message
+
+
+def test_a_failing_selector_does_not_matter_where_an_earlier_device_serves():
+    last = device("later", {"type": "gpu"})
+    picky = claim("c", request("r", f"device.attributes['{DRIVER}'].uuid != ''"))
+    assert names(ask(inventory(slice_of("n1", gpu(0), last)), picky)) == [["gpu-0"]]
+    assert isinstance(ask(inventory(slice_of("n1", last, gpu(0))), picky), Refused)
+
+
+def test_an_invalid_pool_is_named_when_nothing_else_serves():
+    twice = slice_of("n1", gpu(0), name="a", of=2), slice_of("n1", gpu(0), name="b", of=2)
+    answer = ask(inventory(*twice), claim("c"))
+    assert isinstance(answer, Refused)
+    assert not answer.fatal
+    assert "device gpu-0 is published twice" in answer.reason.message
+
+
+def test_a_search_that_ends_early_says_that_nothing_is_proved():
+    answer = ask(inventory(*mig_node(count=2)), claim("c", request("r", of=MIG, count=2)), steps=1)
+    assert isinstance(answer, NoRoom)
+    assert not answer.searched_all
+    assert answer.cause == "was searched for devices for 1 steps without an answer"
+
+
+@pytest.mark.parametrize(
+    ("asked", "lacking"),
+    [
+        (request("r", of="nic"), "has no device of class nic that request r selects"),
+        (request("r", count=9), "has only 8 devices of class gpu.nvidia.com, and request r asks for 9"),
+        (request("r", count=7), "has 6 of 7 free devices of class gpu.nvidia.com"),
+        (
+            request("r", capacity={"cores": "1"}),
+            "has no device of class gpu.nvidia.com with the capacity that request r asks for",
+        ),
+        (
+            request("r", "'tainted' in device.attributes['gpu.nvidia.com']"),
+            "has taints on device of class gpu.nvidia.com that request r does not tolerate",
+        ),
+    ],
+)
+def test_the_cause_says_what_is_lacking(asked: dra.DeviceRequest, lacking: str):
+    broken = device("gpu-7", {"type": "gpu", "tainted": True}, taints=(LONG_BROKEN,))
+    found = inventory(slice_of("n1", *(gpu(i) for i in range(7)), broken))
+    in_use = InUse(found)
+    in_use.take(taken("gpu-0"))
+    assert cause(ask(found, claim("c", asked), in_use=in_use)) == lacking
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def opaque(name: str) -> dra.OpaqueDeviceConfiguration:
+    return dra.OpaqueDeviceConfiguration(driver=name)
+
+
+def test_configuration_of_classes_comes_first_and_that_of_the_claim_last():
+    fast = dra.DeviceClass(
+        metadata=dra.ObjectMeta(name="fast"),
+        spec=dra.DeviceClassSpec(
+            selectors=selectors("true"), config=(dra.DeviceClassConfiguration(opaque=opaque("class")),)
+        ),
+    )
+    plain = dra.DeviceClass(metadata=dra.ObjectMeta(name="plain"))
+    found = inventory(EIGHT, classes={"fast": fast, "plain": plain})
+    config = (
+        dra.DeviceClaimConfiguration(requests=("a", "b/x"), opaque=opaque("both")),
+        dra.DeviceClaimConfiguration(requests=("b/y",), opaque=opaque("not chosen")),
+        dra.DeviceClaimConfiguration(requests=("a",), opaque=opaque("one")),
+        dra.DeviceClaimConfiguration(opaque=opaque("all")),
+    )
+    alternatives = first_of("b", x=exact(of="plain"), y=exact(of="fast"))
+    answer = ask(found, claim("c", request("a", of="fast"), alternatives, config=config))
+    assert isinstance(answer, Allocated)
+    made = [(c.source, c.requests, c.opaque.driver) for c in answer.allocations[0].devices.config or () if c.opaque]
+    assert made == [
+        ("FromClass", ("a",), "class"),
+        ("FromClaim", None, "both"),
+        ("FromClaim", ("a",), "one"),
+        ("FromClaim", None, "all"),
+    ]

@@ -1,0 +1,113 @@
+"""The runner of allocator cases tells a right outcome from a wrong one, and the judge sees what is wrong."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance import dra
+from tests.conformance.dra_checker import World, violations
+
+Json = dict[str, Any]
+
+ON_N1 = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}
+SLICE = {
+    "metadata": {"name": "s"},
+    "spec": {
+        "driver": "d",
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+        "nodeName": "n1",
+        "devices": [
+            {"name": "a", "attributes": {"x": {"int": 1}}},
+            {"name": "b", "attributes": {"x": {"int": 2}}, "taints": [{"key": "k", "effect": "NoSchedule"}]},
+            {"name": "c", "attributes": {"x": {"int": 1}}},
+        ],
+    },
+}
+
+
+def case(outcome: str, count: int = 1, device: str = "a", **request: object) -> Json:
+    given = [{"request": "r", "driver": "d", "pool": "p", "device": device}]
+    exactly = {"deviceClassName": "any", "allocationMode": "ExactCount", "count": count, **request}
+    return {
+        "name": f"{outcome} {count} {device}",
+        "features": ["DRADeviceTaints"],
+        "node": {"metadata": {"name": "n1"}},
+        "claims": [
+            {
+                "metadata": {"name": "c", "namespace": "ns", "uid": "u"},
+                "spec": {"devices": {"requests": [{"name": "r", "exactly": exactly}]}},
+            }
+        ],
+        "classes": [{"metadata": {"name": "any"}, "spec": {}}],
+        "slices": [SLICE],
+        "allocatedClaims": [],
+        "expect": {
+            "outcome": outcome,
+            "results": [{"allocation": {"devices": {"results": given}, "nodeSelector": ON_N1}}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "right", [case("allocated"), case("none", 3), case("error", 33), case("error", deviceClassName="x")]
+)
+def test_a_right_outcome_passes(right: Json, tmp_path: Path):
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"cases": [right]}))
+    assert dra.run(file) == (1, 0)
+
+
+@pytest.mark.parametrize("wrong", [case("none"), case("error"), case("allocated", 3), case("allocated", device="c")])
+def test_a_wrong_outcome_fails(wrong: Json, tmp_path: Path):
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"cases": [wrong]}))
+    assert dra.run(file) == (0, 1)
+
+
+def test_rules_have_cases_of_their_own(tmp_path: Path):
+    policy = {"default": "1", "validRange": {"min": "1", "max": "2"}}
+    rules = {
+        "tolerations": [
+            {"description": "t", "toleration": {"operator": "Exists"}, "taint": {"key": "k"}, "tolerated": True}
+        ],
+        "capacityPolicy": [{"name": "p", "consumed": "3", "requestPolicy": policy, "violates": True}],
+        "consumedCapacity": [
+            {"name": "c", "requested": None, "capacity": "8", "requestPolicy": policy, "consumed": "1"},
+            {"name": "wrong", "requested": "2", "capacity": "8", "requestPolicy": policy, "consumed": "1"},
+        ],
+    }
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps(rules))
+    assert dra.run(file) == (3, 1)
+
+
+def judged(claim: Json, *devices: str, held: tuple[Json, ...] = (), **more: object) -> list[str]:
+    """What the judge says about these devices for a claim."""
+    results = [{"request": "r", "driver": "d", "pool": "p", "device": d, **more} for d in devices]
+    world = World({"metadata": {"name": "n1"}}, [SLICE], {"any": {"metadata": {"name": "any"}, "spec": {}}}, held)
+    return violations(world, [claim], [{"devices": {"results": results}, "nodeSelector": ON_N1}])
+
+
+def test_the_judge_accepts_what_is_right():
+    assert judged(case("allocated", 2)["claims"][0], "a", "c") == []
+
+
+def test_the_judge_sees_every_kind_of_fault():
+    two = case("allocated", 2)["claims"][0]
+    matched, distinct = copy.deepcopy(two), copy.deepcopy(two)
+    matched["spec"]["devices"]["constraints"] = [{"matchAttribute": "d/x"}]
+    distinct["spec"]["devices"]["constraints"] = [{"distinctAttribute": "d/x"}]
+    selected = case("allocated", selectors=[{"cel": {"expression": 'device.driver == "e"'}}])["claims"][0]
+    holder = {"status": {"allocation": {"devices": {"results": [{"driver": "d", "pool": "p", "device": "a"}]}}}}
+    one = case("allocated")["claims"][0]
+    assert "1 devices instead of 2" in judged(two, "a")[0]
+    assert "has taint" in judged(one, "b")[0]
+    assert "cannot be used" in judged(one, "z")[0]
+    assert "does not fit" in judged(selected, "a")[0]
+    assert "more than one" in judged(one, "a", held=(holder,))[0]
+    assert any("does not match" in problem for problem in judged(matched, "a", "b"))
+    assert any("is not distinct" in problem for problem in judged(distinct, "a", "c"))
+    assert any("shareID" in problem for problem in judged(one, "a", shareID="x"))

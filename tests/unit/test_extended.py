@@ -1,0 +1,82 @@
+"""Extended resources served by device classes: the claim that is made for a pod."""
+
+from scheduler.api.dra import DeviceClass
+from scheduler.dra.extended import ExtendedClaim, class_of, classes_by_resource, extended_claim
+from scheduler.model.workloads import ContainerAsk, Pod
+from tests.published import CLASSES, DRIVER, device_class, node
+
+GPU = "nvidia.com/gpu"
+
+
+def container(
+    name: str, index: int, count: int, *, init: bool = False, sidecar: bool = False, resource: str = GPU
+) -> ContainerAsk:
+    return ContainerAsk(name=name, index=index, requests={resource: count}, init=init, sidecar=sidecar)
+
+
+def made(*containers: ContainerAsk, **allocatable: int) -> ExtendedClaim | None:
+    pod = Pod(key="ns/p", uid="u", extended=containers)
+    return extended_claim(pod, CLASSES, classes_by_resource(CLASSES), node("n1", **allocatable))
+
+
+def requests(claim: ExtendedClaim | None) -> list[tuple[str, str, int | None]]:
+    assert claim is not None
+    return [
+        (r.name, r.exactly.device_class_name, r.exactly.count) for r in claim.spec.devices.requests or () if r.exactly
+    ]
+
+
+def mappings(claim: ExtendedClaim | None) -> list[tuple[str, str]]:
+    assert claim is not None
+    return [(m.container, m.request) for m in claim.mappings]
+
+
+def test_each_container_gets_a_request_of_its_own():
+    claim = made(container("a", 0, 2), container("b", 1, 1))
+    assert requests(claim) == [("container-0-request-0", DRIVER, 2), ("container-1-request-0", DRIVER, 1)]
+    assert mappings(claim) == [("a", "container-0-request-0"), ("b", "container-1-request-0")]
+
+
+def test_a_node_with_a_device_plugin_serves_the_pod_the_old_way():
+    assert made(container("a", 0, 2), gpus=8) is None
+    assert made(container("a", 0, 2), gpus=0) is not None
+
+
+def test_a_resource_that_no_class_serves_is_not_for_a_claim():
+    assert made(container("a", 0, 1, resource="example.com/fpga")) is None
+
+
+def test_an_init_container_uses_devices_of_later_ones():
+    claim = made(container("prepare", 0, 3, init=True), container("train", 1, 2))
+    assert requests(claim) == [("container-0-request-0", DRIVER, 1), ("container-1-request-0", DRIVER, 2)]
+    assert sorted(mappings(claim)) == [
+        ("prepare", "container-0-request-0"),
+        ("prepare", "container-1-request-0"),
+        ("train", "container-1-request-0"),
+    ]
+
+
+def test_a_sidecar_keeps_its_devices():
+    claim = made(container("side", 0, 1, init=True, sidecar=True), container("train", 1, 1))
+    assert len(requests(claim)) == 2
+
+
+def test_an_init_container_that_needs_fewer_than_any_later_one_gets_its_own():
+    assert len(requests(made(container("prepare", 0, 1, init=True), container("train", 1, 2)))) == 2
+
+
+def test_the_newest_class_serves_then_the_first_by_name():
+    classes: dict[str, DeviceClass] = {
+        name: device_class(name, resource=GPU, created=created)
+        for name, created in (
+            ("b", "2026-02-01T00:00:00Z"),
+            ("a", "2026-02-01T00:00:00Z"),
+            ("c", "2026-01-01T00:00:00Z"),
+        )
+    }
+    assert classes_by_resource(classes) == {GPU: "a"}
+
+
+def test_every_class_has_an_implicit_resource():
+    assert class_of("deviceclass.resource.kubernetes.io/nic", CLASSES, {}) == "nic"
+    assert class_of("deviceclass.resource.kubernetes.io/none", CLASSES, {}) is None
