@@ -6,13 +6,12 @@ Values are compared with what was said last; times are added when something is s
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from queues.resources import Resources
 from scheduler.api import kinds
 from scheduler.api.kinds import Kind
-from scheduler.api.quantity import format_thousandths, format_units
 from scheduler.explain.events import rfc3339
 from scheduler.explain.why import GangReport, sentence
 from scheduler.model.plan import QueueReport
+from scheduler.model.plan_document import amounts
 from scheduler.model.reasons import Reason
 
 Said = dict[str, Any]
@@ -109,11 +108,6 @@ POD_GROUPS: tuple[tuple[Kind, Callable[[GangReport], Said] | None], ...] = (
 """The kinds called PodGroup, and what their status says; None: it has no place for a reason, events must do."""
 
 
-def amounts(resources: Resources) -> dict[str, str]:
-    """House units as people write them: {"gpu": "8", "memory": "64Gi"}."""
-    return {name: _amount(name, resources[name]) for name in resources}
-
-
 def code_of(said: Mapping[str, Any] | None) -> str:
     """The reason that a status gives, as its code; "" for none."""
     if not said:
@@ -143,7 +137,3 @@ def _reason(report: GangReport) -> Said | None:
         return None
     said = {"code": reason.code, "message": reason.message, "cure": reason.cure}
     return {**said, "missing": amounts(report.missing)} if report.missing else said
-
-
-def _amount(name: str, value: int) -> str:
-    return format_thousandths(value) if name in ("gpu", "cpu") or "/" in name else format_units(value)
