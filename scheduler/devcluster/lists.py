@@ -15,7 +15,8 @@ class Lists:
     """The merge behaviour below one field.
 
     `fields` describes an object's fields, `item` the entries of a list. `merge_key` is that of strategic merge (None:
-    the list is replaced), `map_keys` those of server-side apply (empty: atomic, unless `is_set`).
+    the list is replaced), `map_keys` those of server-side apply (empty: atomic, unless `is_set`). `atomic` marks an
+    object that is taken whole, `of_objects` a list of objects that has no keys.
     """
 
     fields: Mapping[str, Lists] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class Lists:
     map_defaults: tuple[tuple[str, Any], ...] = ()
     is_set: bool = False
     atomic: bool = False
+    of_objects: bool = False
 
     def field(self, name: str) -> Lists:
         """The behaviour below a field of an object."""
@@ -39,6 +41,7 @@ class Lists:
 
 ATOMIC_LISTS = Lists()
 _ATOM = Lists(atomic=True)
+_ROWS = Lists(of_objects=True)
 
 
 def _by(*keys: str, patch: str | None = "", **fields: Lists) -> Lists:
@@ -79,6 +82,7 @@ _POD_SPEC = _obj(
     schedulingGates=_by("name"),
     topologySpreadConstraints=_by("topologyKey", "whenUnsatisfiable"),
     nodeSelector=_ATOM,
+    tolerations=_ROWS,
 )
 _TEMPLATE = _obj(metadata=_META, spec=_POD_SPEC)
 _WORKLOAD = _obj(
@@ -87,7 +91,7 @@ _WORKLOAD = _obj(
     status=_obj(conditions=_CONDITIONS),
 )
 _PLAIN = _obj(metadata=_META, status=_obj(conditions=_CONDITIONS))
-_CLAIM_SPEC = _obj(devices=_obj(requests=Lists(), constraints=Lists(), config=Lists()))
+_CLAIM_SPEC = _obj(devices=_obj(requests=_ROWS, constraints=_ROWS, config=_ROWS))
 
 _BY_KIND: dict[str, Lists] = {
     "pods": _obj(
@@ -98,6 +102,8 @@ _BY_KIND: dict[str, Lists] = {
             podIPs=_by("ip"),
             hostIPs=_by("ip"),
             resourceClaimStatuses=_by("name"),
+            containerStatuses=_ROWS,
+            initContainerStatuses=_ROWS,
         ),
     ),
     "nodes": _obj(
@@ -127,7 +133,7 @@ _BY_KIND: dict[str, Lists] = {
             devices=Lists(
                 items=_obj(conditions=_CONDITIONS), map_keys=("driver", "device", "pool", "shareID"), merge_key=None
             ),
-            allocation=_obj(nodeSelector=_ATOM),
+            allocation=_obj(devices=_obj(results=_ROWS, config=_ROWS), nodeSelector=_ATOM),
         ),
     ),
 }
@@ -144,3 +150,21 @@ for _name in (
 def lists_of(key: str) -> Lists:
     """The merge behaviour of a built-in kind, by its table key."""
     return _BY_KIND.get(key, _PLAIN)
+
+
+def check_shape(value: Any, lists: Lists, path: str = "") -> None:
+    """Raises ValueError where an object or a list of objects belongs and something else is. Null is nothing."""
+    if value is None:
+        return
+    if lists.map_keys or lists.merge_key or lists.of_objects:
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise ValueError(f"{path[1:]}: a list of objects is needed")
+        if lists.item.fields:
+            for item in value:
+                check_shape(item, lists.item, path)
+    elif lists.fields or lists.atomic:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path[1:]}: an object is needed")
+        for name, below in lists.fields.items():
+            if name in value:
+                check_shape(value[name], below, f"{path}.{name}")

@@ -28,7 +28,7 @@ class Part(Protocol):
     """Something that lives in the cluster: it runs from its start until it is cancelled."""
 
     async def run(self, store: Store) -> None:
-        """Work on the store until cancelled. An exception ends the cluster's `failed` future."""
+        """Work on the store until cancelled. An exception ends `DevCluster.wait` and is raised when the block ends."""
         ...
 
 
@@ -75,6 +75,11 @@ class DevCluster:
     def url(self) -> str:
         """Where the API server listens."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def watchers(self) -> int:
+        """How many watches are open."""
+        return self._server.watchers
 
     def kubeconfig(self, path: Path | str) -> Path:
         """Write a kubeconfig for this cluster and return its path."""

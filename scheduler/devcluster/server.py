@@ -96,6 +96,11 @@ class Server:
             access_log=None,
         )
 
+    @property
+    def watchers(self) -> int:
+        """How many watches are open."""
+        return len(self._watches)
+
     def stop(self) -> None:
         """End all watches."""
         self._stopped = True

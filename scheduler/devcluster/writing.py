@@ -11,7 +11,7 @@ from scheduler.devcluster import apply, errors, kinds, patch
 from scheduler.devcluster.errors import FieldError, StatusError, bad_request
 from scheduler.devcluster.kind_rules import rules_of
 from scheduler.devcluster.kinds import Kind
-from scheduler.devcluster.lists import Lists, lists_of
+from scheduler.devcluster.lists import Lists, check_shape, lists_of
 from scheduler.devcluster.objects import Obj, field_of, with_condition, with_field
 from scheduler.devcluster.rules import Lookup, check_meta, refuse
 
@@ -27,6 +27,7 @@ _SERVER_FIELDS = (
     "generateName",
 )
 _UNKNOWN_FORMAT = "the body of the request was in an unknown format - accepted media types include: "
+_ABSENT: Obj = {}
 _NOT_SPEC = frozenset(("metadata", "status", "apiVersion", "kind"))
 _NO_GENERATION = frozenset(
     (
@@ -131,7 +132,21 @@ def _shaped(kind: Kind, obj: Obj) -> Obj:
     with _readable(kind):
         if kind.schema is not None:
             obj = kind.schema.shaped(obj)
+        else:
+            obj = _with_object_fields(kind, obj)
         return rules_of(kind).defaults(obj)
+
+
+def _with_object_fields(kind: Kind, obj: Obj) -> Obj:
+    """The object without a null spec or status. Raises ValueError for one that has not the shape of its kind."""
+    for field in ("spec", "status"):
+        value = obj.get(field, _ABSENT)
+        if value is None:
+            obj = {key: item for key, item in obj.items() if key != field}
+        elif value is not _ABSENT and not isinstance(value, dict):
+            raise ValueError(f"{field}: an object is needed, not {type(value).__name__}")
+    check_shape(obj, lists_of(kind.key))
+    return obj
 
 
 def _faults(kind: Kind, obj: Obj) -> list[FieldError]:
@@ -153,7 +168,8 @@ def change(write: Write, old: Obj, new: Obj) -> Obj:
     elif kind.has_status:
         new = {**{key: value for key, value in new.items() if key != "status"}, **_only(old, "status")}
     new = {**new, "apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": meta}
-    new = rules.stamp(_shaped(kind, new), write.now)
+    with _readable(kind):
+        new = rules.stamp(_shaped(kind, new), write.now)
     if old == new:
         return old
     with _readable(kind):
