@@ -40,6 +40,13 @@ def pod_group(report: GangReport) -> Said:
     return said
 
 
+def pod_group_without_pods() -> Said:
+    """Our PodGroup, when there is nothing to decide about."""
+    text = "No pod that waits or runs names this PodGroup: none has been created yet, or all have ended."
+    counts: Said = dict.fromkeys(("pending", "bound", "running", "nodes"), 0)
+    return {**counts, "startsAt": None, "reason": None, "conditions": [condition("Scheduled", False, "NoPods", text)]}
+
+
 def kai_pod_group(report: GangReport) -> Said:
     """KAI's PodGroup: one scheduling condition while nothing of the gang is placed, none otherwise."""
     if report.reason is None or report.bound:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from scheduler.api import core, kinds
+from scheduler.api.changes import Change
 from scheduler.api.kinds import Document, Kind
 from scheduler.api.meta import Wire
 from scheduler.explain import documents
 from scheduler.explain.documents import Said
 from scheduler.explain.events import Regarding, event, rfc3339
-from scheduler.explain.why import SETTLING_MS, GangReport, Reports, sentence
+from scheduler.explain.why import SETTLING_MS, GangReport, PlacedPod, Reports, sentence
 from scheduler.model.plan import QueueReport, Verdict
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import SetAside
@@ -46,7 +47,14 @@ _SET_ASIDE: Mapping[str, tuple[Kind, ...]] = {
 class Observed(Protocol):
     """The newest objects, as the watches told them (`scheduler.state.cluster.ClusterState`)."""
 
-    def object(self, kind: Kind, key: str) -> Wire | None: ...
+    def keys(self, kind: Kind) -> Iterable[str]: ...
+    def object(self, kind: Kind, key: str) -> Wire | None:
+        """The object, with our own writes that are under way counted as done."""
+        ...
+
+    def change(self, kind: Kind, key: str) -> Change | None:
+        """The object as it was told."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +88,8 @@ class Teller:
         self._scheduler_name = scheduler_name
         self._told: dict[_Subject, _Told] = {}
         self._scores: dict[str, int | None] = {}
-        self._placed: dict[str, tuple[str, str]] = {}
-        """Pods placed and not yet seen on their node: uid -> key, node."""
+        self._placed: dict[str, dict[str, PlacedPod]] = {}
+        """Pods placed and not yet seen on their node, by gang and uid."""
 
         self.due_ms: int | None = None
         """When something new, held back for calm, may be said; None if there is nothing."""
@@ -99,6 +107,8 @@ class Teller:
             writes += turn.only_event(regarding, claim.reason, _FAILED)
         for aside in reports.set_aside:
             writes += _set_aside(aside, turn)
+        for key in sorted(self._observed.keys(kinds.POD_GROUP)):
+            writes += _without_pods(key, turn)
         self._told, self.due_ms = turn.told, turn.due_ms
         self._scores = {gang.gang: self._scores[gang.gang] for gang in reports.gangs if gang.gang in self._scores}
         return tuple(writes)
@@ -109,9 +119,11 @@ class Teller:
 
     def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
         if report.verdict is Verdict.PLACED:
-            for placed in report.placements:
-                self._placed[placed.uid] = (placed.key, placed.node)
+            self._placed.setdefault(report.gang, {}).update((pod.uid, pod) for pod in report.placements)
             self._scores[report.gang] = report.score
+        if report.verdict in (Verdict.PENDING, Verdict.REFUSED):
+            self._placed.pop(report.gang, None)
+        if report.gang in self._placed:
             turn.keep(report)
             return
         if report.bound and report.score is None:
@@ -136,15 +148,18 @@ class Teller:
 
     def _seen_on_their_nodes(self, turn: "_Turn") -> Iterator[StatusWrite]:
         """An Event for every pod that we placed and that is on its node now. Pods that vanished are forgotten."""
-        for uid, (key, node) in list(self._placed.items()):
-            pod = self._observed.object(kinds.POD, key)
-            if not isinstance(pod, core.Pod) or pod.metadata.uid != uid:
-                del self._placed[uid]
-            elif pod.spec.node_name:
-                del self._placed[uid]
-                if pod.spec.node_name == node:
-                    regarding = Regarding(kind=kinds.POD, key=key, uid=uid)
-                    yield turn.event(regarding, "Scheduled", f"{key} is placed on {node}.", "Normal")
+        for gang, placed in list(self._placed.items()):
+            for uid, pod in list(placed.items()):
+                told = self._observed.change(kinds.POD, pod.key)
+                found = told.object if told is not None else None
+                if isinstance(found, core.Pod) and found.metadata.uid == uid and not found.spec.node_name:
+                    continue
+                del placed[uid]
+                if isinstance(found, core.Pod) and found.metadata.uid == uid and found.spec.node_name == pod.node:
+                    regarding = Regarding(kind=kinds.POD, key=pod.key, uid=uid)
+                    yield turn.event(regarding, "Scheduled", f"{pod.key} is placed on {pod.node}.", "Normal")
+            if not placed:
+                del self._placed[gang]
 
 
 class _Turn:
@@ -156,7 +171,13 @@ class _Turn:
         self.now_ms = now_ms
         self._component = component
         self.told: dict[_Subject, _Told] = {}
+        self._left_alone: set[_Subject] = set()
         self.due_ms: int | None = None
+
+    def is_told(self, regarding: Regarding) -> bool:
+        """Whether something was said about the object in this turn, or what was said before stands."""
+        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        return subject in self.told or subject in self._left_alone
 
     def keep(self, report: GangReport) -> None:
         """Nothing is said about this gang now; what was said stands."""
@@ -234,11 +255,16 @@ class _Turn:
         return StatusWrite(kind=kinds.EVENT, key=name, uid="", body=body, how="create")
 
     def _keep(self, subject: _Subject) -> None:
+        self._left_alone.add(subject)
         if subject in self._before:
             self.told[subject] = self._before[subject]
 
     def _remember(self, subject: _Subject, said: Said, at_ms: int) -> None:
         self.told[subject] = _Told(said=said, at_ms=at_ms)
+
+    def document(self, kind: Kind, key: str) -> Document | None:
+        found = self._observed.object(kind, key)
+        return found if isinstance(found, Document) else None
 
     def uid_of(self, kind: Kind, key: str) -> str:
         found = self._observed.object(kind, key)
@@ -273,6 +299,21 @@ def _queue(report: QueueReport, turn: _Turn) -> Iterator[StatusWrite]:
         regarding = Regarding(kind=kinds.QUEUE, key=report.name, uid=uid)
         token = report.problem.code if report.problem is not None else ""
         yield from turn.status(regarding, documents.queue(report), report.problem, token)
+
+
+def _without_pods(key: str, turn: _Turn) -> Iterator[StatusWrite]:
+    """A PodGroup of ours that no gang stands for. A young one may still get its pods."""
+    found = turn.document(kinds.POD_GROUP, key)
+    if found is None:
+        return
+    regarding = Regarding(kind=kinds.POD_GROUP, key=key, uid=found.metadata.uid)
+    if turn.is_told(regarding):
+        return
+    created = found.metadata.creation_timestamp
+    if created is not None and not found.status and created > rfc3339(turn.now_ms - SETTLING_MS):
+        turn.wait_until(turn.now_ms + SETTLING_MS)
+        return
+    yield from turn.status(regarding, documents.pod_group_without_pods(), None, _FAILED)
 
 
 def _set_aside(aside: SetAside, turn: _Turn) -> Iterator[StatusWrite]:

@@ -73,7 +73,7 @@ class GangReport:
     @property
     def scheduled(self) -> bool:
         """Whether as many pods as must start together have a node."""
-        return self.bound >= max(self.needed, 1)
+        return self.verdict is Verdict.RUNNING or self.bound >= max(self.needed, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

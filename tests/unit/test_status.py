@@ -7,6 +7,7 @@ import msgspec
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import Resources
 from scheduler.api import kinds
+from scheduler.api.changes import Change
 from scheduler.api.crd_schema import crds
 from scheduler.api.kinds import Kind
 from scheduler.api.meta import Wire
@@ -38,6 +39,13 @@ class World:
     def object(self, kind: Kind, key: str) -> Wire | None:
         document = self.documents.get((kind, key))
         return None if document is None else msgspec.convert(document, kind.type)
+
+    def keys(self, kind: Kind) -> list[str]:
+        return [key for of, key in self.documents if of is kind]
+
+    def change(self, kind: Kind, key: str) -> Change | None:
+        found = self.object(kind, key)
+        return None if found is None else Change(kind=kind, type="MODIFIED", key=key, object=found)
 
     def apply(self, writes: tuple[StatusWrite, ...]) -> tuple[StatusWrite, ...]:
         for write in writes:
@@ -197,12 +205,23 @@ def test_while_a_gang_is_being_placed_nothing_is_claimed_and_its_score_is_told_o
     placements = (PlacedPod(key="team/a", uid="uid-a", node="n1"), PlacedPod(key="team/b", uid="uid-b", node="n2"))
     placed = gang(Verdict.PLACED, reason=None, waiting=WAITING, placements=placements, placed=2, score=93)
     assert teller.status_writes(said(placed)) == ()
+    assert teller.status_writes(said(bound(), at=NOW + 50)) == (), "the binding is counted, and nobody has seen it"
     there.documents[kinds.POD, "team/a"]["spec"]["nodeName"] = "n1"
     there.documents[kinds.POD, "team/b"]["spec"]["nodeName"] = "elsewhere"
     there.apply(teller.status_writes(said(bound(), at=NOW + 100)))
     assert there.status(kinds.POD_GROUP, "team/train")["placementScore"] == 93
     assert [(name, reason) for name, reason in there.said() if reason == "Scheduled"] == [("a", "Scheduled")]
     assert teller.status_writes(said(bound(), at=NOW + 60_000)) == ()
+
+
+def test_a_placement_that_failed_is_told_with_its_reason():
+    there = world()
+    teller = Teller(there)
+    placements = (PlacedPod(key="team/a", uid="uid-a", node="n1"),)
+    placed = gang(Verdict.PLACED, reason=None, waiting=WAITING, placements=placements, placed=1)
+    assert teller.status_writes(said(placed)) == ()
+    there.apply(teller.status_writes(said(gang(reason=OVER), at=NOW + 50)))
+    assert there.status(kinds.POD_GROUP, "team/train")["reason"]["code"] == "OverLimit"
 
 
 def test_pods_of_a_gang_in_the_making_are_left_alone_until_it_has_had_its_time():
@@ -212,6 +231,26 @@ def test_pods_of_a_gang_in_the_making_are_left_alone_until_it_has_had_its_time()
     there.apply(teller.status_writes(said(young)))
     assert there.said() == [("train", "FailedScheduling")]
     assert teller.due_ms == NOW + 2000
+
+
+def test_a_pod_group_whose_pods_have_ended_does_not_go_on_counting_them():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(bound(running=2))))
+    there.apply(teller.status_writes(said(at=NOW + 5000)))
+    status = there.status(kinds.POD_GROUP, "team/train")
+    assert (status["bound"], status["running"], status["conditions"][0]["reason"]) == (0, 0, "NoPods")
+    assert there.events == []
+    assert teller.status_writes(said(at=NOW + 60_000)) == ()
+
+
+def test_a_young_pod_group_is_given_time_to_get_its_pods():
+    there = world()
+    there.documents[kinds.POD_GROUP, "team/train"]["metadata"]["creationTimestamp"] = "2023-11-14T22:13:20Z"
+    teller = Teller(there)
+    assert teller.status_writes(said(at=NOW + 900)) == ()
+    assert teller.due_ms == NOW + 2900
+    assert len(teller.status_writes(said(at=NOW + 2900))) == 1
 
 
 def test_a_pod_alone_says_why_itself():
@@ -348,7 +387,7 @@ def test_pods_of_other_schedulers_are_never_written_to():
     there = world()
     there.documents[kinds.POD, "team/a"]["spec"]["schedulerName"] = "default-scheduler"
     writes = Teller(there).status_writes(said(set_aside=(aside("Pod/team/a", "uid-a"), aside("Pod/team/b", "uid-b"))))
-    assert {write.body["metadata"].get("uid") for write in writes if write.how != "create"} == {"uid-b"}
+    assert [(write.key, write.uid) for write in writes if write.kind is kinds.POD] == [("team/b", "uid-b")]
 
 
 def test_a_long_reason_makes_an_event_the_server_takes():
