@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from scheduler.dra.options import Choice, Options
 from scheduler.dra.requests import Candidates, Constraint, Want
+from scheduler.dra.search import Token
 
 
 def cause(options: Options) -> str:
@@ -76,7 +77,7 @@ def _best(options: Options, constraint: Constraint, covered: Sequence[Choice], c
             continue
         if group.distinct:
             return len({token for c in covered for n in c.item.candidates for token in tokens[n]})
-        counts: Counter[object] = Counter()
+        counts: Counter[Token] = Counter()
         for c in covered:
             here = Counter(token for n in c.item.candidates for token in tokens[n])
             counts.update({token: min(count, c.item.need) for token, count in here.items()})

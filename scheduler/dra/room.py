@@ -110,10 +110,9 @@ class Room:
         if self.steps < 0:
             raise OutOfSteps
         device = self.view.devices[number]
-        exclusive = want.admin or not device.shareable
-        if (exclusive and (claim, number) in self.claims) or not self.is_free(want, number):
+        if (claim, number) in self.claims or not self.is_free(want, number):
             return False
-        if exclusive:
+        if not device.shareable:
             self.claims.add((claim, number))
             self._undo.append(partial(self.claims.discard, (claim, number)))
         if want.admin:

@@ -1,4 +1,4 @@
-"""Whatever is published, held and asked: there is an answer exactly if brute force finds one; nothing is given twice."""
+"""Whatever is published, held and asked: an answer exists exactly if brute force finds one; nothing is given twice."""
 
 import itertools
 import json
