@@ -182,7 +182,7 @@ def strategic_merge(target: Any, patch: Any, lists: Lists) -> Any:
         elif key.startswith(_ORDER):
             name = key.removeprefix(_ORDER)
             if name in result and name not in patch:
-                result[name] = _ordered(result[name], value, lists.field(name).merge_key)
+                result[name] = _ordered(result[name], value, result[name], lists.field(name).merge_key)
     return result
 
 
@@ -190,7 +190,7 @@ def _merged_list(old: Any, patch: list[Any], lists: Lists, order: list[Any] | No
     merge_key = lists.merge_key
     old = old if isinstance(old, list) else []
     if lists.merges_values:
-        return _ordered([*old, *(item for item in patch if item not in old)], order, None)
+        return _ordered([*old, *(item for item in patch if item not in old)], order or patch, old, None)
     if not merge_key:
         return [item for item in patch if not (isinstance(item, dict) and "$patch" in item)]
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
@@ -206,23 +206,32 @@ def _merged_list(old: Any, patch: list[Any], lists: Lists, order: list[Any] | No
             items[at[0]] = strategic_merge(items[at[0]], change, lists.item)
         else:
             items.append(strategic_merge({}, change, lists.item))
-    return _ordered(items, order, merge_key)
+    return _ordered(items, order or patch, old, merge_key)
 
 
-def _ordered(items: list[Any], order: list[Any] | None, merge_key: str | None) -> list[Any]:
-    """Items named in `order` in that order; the others stay after the item they followed, or first."""
-    if not order:
-        return items
-    wanted = [entry.get(merge_key) if merge_key and isinstance(entry, dict) else entry for entry in order]
-    rank = {repr(value): index for index, value in enumerate(wanted)}
+def _ranks(items: list[Any], merge_key: str | None) -> dict[str, int]:
+    identities = (_identity(item, merge_key) for item in items)
+    return {identity: rank for rank, identity in reversed(list(enumerate(identities)))}
 
-    def place(item: Any) -> int | None:
-        return rank.get(repr(item.get(merge_key) if merge_key and isinstance(item, dict) else item))
 
-    keyed: list[tuple[int, int, Any]] = []
-    last = -1
-    for index, item in enumerate(items):
-        at = place(item)
-        last = at if at is not None else last
-        keyed.append((last, index, item))
-    return [item for _, _, item in sorted(keyed, key=lambda entry: entry[:2])]
+def _identity(item: Any, merge_key: str | None) -> str:
+    return repr(item.get(merge_key) if merge_key and isinstance(item, dict) else item)
+
+
+def _ordered(items: list[Any], order: list[Any], old: list[Any], merge_key: str | None) -> list[Any]:
+    """The items in the order of the API server: those named in `order` in that order, and the others between them.
+
+    One of the others comes before a named one only if both were there before and it stood before it.
+    """
+    wanted, before = _ranks(order, merge_key), _ranks(old, merge_key)
+    named = sorted(
+        (item for item in items if _identity(item, merge_key) in wanted),
+        key=lambda item: wanted[_identity(item, merge_key)],
+    )
+    others = [item for item in items if _identity(item, merge_key) not in wanted]
+    result: list[Any] = []
+    while named and others:
+        first, second = before.get(_identity(others[0], merge_key)), before.get(_identity(named[0], merge_key))
+        stays_before = first is not None and second is not None and first < second
+        result.append((others if stays_before else named).pop(0))
+    return [*result, *named, *others]

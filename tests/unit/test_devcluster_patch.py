@@ -105,8 +105,8 @@ def test_lists_with_a_merge_key_are_merged_by_it_and_others_replaced():
     patch = {"spec": {"containers": [{"name": "a", "image": "new", "args": ["3"]}, {"name": "c", "image": "c"}]}}
     assert strategic_merge(before, patch, POD)["spec"]["containers"] == [
         {"name": "a", "image": "new", "args": ["3"]},
-        {"name": "b", "image": "b"},
         {"name": "c", "image": "c"},
+        {"name": "b", "image": "b"},
     ]
 
 
@@ -133,7 +133,7 @@ def test_values_are_deleted_from_lists_of_values():
     patch = {"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"]}}
     assert strategic_merge(before, patch, POD) == {"metadata": {"finalizers": ["a", "c"]}}
     assert strategic_merge(before, {"metadata": {"finalizers": ["d", "a"]}}, POD) == {
-        "metadata": {"finalizers": ["a", "b", "c", "d"]}
+        "metadata": {"finalizers": ["d", "a", "b", "c"]}
     }
 
 
@@ -146,6 +146,22 @@ def test_the_element_order_is_kept_as_asked():
     }
     merged = strategic_merge(containers("a", "b"), patch, POD)
     assert [entry["name"] for entry in merged["spec"]["containers"]] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("named", "result"),
+    [
+        (["new"], ["new", "a", "b", "c"]),
+        (["b"], ["a", "b", "c"]),
+        (["b", "new"], ["a", "b", "new", "c"]),
+        (["c", "a"], ["b", "c", "a"]),
+        (["new", "c"], ["new", "a", "b", "c"]),
+    ],
+)
+def test_without_one_the_patched_entries_come_as_the_api_server_puts_them(named: list[str], result: list[str]):
+    """The order the documentation of `kubectl patch` shows: a new container before those that were there."""
+    merged = strategic_merge(containers("a", "b", "c"), containers(*named), POD)
+    assert [entry["name"] for entry in merged["spec"]["containers"]] == result
 
 
 def test_retain_keys_drops_the_other_members_of_a_union():
@@ -167,4 +183,4 @@ def test_conditions_merge_by_type():
     before = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
     patch = {"status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}}
     merged = strategic_merge(before, patch, POD)["status"]["conditions"]
-    assert [entry["type"] for entry in merged] == ["Ready", "PodScheduled"]
+    assert sorted(entry["type"] for entry in merged) == ["PodScheduled", "Ready"]
