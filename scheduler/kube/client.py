@@ -1,7 +1,8 @@
 """Requests to the API server: read, write, bind, evict. The only HTTP of the scheduler.
 
 Reads are tried again on their own. A write is repeated only where the server surely did nothing (it was busy, or it
-could not be reached); what became of any other is for the caller to look at. Speed: reference python-stack 2.
+could not be reached); what became of any other is for the caller to look at. One exception is aiohttp's (RFC 9112
+9.3.1): a PUT or DELETE on a kept connection that breaks is sent once more; resourceVersion and uid guard those.
 """
 
 import asyncio

@@ -12,18 +12,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import structlog
 
-from scheduler.api.kinds import LEASE
+from scheduler.api.kinds import LEASE, Kind
 from scheduler.kube.backoff import jittered
-from scheduler.kube.client import Client
 from scheduler.kube.errors import ApiError
 
 log = structlog.get_logger(__name__)
 
 Document = dict[str, Any]
+
+
+class Leases(Protocol):
+    """The part of `Client` that an election needs."""
+
+    async def get(self, kind: Kind, namespace: str | None, name: str, /) -> Document: ...
+    async def create(self, kind: Kind, namespace: str | None, body: Document, /) -> Document: ...
+    async def replace(self, kind: Kind, namespace: str | None, name: str, body: Document, /) -> Document: ...
 
 
 class LeaseLost(Exception):
@@ -36,7 +43,7 @@ class Election:
 
     `identity` must be unique to this process. `epoch` counts the changes of leader: new with every acquisition."""
 
-    client: Client
+    client: Leases
     namespace: str
     name: str
     identity: str

@@ -1,7 +1,7 @@
 """A cluster, a time and a policy as one JSON document, and back: what-if, bug reports, golden tests.
 
 Recorded is what we read, as we read it: a replay gives the same Snapshot, and what no decision depends on (environment
-variables, commands, foreign annotations' owners) never leaves the cluster. Our writes not yet seen are in it as done.
+variables, commands, kubectl's copy of the manifest) never leaves the cluster. Our writes not yet seen count as done.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 
 FORMAT = "tutti-recording/1"
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 Usage = Mapping[str, Mapping[str, int]]
 
@@ -99,6 +100,10 @@ def _recorded(state: ClusterState, kind: Kind, key: str) -> msgspec.Raw | None:
     """The object as we read it; one that cannot be decoded as it came."""
     found = state.object(kind, key)
     if found is not None:
+        meta = found.metadata  # type: ignore[attr-defined]
+        if meta.annotations and _APPLIED in meta.annotations:
+            kept = {name: value for name, value in meta.annotations.items() if name != _APPLIED}
+            found = msgspec.structs.replace(found, metadata=msgspec.structs.replace(meta, annotations=kept))
         return msgspec.Raw(msgspec.json.encode(found, order="deterministic"))
     change: Change | None = state.change(kind, key)
     return msgspec.Raw(change.raw) if change is not None else None
