@@ -23,8 +23,7 @@ demo: $(READY) ## the main job on an embedded cluster; ARGS=--once ends when all
 	@$(PY) -m scheduler demo $(ARGS)
 
 test: $(READY) ## all tests; what the machine lacks is skipped with a line that says so
-	@tests/tools.sh
-	@$(PY) -m pytest $(ARGS)
+	@TUTTI_KUBECTL=$$(tests/tools.sh) $(PY) -m pytest $(ARGS)
 
 check: $(READY) ## format, lint, types, floor plan, generated files
 	$(PY) -m ruff format --check .

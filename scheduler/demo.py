@@ -169,15 +169,16 @@ class Demo:
                 settled = not self._missing[example.name]
                 if told.get(example.name, False) != settled:
                     told[example.name] = settled
-                    self.console.print(settled_line(example.name, example.title, settled=settled))
+                    line = settled_line(example.name, example.title, settled=settled)
+                    self.console.print(line, soft_wrap=True, highlight=False)
 
         if self.console.is_terminal:
             with Live(picture(), console=self.console, refresh_per_second=8) as view:
                 yield lambda: view.update(picture())
         else:
-            self.console.print(footer)
+            self.console.print(footer, soft_wrap=True, highlight=False)
             yield lines
-            self.console.print(picture())
+            self.console.print(picture(), soft_wrap=True)
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind:

@@ -1,0 +1,148 @@
+"""`tutti plan`: the service's decision from manifests alone, the same text every time, errors that name the cure."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from scheduler.api import kinds
+from scheduler.cli import app
+from tests.service.conftest import Cluster, allocated, scheduling
+
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
+SHAPES = {"h100x8-nic": 4, "a100-mig": 1, "t4": 1}
+SEEN = (
+    kinds.NODE,
+    kinds.RESOURCE_SLICE,
+    kinds.DEVICE_CLASS,
+    kinds.NAMESPACE,
+    kinds.QUEUE,
+    kinds.POD_GROUP,
+    kinds.RESOURCE_CLAIM,
+    kinds.JOB,
+    kinds.POD,
+)
+
+
+def plan(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+async def documents(cluster: Cluster) -> list[dict[str, Any]]:
+    """Everything in the cluster that a decision reads, as kubectl would print it."""
+    found = []
+    for kind in SEEN:
+        items, _ = await cluster.client.list(kind)
+        found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in items]
+    return found
+
+
+@pytest.fixture
+async def machines(cluster: Cluster) -> Cluster:
+    for shape, count in SHAPES.items():
+        await cluster.add_nodes(shape, count)
+    return cluster
+
+
+async def test_the_same_documents_in_any_order_give_the_same_text(machines: Cluster, tmp_path: Path):
+    everything = await documents(machines)
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        everything += [document for document in yaml.safe_load_all(path.read_text()) if document]
+    texts = set()
+    for seed in range(4):
+        shuffled = list(everything)
+        random.Random(seed).shuffle(shuffled)
+        file = tmp_path / f"{seed}.yaml"
+        file.write_text(yaml.safe_dump_all(shuffled))
+        for _ in range(2):
+            code, text, _ = plan("-f", str(file), "-o", "json")
+            assert code == 0
+            texts.add(text)
+    assert len(texts) == 1
+    decided = json.loads(texts.pop())
+    verdicts = {gang["name"]: gang["verdict"] for gang in decided["gangs"]}
+    assert verdicts["example-gang/llama-finetune"] == "Placed"
+    assert verdicts["example-too-large/hero"] == "Refused"
+    assert sum(verdict == "Placed" for verdict in verdicts.values()) == len(verdicts) - 1
+
+
+async def test_the_command_decides_as_the_service_does(machines: Cluster, tmp_path: Path):
+    for path in sorted(EXAMPLES.glob("0[0-6]-*.yaml")):
+        await machines.apply(path.read_text())
+    await machines.until(kinds.POD, lambda pods: len(pods) == 15, "the controllers have made all pods")
+    await machines.until(kinds.RESOURCE_CLAIM, lambda claims: len(claims) == 14, "and all claims")
+    file = tmp_path / "cluster.json"
+    file.write_bytes(msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": await documents(machines)}))
+    _, text, _ = plan("-f", str(file), "-o", "json")
+    decided = json.loads(text)
+
+    async with scheduling(machines):
+        pods = await machines.until(
+            kinds.POD, lambda pods: all(pod["spec"].get("nodeName") for pod in pods.values()), "all pods are bound"
+        )
+    assert {key: pod["spec"]["nodeName"] for key, pod in pods.items()} == {
+        placement["pod"]: placement["node"] for placement in decided["placements"]
+    }
+    claims, _ = await machines.client.list(kinds.RESOURCE_CLAIM)
+    given = {claim["metadata"]["name"]: allocated(claim) for claim in claims}
+    for placement in decided["placements"]:
+        for claim in placement["claims"]:
+            if claim["allocation"]:
+                results = claim["allocation"]["devices"]["results"]
+                devices = [(result["driver"], result["pool"], result["device"]) for result in results]
+                assert devices in given.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [", "standard input"),
+        ("kind: Pod\nmetadata: {name: a}", "apiVersion"),
+        ("{apiVersion: v1, kind: Pod, spec: {}}", "name"),
+    ],
+)
+def test_unreadable_input_ends_with_2_and_says_where_and_what_to_do(text: str, says: str):
+    result = CliRunner().invoke(app, ["plan", "-f", "-"], input=text)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert "; " in result.stderr, "the cure follows the cause"
+
+
+def test_nothing_to_plan_is_said():
+    code, _, error = plan()
+    assert code == 2
+    assert "-f" in error
+    assert "--context" in error
+
+
+def test_a_pod_with_an_unreadable_quantity_is_set_aside_and_the_others_are_decided(tmp_path: Path):
+    file = tmp_path / "pods.yaml"
+    queue = "{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: q}}"
+    node = """
+apiVersion: v1
+kind: Node
+metadata: {name: n}
+status: {allocatable: {cpu: "4", memory: 8Gi, pods: "10"}}
+"""
+    pod = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{tutti.scheduler/queue: q}}}}
+spec:
+  schedulerName: tutti
+  containers: [{{name: c, resources: {{requests: {{cpu: {cpu}}}}}}}]
+"""
+    file.write_text("\n---\n".join([node, queue, pod.format(name="good", cpu="1"), pod.format(name="bad", cpu="1x")]))
+    code, text, _ = plan("-f", str(file))
+    assert code == 0
+    assert "good -> n" in text
+    assert "bad" in text
+    assert "1x" in text
