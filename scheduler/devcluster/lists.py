@@ -152,19 +152,21 @@ def lists_of(key: str) -> Lists:
     return _BY_KIND.get(key, _PLAIN)
 
 
-def check_shape(value: Any, lists: Lists, path: str = "") -> None:
+def check_shape(value: Any, lists: Lists, name: str = "the object") -> None:
     """Raises ValueError where an object or a list of objects belongs and something else is. Null is nothing."""
-    if value is None:
-        return
     if lists.map_keys or lists.merge_key or lists.of_objects:
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise ValueError(f"{path[1:]}: a list of objects is needed")
-        if lists.item.fields:
-            for item in value:
-                check_shape(item, lists.item, path)
+        if not isinstance(value, list):
+            raise ValueError(f"{name}: a list of objects is needed")
+        below = lists.items if lists.items is not None and lists.items.fields else None
+        for item in value:
+            if not isinstance(item, dict):
+                raise ValueError(f"{name}: a list of objects is needed")
+            if below is not None:
+                check_shape(item, below, name)
     elif lists.fields or lists.atomic:
         if not isinstance(value, dict):
-            raise ValueError(f"{path[1:]}: an object is needed")
-        for name, below in lists.fields.items():
-            if name in value:
-                check_shape(value[name], below, f"{path}.{name}")
+            raise ValueError(f"{name}: an object is needed")
+        for field, inner in lists.fields.items():
+            item = value.get(field)
+            if item is not None:
+                check_shape(item, inner, field)
