@@ -1,14 +1,21 @@
 """Builders of API documents, as a user or a driver would write them: only what the test is about needs saying.
 
-Every builder returns a plain dict; keyword arguments name what differs. `merged` lays further fields over a document.
+Every builder returns a plain dict; keyword arguments name what differs. `merged` lays further fields over a document,
+`change` makes it something a watch tells, and `state` a cluster of many.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from scheduler.api.changes import Change, listed, read
+from scheduler.api.kinds import WATCHED
+from scheduler.state.cluster import ClusterState
 
 Document = dict[str, Any]
 
 SCHEDULER = "tutti"
+KINDS = {(kind.api_version, kind.kind): kind for kind in WATCHED}
 
 
 def merged(document: Document, **fields: Any) -> Document:
@@ -457,3 +464,21 @@ def h100_slice(node: str, gpus: int = 8) -> Document:
 def h100_node(name: str, gpus: int = 8, **fields: Any) -> list[Document]:
     """A node and its slice."""
     return [node(name, cpu="192", memory="2Ti", **fields), h100_slice(name, gpus)]
+
+
+def change(document: Document, type_: str = "ADDED") -> Change:
+    """The document as its watch would tell it."""
+    kind = KINDS[document["apiVersion"], document["kind"]]
+    found = read(kind, json.dumps(document).encode(), type_)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def state(*documents: Document | list[Document]) -> ClusterState:
+    """A cluster of which every kind has been listed and these objects were found."""
+    found = ClusterState()
+    for each in documents:
+        for document in each if isinstance(each, list) else [each]:
+            found.apply(change(document))
+    found.apply_all(listed(kind) for kind in found.kinds)
+    return found

@@ -103,7 +103,7 @@ def gang(
     sub_groups = _finished(spec.sub_groups, members)
     _check_members(id_, sub_groups, live, problems)
     problems += [problem for pod in live if (problem := by_key[pod.key].problem) is not None]
-    return Gang(
+    made = Gang(
         key=id_.name,
         uid=spec.meta.uid,
         owner=_owner(id_),
@@ -117,12 +117,12 @@ def gang(
         topology=_resolved(id_, spec.topology or _annotated_topology(sources, problems), world, problems),
         pods=live,
         succeeded=sum(1 for member in members if member.pod.phase == "Succeeded"),
-        problems=_distinct(problems),
         preemption_delay_ms=spec.preemption_delay_ms or max(_duration(sources, problems, KAI_DELAY_ANNOTATION) or 0, 0),
         staleness_grace_ms=_grace(spec, sources, problems),
         max_runtime_ms=spec.max_runtime_ms or _duration(sources, problems, MAX_RUNTIME_ANNOTATION),
         checkpoint_interval_ms=spec.checkpoint_interval_ms,
     )
+    return replace(made, problems=_distinct(problems)) if problems else made
 
 
 def _sources(spec: GroupSpec | None, owners: Sequence[Owner], oldest: Member) -> Sources:

@@ -1,0 +1,131 @@
+"""ClusterState: the newest object counts, and the version grows only when a decision may differ."""
+
+import pytest
+
+from scheduler.api import kinds
+from scheduler.api.changes import Change, deleted, listed
+from scheduler.api.core import Node, Pod
+from scheduler.state.cluster import ClusterState
+from tests.manifests import change, job, merged, node, pod, pod_group, queue, resource_claim, state
+
+
+def test_nothing_may_be_decided_before_every_kind_is_listed() -> None:
+    found = ClusterState()
+    for kind in found.kinds[:-1]:
+        found.apply(listed(kind))
+    assert not found.synced
+    assert found.awaited == (kinds.POD,)
+    found.apply(listed(kinds.POD))
+    assert found.synced
+
+
+def test_the_newest_object_of_a_key_counts_and_a_deleted_one_is_gone() -> None:
+    found = state(node("n1", cpu="4"), node("n2"))
+    found.apply(change(node("n1", cpu="8"), "MODIFIED"))
+    found.apply(change(node("n2"), "DELETED"))
+    assert found.keys(kinds.NODE) == ("n1",)
+    newest = found.object(kinds.NODE, "n1")
+    assert isinstance(newest, Node)
+    assert newest.status.allocatable is not None
+    assert newest.status.allocatable["cpu"] == "8"
+
+
+def test_a_late_farewell_to_an_older_object_does_not_take_its_successor() -> None:
+    found = state(pod("p", uid="new"))
+    found.apply(change(pod("p", uid="old"), "DELETED"))
+    assert found.keys(kinds.POD) == ("a/p",)
+    found.apply(deleted(kinds.POD, "a/p"))
+    assert found.keys(kinds.POD) == ()
+
+
+def test_the_raw_document_is_kept_with_fields_that_we_do_not_read() -> None:
+    newer = merged(resource_claim("c"), spec={"fromTheFuture": {"x": 1}})
+    found = state(newer)
+    raw = found.raw(kinds.RESOURCE_CLAIM, "a/c")
+    assert raw is not None
+    assert b"fromTheFuture" in raw
+
+
+def test_an_object_that_cannot_be_decoded_is_known_by_its_problem() -> None:
+    found = state(merged(node("n1"), spec={"unschedulable": "perhaps"}), node("n2"))
+    assert found.object(kinds.NODE, "n1") is None
+    assert [key for key, _ in found.objects(kinds.NODE)] == ["n2"]
+    broken = found.change(kinds.NODE, "n1")
+    assert broken is not None
+    assert broken.problem == "Expected `bool`, got `str` - at `$.spec.unschedulable`"
+
+
+READY = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+UNMOVED = [
+    ("a heartbeat", node("n"), merged(node("n"), metadata={"resourceVersion": "7"})),
+    ("our own condition", pod("p"), merged(pod("p"), status={"conditions": [{**READY, "type": "PodScheduled"}]})),
+    ("our own status", pod_group("g"), merged(pod_group("g"), status={"conditions": [READY]})),
+    ("a queue's status", queue("q"), merged(queue("q"), status={"allocated": {"gpu": "1"}})),
+    ("a job's counts", job("j"), merged(job("j"), status={"active": 1})),
+    ("a field we do not read", pod("p"), merged(pod("p"), spec={"hostname": "x"})),
+]
+MOVED = [
+    ("a label", node("n"), merged(node("n"), metadata={"labels": {"rack": "r1"}})),
+    ("a taint", node("n"), node("n", taints=[{"key": "k", "effect": "NoSchedule"}])),
+    ("a phase", pod("p", node="n"), pod("p", node="n", phase="Succeeded")),
+    ("a deletion", pod("p"), pod("p", terminating=True)),
+    ("a made claim", pod("p", templates={"g": "t"}), pod("p", templates={"g": "t"}, made_claims={"g": "c"})),
+    ("a minimum", pod_group("g", min_member=2), pod_group("g", min_member=3)),
+    ("a claim's version", resource_claim("c", version="1"), resource_claim("c", version="2")),
+    ("an annotation", job("j"), job("j", annotations={"tutti.scheduler/min-member": "2"})),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), [row[1:] for row in UNMOVED], ids=[row[0] for row in UNMOVED])
+def test_what_no_decision_reads_does_not_move_the_version(before: dict[str, object], after: dict[str, object]) -> None:
+    found = state(before)
+    version = found.version
+    found.apply(change(after, "MODIFIED"))
+    assert found.version == version
+
+
+@pytest.mark.parametrize(("before", "after"), [row[1:] for row in MOVED], ids=[row[0] for row in MOVED])
+def test_what_a_decision_reads_moves_the_version(before: dict[str, object], after: dict[str, object]) -> None:
+    found = state(before)
+    version = found.version
+    found.apply(change(after, "MODIFIED"))
+    assert found.version > version
+
+
+def test_the_echo_of_an_object_that_is_known_moves_nothing() -> None:
+    found = state(pod("p"))
+    version = found.version
+    found.apply(change(pod("p"), "ADDED"))
+    assert found.version == version
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    found = state(pod("p"))
+    found.assume_bound("a/p", "uid-a-p", "n1")
+    other = found.fork()
+    other.apply(change(pod("q")))
+    other.forget_pod("a/p")
+    assert found.keys(kinds.POD) == ("a/p",)
+    assert _node(found, "a/p") == "n1"
+    assert other.keys(kinds.POD) == ("a/p", "a/q")
+    assert _node(other, "a/p") == ""
+
+
+def test_kinds_that_the_state_does_not_hold_are_ignored() -> None:
+    found = ClusterState([kinds.NODE])
+    found.apply(change(pod("p")))
+    assert found.keys(kinds.POD) == ()
+    assert found.version == 0
+
+
+def test_a_listed_kind_says_that_what_is_not_there_does_not_exist() -> None:
+    found = ClusterState()
+    assert not found.lists(kinds.JOB)
+    found.apply(Change(kind=kinds.JOB, type="LISTED"))
+    assert found.lists(kinds.JOB)
+
+
+def _node(found: ClusterState, key: str) -> str:
+    known = found.object(kinds.POD, key)
+    assert isinstance(known, Pod)
+    return known.spec.node_name
