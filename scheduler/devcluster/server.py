@@ -34,7 +34,7 @@ from scheduler.devcluster.scale import rescaled, scale_of
 from scheduler.devcluster.selectors import both, parse_fields, parse_labels
 from scheduler.devcluster.store import Store
 from scheduler.devcluster.tables import partial, table
-from scheduler.devcluster.watching import Form, form_of, watch
+from scheduler.devcluster.watching import Form, Watch, answer_gone, form_of
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ class Server:
     def __init__(self, store: Store, *, bookmark_seconds: float = BOOKMARK_SECONDS) -> None:
         self.store = store
         self._bookmark_seconds = bookmark_seconds
-        self._watches: dict[asyncio.Event, None] = {}
-        self._stopped = False
+        self._watches: dict[Watch, None] = {}
         self._facts = Facts(store.kinds)
         self._verbs: dict[str, Callable[[web.BaseRequest, Target, Query], Awaitable[Answer]]] = {
             "GET": self._get,
@@ -103,9 +102,8 @@ class Server:
 
     def stop(self) -> None:
         """End all watches."""
-        self._stopped = True
-        for wake in self._watches:
-            wake.set()
+        for watch in self._watches:
+            watch.stop()
 
     async def handle(self, request: web.BaseRequest) -> Answer:
         """Answer one request; whatever is refused becomes a Status."""
@@ -157,21 +155,18 @@ class Server:
         return respond(self.store.encoded(kind, obj), status, warnings)
 
     async def _watch(self, request: web.BaseRequest, target: Target, query: Query) -> Answer:
-        mine: list[asyncio.Event] = []
-
-        def on_stop(wake: asyncio.Event) -> None:
-            mine.append(wake)
-            self._watches[wake] = None
-            if self._stopped:
-                wake.set()
-
+        accept = request.headers.get("Accept", "")
         try:
-            return await watch(
-                self.store, request, target, query, bookmark_seconds=self._bookmark_seconds, on_stop=on_stop
-            )
+            watch = Watch(self.store, target, query, accept, bookmark_seconds=self._bookmark_seconds)
+        except StatusError as error:
+            if error.code != 410:
+                raise
+            return await answer_gone(request, error)
+        self._watches[watch] = None
+        try:
+            return await watch.answer(request)
         finally:
-            for wake in mine:
-                del self._watches[wake]
+            del self._watches[watch]
 
     def _list(self, target: Target, query: Query, form: Form) -> Answer:
         kind, store = target.kind, self.store

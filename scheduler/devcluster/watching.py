@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -99,90 +99,94 @@ def _start(query: Query) -> tuple[int | None, bool]:
     return (int(version) if version not in ("", "0") else None), initial
 
 
-async def watch(
-    store: Store,
-    request: web.BaseRequest,
-    target: Target,
-    query: Query,
-    *,
-    bookmark_seconds: float,
-    on_stop: Callable[[asyncio.Event], None],
-) -> web.StreamResponse:
-    """Answer a watch request until its time is over, the client leaves, or the server stops.
+class Watch:
+    """One watch request: its place in the history, and how its events are written."""
 
-    `on_stop` is given the event that ends the wait when the server stops (the server sets it).
-    """
-    since, initial = _start(query)
-    form = form_of(request.headers.get("Accept", ""), query)
-    fields = query.get("fieldSelector", "")
-    if target.name:
-        fields = ",".join(term for term in (fields, f"metadata.name={target.name}") if term)
-    labels = query.get("labelSelector")
-    seconds = whole_number(query, "timeoutSeconds") or DEFAULT_SECONDS
-    wake = asyncio.Event()
-    try:
-        subscription = store.watch(
+    def __init__(self, store: Store, target: Target, query: Query, accept: str, *, bookmark_seconds: float) -> None:
+        """Raises StatusError 400 for parameters that make no sense, 410 and 504 as Store.watch does."""
+        since, initial = _start(query)
+        fields = query.get("fieldSelector", "")
+        if target.name:
+            fields = ",".join(term for term in (fields, f"metadata.name={target.name}") if term)
+        labels = query.get("labelSelector")
+        self._store = store
+        self._seconds = whole_number(query, "timeoutSeconds") or DEFAULT_SECONDS
+        self._bookmark_seconds = bookmark_seconds if is_set(query, "allowWatchBookmarks") else None
+        self._lines = Lines(target, form_of(accept, query))
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._subscription = store.watch(
             target.kind,
             target.namespace,
             None if initial else since,
             labels=labels,
             fields=fields,
-            wake=wake.set,
+            wake=self._wake.set,
         )
-    except StatusError as error:
-        if error.code != 410:
-            raise
-        return await _gone(request, error)
-    lines = Lines(target, form)
-    first = b""
-    if initial:
-        matches = both(parse_labels(labels), parse_fields(target.kind, fields))
-        records = store.records(target.kind, target.namespace, matches)
-        first = lines.of([WatchEvent(ADDED, record, None) for record in records])
-        if is_set(query, "sendInitialEvents"):
-            first += lines.bookmark(store.resource_version, initial=True)
-    response = web.StreamResponse(headers=_HEADERS)
-    response.enable_chunked_encoding()
-    await response.prepare(request)
-    on_stop(wake)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    next_bookmark = loop.time() + bookmark_seconds if is_set(query, "allowWatchBookmarks") else end
-    try:
-        if first:
-            await response.write(first)
-        while loop.time() < end:
-            wake.clear()
-            data = lines.of(subscription.take())
-            if loop.time() >= next_bookmark:
-                data += lines.bookmark(store.resource_version)
-                next_bookmark += bookmark_seconds
+        self._first = b""
+        if initial:
+            matches = both(parse_labels(labels), parse_fields(target.kind, fields))
+            records = store.records(target.kind, target.namespace, matches)
+            self._first = self._lines.of([WatchEvent(ADDED, record, None) for record in records])
+        if initial and is_set(query, "sendInitialEvents"):
+            self._first += self._lines.bookmark(store.resource_version, initial=True)
+
+    def stop(self) -> None:
+        """End the answer soon."""
+        self._stopped = True
+        self._wake.set()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Write events until the time is over, the client leaves, or `stop` is called."""
+        response = _begun()
+        try:
+            await response.prepare(request)
+            if self._first:
+                await response.write(self._first)
+            await self._follow(response)
+            await response.write_eof()
+        except StatusError as error:  # the client read too slowly and the history went on without it
+            await response.write(_refusal(error))
+        except ConnectionError:
+            pass  # the client has left
+        finally:
+            self._subscription.close()
+        return response
+
+    async def _follow(self, response: web.StreamResponse) -> None:
+        time = asyncio.get_running_loop().time
+        end = time() + self._seconds
+        bookmark_at = time() + self._bookmark_seconds if self._bookmark_seconds is not None else end
+        while time() < end and not self._stopped:
+            self._wake.clear()
+            data = self._lines.of(self._subscription.take())
+            if self._bookmark_seconds is not None and time() >= bookmark_at:
+                data += self._lines.bookmark(self._store.resource_version)
+                bookmark_at += self._bookmark_seconds
             if data:
                 await response.write(data)
                 continue
             try:
-                async with asyncio.timeout_at(min(end, next_bookmark)):
-                    await wake.wait()
+                async with asyncio.timeout_at(min(end, bookmark_at)):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
-            if not subscription.pending:
-                break  # woken without an event: the server stops
-        await response.write_eof()
-    except StatusError as error:  # the client read too slowly and the history went on without it
-        await response.write(encode({"type": "ERROR", "object": error.body()}) + b"\n")
-    except ConnectionError:
-        pass  # the client has left
-    finally:
-        subscription.close()
+
+
+def _begun() -> web.StreamResponse:
+    response = web.StreamResponse(headers=_HEADERS)
+    response.enable_chunked_encoding()
     return response
 
 
-async def _gone(request: web.BaseRequest, error: StatusError) -> web.StreamResponse:
+def _refusal(error: StatusError) -> bytes:
+    return encode({"type": "ERROR", "object": error.body()}) + b"\n"
+
+
+async def answer_gone(request: web.BaseRequest, error: StatusError) -> web.StreamResponse:
     """410 is sent as an event in a response that began well, as the real server does."""
-    body = encode({"type": "ERROR", "object": error.body()}) + b"\n"
-    response = web.StreamResponse(headers=_HEADERS)
-    response.enable_chunked_encoding()
+    response = _begun()
     await response.prepare(request)
-    await response.write(body)
+    await response.write(_refusal(error))
     await response.write_eof()
     return response
