@@ -84,7 +84,7 @@ class Window:
 
     def what_if(self, documents: str) -> Plan:
         try:
-            state = manifests.add(self._ask(self.state.fork), manifests.parse(documents, "the body"))
+            state = manifests.read(manifests.parse(documents, "the body"), self._ask(self.state.fork))
             return planner.plan(translate.snapshot(state, now_ms=_now_ms(), policy=self.policy))
         except manifests.InputError as problem:
             raise WhatIfRefused(str(problem)) from None
