@@ -80,7 +80,7 @@ class Window:
         return self.exposition.exposition()
 
     def recording(self) -> bytes:
-        return recording.dump(self._ask(self.state.fork), _now_ms(), self.policy)
+        return recording.dump(self._ask(self.state.fork), now_ms=_now_ms(), policy=self.policy)
 
     def what_if(self, documents: str) -> Plan:
         try:
