@@ -103,8 +103,9 @@ class QueueReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverReport:
-    """`status`: greedy (no search was needed), optimal, feasible (gap > 0), impossible, or budget (nothing better was
-    found in it). `gap`: how far the answer may be from the best, as a fraction. `seconds`: deterministic time."""
+    """`status`: greedy (no search was needed), optimal, feasible (gap > 0), impossible, budget (nothing better was
+    found in it), or rejected (its answer failed the independent check and was not used). `gap`: how far the answer may
+    be from the best, as a fraction. `seconds`: deterministic time."""
 
     status: str = "greedy"
     gap: float = 0.0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from queues import fair_share
 from queues.fair_share import FairShares
+from queues.limits import may_start
 from queues.reasons import NoQueueNamed
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
@@ -18,16 +19,31 @@ from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
-from scheduler.plan.wants import Wants
+from scheduler.plan.wants import Wanted, Wants
 from scheduler.solver.greedy import Short
-from scheduler.solver.problem import Group
+from scheduler.solver.problem import Group, Move
+
+SEARCHES = 4
+"""A plan may search as long as so many joint placements take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A piece of a gang with the seats found for it, and what its pods are granted there."""
+
+    piece: Wanted
+    moves: tuple[Move, ...]
+    grants: tuple[Grant, ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class Desk:
-    """The stages read and extend it in turn. By gang (key): `wants` of those that may get pods placed, `grants` made so
-    far, `reasons` why it waits, `solved` what a search said. `fruitless`: questions that found no room, with the
-    answer: nothing becomes free while gangs are placed, so the same question fails again."""
+    """The stages read and extend it in turn. By gang (key): `wants` of those that may get pods placed, `order` in which
+    they were served, `placed` what was placed so far, `waiting` the minimum that found no place, `reasons` why,
+    `solved` what a search said.
+
+    `fruitless`: questions that found no room, with the answer: nothing becomes free while gangs are placed, so the same
+    question fails again. `search_seconds`: deterministic time that searches may still take."""
 
     snapshot: Snapshot
     tree: QueueTree
@@ -41,10 +57,13 @@ class Desk:
     fair_shares: FairShares = field(default_factory=dict)
     requested: dict[str, Resources] = field(default_factory=dict)
     wants: dict[str, Wants] = field(default_factory=dict)
-    grants: dict[str, list[Grant]] = field(default_factory=dict)
+    placed: dict[str, list[Placed]] = field(default_factory=dict)
+    waiting: dict[str, Wanted] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
     solved: dict[str, SolverReport] = field(default_factory=dict)
-    fruitless: dict[Group, Short] = field(default_factory=dict)
+    fruitless: dict[Group, tuple[Short, SolverReport | None]] = field(default_factory=dict)
+    search_seconds: float = 0.0
+    order: dict[str, int] = field(default_factory=dict)
     bare: Rooms | None = None
 
     @classmethod
@@ -74,6 +93,7 @@ class Desk:
             ledger=ledger,
             rooms=Rooms(ledger, shapes, domains, policy),
             accounts=Accounts(snapshot.claims, inventory, shapes),
+            search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
         for gang in snapshot.gangs:
             desk._open(gang)
@@ -86,6 +106,33 @@ class Desk:
             ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads)
             self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
         return self.bare
+
+    def over(self, gang: Gang, asked: Resources, ledger: Ledger | None = None) -> Reason | None:
+        """Why the gang's queue, or one above it, may not take so much more; None if it may."""
+        ledger, queue = ledger or self.ledger, self.queue_of[gang.key]
+        return may_start(self.tree, queue, asked, ledger.allocated, ledger.nonpreemptible, gang.preemptible)
+
+    def keep(self, gang: Gang, placed: Placed) -> None:
+        """Make a placement part of the plan."""
+        for grant in placed.grants:
+            self.ledger.take(grant)
+            self.accounts.paid.update(grant.joins)
+            self.wants[gang.key].settle(grant.pod, grant.node)
+        self.charge(self.ledger, gang, total(grant.cost for grant in placed.grants))
+        self.placed.setdefault(gang.key, []).append(placed)
+        self.reasons.pop(gang.key, None)
+        self.waiting.pop(gang.key, None)
+
+    def drop(self, gang: Gang, placed: Placed) -> None:
+        """The opposite of `keep`, for what shall be placed elsewhere at once."""
+        for grant in placed.grants:
+            self.ledger.give_back(grant)
+        self.charge(self.ledger, gang, total(grant.cost for grant in placed.grants) * -1)
+        self.placed[gang.key].remove(placed)
+
+    def charge(self, ledger: Ledger, gang: Gang, cost: Resources) -> None:
+        """The gang's queue pays so much more in this ledger."""
+        ledger.charge(self.tree, self.queue_of[gang.key], cost, preemptible=gang.preemptible)
 
     def _open(self, gang: Gang) -> None:
         """Charge what runs; then the gang may want more, or it is said why it cannot."""

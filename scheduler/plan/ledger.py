@@ -166,6 +166,12 @@ class Ledger:
         """What is free of the node's GPUs, in thousandths, a device plugin's and a driver's together: for packing."""
         return self._measured(node)[1]
 
+    def untouched(self, node: str) -> bool:
+        """Whether the node has GPUs and all of them are free."""
+        of = self.nodes[node]
+        total = accounts.by_name(of.allocatable)[accounts.GPU] + accounts.gpus_on(self.inventory.on(of), self.inventory)
+        return 0 < total <= self.gpus(node)
+
     def _measured(self, node: str) -> tuple[int, int]:
         known = self._states.get(node)
         if known is None:

@@ -18,9 +18,10 @@ from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reaso
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
 from scheduler.plan.allocate import place_pending
-from scheduler.plan.desk import Desk
+from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import MADE_CLAIM
+from scheduler.solver.check import check
 
 STAGES: tuple[Callable[[Desk], None], ...] = (place_pending,)
 """Each goes on where the one before it ended."""
@@ -32,10 +33,20 @@ LASTING_REASONS = (QueueReason, ClaimRefused, InvalidGang, NoNodeFits, TopologyU
 def plan(snapshot: Snapshot) -> Plan:
     """Decide for every gang of the snapshot. Raises nothing but InvariantError, which is a defect of ours."""
     snapshot = _sorted(snapshot)
+    decided = _plan(snapshot)
+    if decided.solver.status in ("optimal", "feasible") and check(snapshot, decided):
+        without = replace(snapshot, policy=replace(snapshot.policy, solver_enabled=False))
+        return replace(_plan(without), solver=replace(decided.solver, status="rejected"))
+    return decided
+
+
+def _plan(snapshot: Snapshot) -> Plan:
     desk = Desk.of(snapshot)
     for stage in STAGES:
         stage(desk)
-    placements = [_placement(gang, grant) for gang in sorted(desk.grants) for grant in desk.grants[gang]]
+    placements = [
+        _placement(desk, gang, grant) for gang, parts in desk.placed.items() for part in parts for grant in part.grants
+    ]
     return Plan(
         now_ms=snapshot.now_ms,
         placements=tuple(sorted(placements, key=lambda placement: (placement.gang, placement.pod))),
@@ -61,7 +72,7 @@ def _sorted(snapshot: Snapshot) -> Snapshot:
     )
 
 
-def _placement(gang: str, grant: Grant) -> Placement:
+def _placement(desk: Desk, gang: str, grant: Grant) -> Placement:
     given = {claim.key: (claim, allocation) for claim, allocation in grant.allocated}
     claims = []
     for entry in grant.pod.claims:
@@ -71,7 +82,7 @@ def _placement(gang: str, grant: Grant) -> Placement:
                 ClaimAllocation(
                     name=entry.name,
                     claim=entry.claim,
-                    claim_uid=found[0].uid if found else "",
+                    claim_uid=desk.snapshot.claims[entry.claim].uid,
                     allocation=found[1] if found else None,
                 )
             )
@@ -90,7 +101,8 @@ def _placement(gang: str, grant: Grant) -> Placement:
 
 
 def _decision(desk: Desk, gang: Gang) -> GangDecision:
-    wants, placed = desk.wants.get(gang.key), len(desk.grants.get(gang.key, ()))
+    wants = desk.wants.get(gang.key)
+    placed = sum(len(part.grants) for part in desk.placed.get(gang.key, ()))
     reason = desk.reasons.get(gang.key)
     needed = wants.needed if wants else max(gang.min_member - gang.succeeded, 0)
     bound = wants.bound - placed if wants else sum(1 for pod in gang.bound if not pod.terminating)
@@ -157,12 +169,14 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
 
 
 def _solver(desk: Desk) -> SolverReport:
-    """The least certain of the searches that were made, with their time together."""
+    """What the searches of this plan came to, the most telling of them, with their time together."""
     reports = list(desk.solved.values())
     if not reports:
         return SolverReport()
     worst = max(reports, key=lambda report: (_CERTAINTY.index(report.status), report.gap))
-    return replace(worst, seconds=round(sum(report.seconds for report in reports), 6))
+    spent = SEARCHES * desk.snapshot.policy.solver_deterministic_seconds - desk.search_seconds
+    return replace(worst, seconds=round(spent, 6))
 
 
-_CERTAINTY = ("greedy", "optimal", "impossible", "feasible", "budget")
+_CERTAINTY = ("greedy", "impossible", "budget", "optimal", "feasible")
+"""What is told of several searches: that answers of the solver were used, before that some were not found."""

@@ -97,7 +97,7 @@ class Rooms:
         if not demand.asks and not demand.ports and not self._asks_devices(node, load):
             count, complete = bound, True
         while not complete and count < at_most:
-            complete = count >= bound or bool(self.verdict(node, _with(load, shape, count + 1)).cause)
+            complete = count >= bound or bool(self.verdict(node, with_more(load, shape, count + 1)).cause)
             count += 0 if complete else 1
         self._capacities[key] = count, complete
         return min(count, at_most)
@@ -243,7 +243,8 @@ def load_of(counts: Mapping[int, int]) -> Load:
     return tuple(sorted((shape, count) for shape, count in counts.items() if count))
 
 
-def _with(load: Load, shape: int, count: int) -> Load:
+def with_more(load: Load, shape: int, count: int) -> Load:
+    """The load with `count` more of the shape."""
     counts = dict(load)
     counts[shape] = counts.get(shape, 0) + count
     return load_of(counts)

@@ -31,6 +31,10 @@ class Wanted:
             used[leaf, unit.shape] = number + 1
             yield self.bundles[leaf, unit.shape][number]
 
+    def all_pods(self) -> Iterator[Pod]:
+        """The pods of all bundles, those included that will not be needed."""
+        return (pod for bundles in self.bundles.values() for bundle in bundles for pod in bundle.pods)
+
     @property
     def pods(self) -> int:
         """How many pods must find room at once."""

@@ -9,23 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.solver.problem import Group, Level
+from scheduler.solver.problem import Group, Level, Move
 
 Load = tuple[tuple[int, int], ...]
 """(shape, count) pairs, sorted: what an attempt has put on a node so far."""
 
 Seats = dict[str, dict[int, int]]
 """node -> shape -> how many bundles."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """`count` bundles of `shape`, of the leaf called `leaf`, go to `node`."""
-
-    leaf: str
-    node: str
-    shape: int
-    count: int
 
 
 class Room(Protocol):
@@ -63,7 +53,7 @@ class Seated:
 class Short:
     """No placement was found. `placeable`: the most pods that found room at once, in `domain` ("" for anywhere).
 
-    `shape`: of the pod that found none. `certain`: all pods tried are alike and the answer is exact."""
+    `shape`: of the pod that found none. `certain`: for such a group the greedy misses nothing, so there is none."""
 
     placeable: int
     shape: int
@@ -73,7 +63,7 @@ class Short:
 
 def place(group: Group, nodes: Sequence[str], room: Room) -> Seated | Short:
     """Seats for the group on `nodes`, or how far it got."""
-    attempt = _Attempt(room, one_shape=len(set(_shapes(group))) == 1)
+    attempt = _Attempt(room, exact=_exact(group))
     draft = attempt.group(group, tuple(nodes), _Draft(seats={}, moves=[]), "")
     return Seated(moves=tuple(draft.moves)) if draft is not None else attempt.short()
 
@@ -95,14 +85,14 @@ class _Draft:
 
 
 class _Attempt:
-    def __init__(self, room: Room, *, one_shape: bool) -> None:
+    def __init__(self, room: Room, *, exact: bool) -> None:
         self._room = room
-        self._one_shape = one_shape
+        self._exact = exact
         self._best: tuple[int, int, str] | None = None
 
     def short(self) -> Short:
         placeable, shape, domain = self._best or (0, 0, "")
-        return Short(placeable=placeable, shape=shape, domain=domain, certain=self._one_shape)
+        return Short(placeable=placeable, shape=shape, domain=domain, certain=self._exact)
 
     def group(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> _Draft | None:
         """`draft` with the group added, or None; `draft` itself stays as it is."""
@@ -166,7 +156,7 @@ class _Attempt:
         return done >= group.minimum
 
     def _child_order(self, child: Group) -> tuple[int | str, ...]:
-        hardest = max(map(self._room.hardness, _shapes(child)), default=())
+        hardest = max(map(self._room.hardness, child.shapes()), default=())
         return (*(-part for part in hardest), child.name)
 
     def _spread(self, leaf: str, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft) -> int:
@@ -199,7 +189,8 @@ def _load(counts: dict[int, int] | None) -> Load:
     return tuple(sorted(counts.items())) if counts else ()
 
 
-def _shapes(group: Group) -> Iterator[int]:
-    yield from (unit.shape for unit in group.units)
-    for child in group.children:
-        yield from _shapes(child)
+def _exact(group: Group) -> bool:
+    """All units are alike, all are needed or any will do, and only the group as a whole is bound to a domain."""
+    below = [each for child in group.children for each in child.walk()]
+    choosing = any(each.children and each.minimum < len(each.children) for each in (group, *below))
+    return len(group.shapes()) == 1 and not choosing and not any(each.steps for each in below)

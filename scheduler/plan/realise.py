@@ -1,0 +1,69 @@
+"""Seats become grants: the very devices, allocated for real, jointly for all pods that come to one node."""
+
+from collections.abc import Sequence
+
+from scheduler.api.dra import AllocationResult
+from scheduler.dra.allocate import Allocated, Ask, Refused, allocate
+from scheduler.dra.counters import InUse
+from scheduler.model.nodes import Node
+from scheduler.model.reasons import NodeCount, NoNodeFits, Reason
+from scheduler.model.workloads import Pod
+from scheduler.plan.desk import Desk
+from scheduler.plan.ledger import Grant
+from scheduler.plan.shapes import Asked, Bundle, claims_of
+from scheduler.plan.wants import Wanted
+from scheduler.solver.problem import Move
+
+
+def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse) -> list[Grant] | Reason:
+    """Grants for all pods of these seats on top of `in_use`, which stays as it is; or why the devices are not there.
+
+    Pods go to nodes in order, so that neighbours in a gang are neighbours in the cluster."""
+    here: dict[str, list[Bundle]] = {}
+    for piece, moves in seats:
+        queues = {key: iter(bundles) for key, bundles in piece.bundles.items()}
+        for move in sorted(moves, key=lambda m: (m.node, m.leaf, m.shape)):
+            for _ in range(move.count):
+                here.setdefault(move.node, []).append(next(queues[move.leaf, move.shape]))
+    in_use = in_use.fork()
+    paid: set[str] = set()
+    grants: list[Grant] = []
+    for node in sorted(here):
+        made = _on_node(desk, desk.ledger.nodes[node], here[node], in_use, paid)
+        if not isinstance(made, list):
+            return made
+        grants += made
+        for grant in made if len(here) > 1 else ():
+            for _, allocation in grant.allocated:
+                in_use.take(allocation)
+    return grants
+
+
+def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: set[str]) -> list[Grant] | Reason:
+    """Grants for bundles that come to one node together. `paid`: claims that this attempt pays for already."""
+    asked = [ask for bundle in bundles for ask in desk.shapes.demand_of(bundle, node).asks]
+    served: dict[str, list[tuple[Asked, AllocationResult]]] = {}
+    if asked:
+        steps = desk.snapshot.policy.allocator_steps
+        answer = allocate(node, [Ask(claim=ask.claim) for ask in asked], desk.inventory, in_use, steps=steps)
+        if not isinstance(answer, Allocated):
+            first = asked[0].pod
+            problem = answer.reason.message if isinstance(answer, Refused) else answer.cause
+            return NoNodeFits(pod=first.key, causes=(NodeCount(nodes=1, cause=problem),))
+        for ask, allocation in zip(asked, answer.allocations, strict=True):
+            served.setdefault(ask.pod.key, []).append((ask, allocation))
+    return [_grant(desk, pod, node, served.get(pod.key, []), paid) for bundle in bundles for pod in bundle.pods]
+
+
+def _grant(desk: Desk, pod: Pod, node: Node, served: Sequence[tuple[Asked, AllocationResult]], paid: set[str]) -> Grant:
+    allocated = tuple((ask.claim, allocation) for ask, allocation in served)
+    made = next(((ask.made, ask.claim.key) for ask, _ in served if ask.made is not None), None)
+    return Grant(
+        pod=pod,
+        node=node.name,
+        requests=desk.shapes.requests(pod, node),
+        allocated=allocated,
+        joins=(*claims_of(pod), made[1]) if made else tuple(claims_of(pod)),
+        made=made[0] if made else None,
+        cost=desk.accounts.placed(pod, node, allocated, paid),
+    )
