@@ -36,8 +36,21 @@ class _Headed(Wire, frozen=True, kw_only=True):
     metadata: ObjectMeta
 
 
+class _Name(Wire, frozen=True, kw_only=True):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Named(Wire, frozen=True, kw_only=True):
+    metadata: _Name
+
+
 _headed = msgspec.json.Decoder(_Headed)
+_named = msgspec.json.Decoder(_Named)
 _decoders: dict[type[Wire], msgspec.json.Decoder[Wire]] = {}
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -52,17 +65,26 @@ def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
     try:
         decoded = decoder.decode(raw)
         meta: ObjectMeta = decoded.metadata  # type: ignore[attr-defined]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        try:
-            meta = _headed.decode(raw).metadata
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _UNDECODABLE as error:
+        known = _meta_of(raw)
+        if known is None or not known.name:
             return None
-        if not meta.name:
-            return None
-        return Change(kind=kind, type=type_, key=meta.key, raw=raw, problem=str(error), meta=meta)
+        return Change(kind=kind, type=type_, key=known.key, raw=raw, problem=str(error), meta=known)
     if not meta.name:
         return None
     return Change(kind=kind, type=type_, key=meta.key, raw=raw, object=decoded, meta=meta)
+
+
+def _meta_of(raw: bytes) -> ObjectMeta | None:
+    """The metadata of a document that cannot be decoded; at least its name, or None."""
+    try:
+        return _headed.decode(raw).metadata
+    except _UNDECODABLE:
+        try:
+            name = _named.decode(raw).metadata
+        except _UNDECODABLE:
+            return None
+    return ObjectMeta(name=name.name, namespace=name.namespace, uid=name.uid, resource_version=name.resource_version)
 
 
 def listed(kind: Kind) -> Change:

@@ -96,7 +96,7 @@ class Fields:
         if value is None:
             return None
         try:
-            if not isinstance(value, str | int | float):
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise quantity.QuantityError(f"{_short(value)} is not a quantity")
             read = in_house_units(resource, value)
         except quantity.QuantityError as error:

@@ -257,7 +257,9 @@ class Translation:
 
     def _pods(self, changed: Mapping[Kind, Iterable[str]], everything: bool) -> None:
         """The pods that changed, and those whose PodGroup or owner did; then the gangs that they are in."""
-        keys = set(self._state.keys(POD) if everything else changed.get(POD, ()))
+        keys = set(changed.get(POD, ()))
+        if everything:
+            keys.update(self._state.keys(POD))
         for kind in (*GROUP_KINDS, *_OWNER_KINDS):
             for key in changed.get(kind, ()):
                 self._set_aside(kind, key, self._state.change(kind, key))
