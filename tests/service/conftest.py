@@ -65,17 +65,17 @@ class Cluster:
         return list(await self._add_nodes(shape, count))
 
     async def apply(self, manifests: str) -> None:
-        """Create every document of the YAML text; what exists is replaced."""
+        """Merge every document of the YAML text into what exists, or create it."""
         for document in yaml.safe_load_all(textwrap.dedent(manifests)):
             kind = _APPLIED[document["kind"]]
             namespace = document["metadata"].get("namespace", "default") if kind.namespaced else None
+            name = document["metadata"]["name"]
             try:
-                await self.client.create(kind, namespace, document)
-            except ApiError as error:
-                if not error.already_exists:
-                    raise
-                name = document["metadata"]["name"]
                 await self.client.patch(kind, namespace, name, document)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                await self.client.create(kind, namespace, document)
 
     async def delete(self, kind: Kind, key: str) -> None:
         namespace, _, name = key.rpartition("/")

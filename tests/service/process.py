@@ -39,8 +39,7 @@ class Process:
             self._process.terminate()
         await asyncio.to_thread(self._process.join)
 
-    async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+    def kill(self) -> None:
+        """SIGKILL; the end of the block waits until it is gone."""
         assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGKILL)
-        await asyncio.to_thread(self._process.join)

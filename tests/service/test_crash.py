@@ -29,8 +29,8 @@ async def killed_at(cluster: Cluster, number: int, tmp_path: Path) -> list[str]:
         return Around(after=kill) if len(seen) == number else None
 
     async def kill() -> None:
-        proxy.cut_off()
-        await scheduler.kill()
+        proxy.cut = True
+        scheduler.kill()
         killed.set()
 
     async with (

@@ -101,7 +101,7 @@ async def test_a_notebook_gets_its_claim_again_when_its_pod_restarts(machines: C
     assert [consumer["uid"] for consumer in again["status"]["reservedFor"]] == [after["metadata"]["uid"]]
 
 
-async def test_kubectl_shows_a_user_what_runs_and_what_waits(machines: Cluster, kubectl: Kubectl):
+async def test_kubectl_shows_a_user_what_runs_and_what_waits(kubectl: Kubectl):
     running, waiting = "example-gang", "example-too-large"
     for name in ("00-queues", "05-team-gang", "09-too-large"):
         await kubectl("apply", "-f", str(EXAMPLES / f"{name}.yaml"))
