@@ -15,6 +15,7 @@ from scheduler.api.meta import Wire
 from scheduler.explain import documents
 from scheduler.explain.documents import Said
 from scheduler.explain.events import Regarding, event, rfc3339
+from scheduler.explain.patches import condition_as_said, outcomes, part_said, replacing, with_times
 from scheduler.explain.why import SETTLING_MS, GangReport, PlacedPod, Reports, sentence
 from scheduler.model.plan import QueueReport, Verdict
 from scheduler.model.reasons import Reason
@@ -26,7 +27,6 @@ _CALM_MS = 1_000
 _CALM_PODS_MS = 10_000
 # Said about a PodGroup of scheduling.k8s.io once, and never taken back.
 _FOR_EVER = [("PodGroupInitiallyScheduled", "True")]
-_TIMES = ("lastTransitionTime", "decidedAt", "transitionID", "lastProbeTime", "observedGeneration")
 
 _OWNERS: Mapping[str, Kind] = {
     kind.kind: kind for kind in (kinds.JOB, kinds.REPLICA_SET, kinds.JOB_SET, kinds.LEADER_WORKER_SET)
@@ -87,6 +87,9 @@ class Teller:
         self._observed = observed
         self._scheduler_name = scheduler_name
         self._told: dict[_Subject, _Told] = {}
+        self._said: dict[str, GangReport] = {}
+        """Reports of which nothing is left to say."""
+
         self._scores: dict[str, int | None] = {}
         self._placed: dict[str, dict[str, PlacedPod]] = {}
         """Pods placed and not yet seen on their node, by gang and uid."""
@@ -99,7 +102,15 @@ class Teller:
         turn = _Turn(self._observed, self._told, reports.now_ms, self._scheduler_name)
         writes = [*self._seen_on_their_nodes(turn)]
         for gang in reports.gangs:
+            if self._said.get(gang.gang) == gang:
+                turn.keep(gang)
+                continue
+            waits = turn.waits
             writes += self._gang(gang, turn)
+            if turn.waits > waits or gang.gang in self._placed:
+                self._said.pop(gang.gang, None)
+            else:
+                self._said[gang.gang] = gang
         for queue in reports.queues:
             writes += _queue(queue, turn)
         for claim in reports.claims:
@@ -110,12 +121,15 @@ class Teller:
         for key in sorted(self._observed.keys(kinds.POD_GROUP)):
             writes += _without_pods(key, turn)
         self._told, self.due_ms = turn.told, turn.due_ms
-        self._scores = {gang.gang: self._scores[gang.gang] for gang in reports.gangs if gang.gang in self._scores}
+        present = {gang.gang for gang in reports.gangs}
+        self._scores = {gang: score for gang, score in self._scores.items() if gang in present}
+        self._said = {gang: report for gang, report in self._said.items() if gang in present}
         return tuple(writes)
 
     def unsaid(self, write: StatusWrite) -> None:
         """A write did not get through: it is made again the next time."""
-        self._told.pop((str(write.kind), write.key, write.uid), None)
+        self._said.clear()
+        self._told.pop((write.kind.plural, write.key, write.uid), None)
 
     def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
         if report.verdict is Verdict.PLACED:
@@ -173,19 +187,20 @@ class _Turn:
         self.told: dict[_Subject, _Told] = {}
         self._left_alone: set[_Subject] = set()
         self.due_ms: int | None = None
+        self.waits = 0
 
     def is_told(self, regarding: Regarding) -> bool:
         """Whether something was said about the object in this turn, or what was said before stands."""
-        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        subject = (regarding.kind.plural, regarding.key, regarding.uid)
         return subject in self.told or subject in self._left_alone
 
     def keep(self, report: GangReport) -> None:
         """Nothing is said about this gang now; what was said stands."""
         owner = self.owner_of(report)
         if owner is not None:
-            self._keep((str(owner[0]), _key_of(report.owner), report.uid))
+            self._keep((owner[0].plural, _key_of(report.owner), report.uid))
         for pod in report.waiting:
-            self._keep((str(kinds.POD), pod.key, pod.uid))
+            self._keep((kinds.POD.plural, pod.key, pod.uid))
 
     def owner_of(self, report: GangReport) -> tuple[Kind, Any] | None:
         """The kind of the object that stands for the gang, and what its status can say; None for a pod alone."""
@@ -199,7 +214,7 @@ class _Turn:
 
     def status(self, regarding: Regarding, said: Said, reason: Reason | None, token: str) -> Iterator[StatusWrite]:
         """The status, if it says something new; and an Event, if the reason is new."""
-        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        subject = (regarding.kind.plural, regarding.key, regarding.uid)
         if subject in self.told:
             return
         last = self._before.get(subject)
@@ -207,14 +222,14 @@ class _Turn:
             self._keep(subject)
             return
         observed = self._status_of(regarding)
-        known = last.said if last is not None else _like(observed, said)
-        final = regarding.kind is kinds.NATIVE_POD_GROUP and _outcomes(known) == _FOR_EVER
+        known = last.said if last is not None else part_said(observed, said)
+        final = regarding.kind is kinds.NATIVE_POD_GROUP and outcomes(known) == _FOR_EVER
         if known == said or final:
             self._remember(subject, said, 0)
             return
         code = documents.code_of(said)
         calm = _CALM_PODS_MS if regarding.kind is kinds.POD else _CALM_MS
-        renewed = documents.code_of(known) == code and _outcomes(known) == _outcomes(said)
+        renewed = documents.code_of(known) == code and outcomes(known) == outcomes(said)
         if renewed and last is not None and self.now_ms - last.at_ms < calm:
             self._keep(subject)
             self.wait_until(last.at_ms + calm)
@@ -232,7 +247,7 @@ class _Turn:
 
     def only_event(self, regarding: Regarding, reason: Reason, token: str) -> Iterator[StatusWrite]:
         """An Event, if the reason is new, for objects whose status has no place for it."""
-        subject = (str(regarding.kind), regarding.key, regarding.uid)
+        subject = (regarding.kind.plural, regarding.key, regarding.uid)
         if subject in self.told:
             return
         last = self._before.get(subject)
@@ -242,6 +257,7 @@ class _Turn:
 
     def wait_until(self, ms: int) -> None:
         """There will be something to say then."""
+        self.waits += 1
         self.due_ms = ms if self.due_ms is None else min(self.due_ms, ms)
 
     def is_ours(self, key: str) -> bool:
@@ -278,18 +294,18 @@ class _Turn:
         if isinstance(found, core.Pod):
             # The patch of a pod merges conditions by type: those of others are no business of ours.
             ours = [each for each in found.status.conditions or () if each.type == "PodScheduled"]
-            return {"conditions": [_condition(each) for each in ours]}
+            return {"conditions": [condition_as_said(each) for each in ours]}
         return {}
 
     def _timed(self, said: Said, observed: Mapping[str, Any], known: Said) -> Said:
         """What is said, as a patch with times: a condition keeps the time of its last transition."""
         now = rfc3339(self.now_ms)
-        timed = {field: _replacing(value, observed.get(field), known.get(field)) for field, value in said.items()}
+        timed = {field: replacing(value, observed.get(field), known.get(field)) for field, value in said.items()}
         if isinstance(said.get("reason"), Mapping):
             timed["reason"]["decidedAt"] = now
         for field in ("conditions", "schedulingConditions"):
             if field in said:
-                timed[field] = _with_times(said[field], list(observed.get(field) or ()), now)
+                timed[field] = with_times(said[field], observed.get(field), now)
         return timed
 
 
@@ -336,68 +352,3 @@ def _set_aside(aside: SetAside, turn: _Turn) -> Iterator[StatusWrite]:
 
 def _key_of(owner: str) -> str:
     return owner.partition("/")[2]
-
-
-def _is_kai_ours(condition: Mapping[str, Any]) -> bool:
-    """Whether it is the scheduling condition we write: those of other node pools belong to other schedulers."""
-    return condition.get("nodePool") == documents.KAI_NODE_POOL
-
-
-def _condition(observed: Any) -> Said:
-    return {
-        "type": observed.type,
-        "status": observed.status,
-        "reason": observed.reason or "",
-        "message": observed.message or "",
-        "lastTransitionTime": observed.last_transition_time,
-    }
-
-
-def _like(observed: Mapping[str, Any], said: Said) -> Said:
-    """The part of an observed status that `said` speaks of, without times."""
-    known: Said = {}
-    for field, value in said.items():
-        there = observed.get(field)
-        if field == "conditions":
-            types = {each["type"] for each in value}
-            there = [_without_times(each) for each in there or () if each.get("type") in types]
-        elif field == "schedulingConditions":
-            there = [_without_times(each) for each in there or () if _is_kai_ours(each)]
-        elif isinstance(there, Mapping):
-            there = _without_times(there)
-        known[field] = there
-    return known
-
-
-def _replacing(value: Any, *before: Any) -> Any:
-    """A map that a merge patch leaves in the place of those before: what they had and it has not is null."""
-    if not isinstance(value, Mapping):
-        return value
-    maps = [each for each in before if isinstance(each, Mapping)]
-    gone = {key: None for each in maps for key in each if key not in value}
-    return {**gone, **{key: _replacing(below, *(each.get(key) for each in maps)) for key, below in value.items()}}
-
-
-def _without_times(value: Mapping[str, Any]) -> Said:
-    return {field: each for field, each in value.items() if field not in _TIMES}
-
-
-def _outcomes(said: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(each.get("type")), str(each.get("status"))) for each in said.get("conditions") or ()]
-
-
-def _with_times(said: Iterable[Said], observed: list[Mapping[str, Any]], now: str) -> list[Said]:
-    """The conditions said, each with the time its status last changed, beside those of others."""
-    before = {str(each.get("type")): each for each in observed}
-    timed = []
-    for one in said:
-        last = before.pop(one["type"], None)
-        same = last is not None and last.get("status") == one["status"]
-        changed = (last.get("lastTransitionTime") if same and last is not None else None) or now
-        entry = {**one, "lastTransitionTime": changed}
-        if "nodePool" in one:
-            turns = int(last.get("transitionID") or 0) if last is not None else 0
-            entry["transitionID"] = str(turns if same else turns + 1)
-        timed.append(entry)
-    others = [dict(each) for each in observed if str(each.get("type")) in before and not _is_kai_ours(each)]
-    return [*timed, *others]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import Resources
@@ -281,6 +282,22 @@ def test_a_pod_group_of_kai_speaks_its_dialect():
     assert condition["transitionID"] == "1"
     there.apply(teller.status_writes(said(bound(), at=NOW + 50)))
     assert there.status(kinds.KAI_POD_GROUP, "team/train")["schedulingConditions"] == []
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"schedulingConditions": "yes"},
+        {"schedulingConditions": ["yes", {"nodePool": "default", "transitionID": "x"}, {"nodePool": "other"}]},
+        {"schedulingConditions": {"type": 3}, "conditions": [None]},
+    ],
+)
+def test_a_status_written_by_others_may_hold_anything(status):
+    there = world(kinds.KAI_POD_GROUP)
+    there.documents[kinds.KAI_POD_GROUP, "team/train"]["status"] = status
+    there.apply(Teller(there).status_writes(said(gang(reason=OVER))))
+    first = there.status(kinds.KAI_POD_GROUP, "team/train")["schedulingConditions"][0]
+    assert (first["reason"], first["transitionID"]) == ("OverLimit", "1")
 
 
 def test_a_native_pod_group_once_scheduled_stays_so():
