@@ -33,7 +33,7 @@ _NAMESPACED = {
 }
 # A kind of these groups in a version that is not read is a mistake, not somebody else's object.
 _GROUPS = {(name.rpartition("/")[0], kind): name for name, kind in sorted(_NAMESPACED)}
-_MOST_NODES = 5_000_000
+_MOST_NODES = 2_000_000
 _DEEPEST = 100
 
 

@@ -1,0 +1,110 @@
+"""A recording replays to the same snapshot, and holds nothing that no decision reads."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.model.snapshot import Policy
+from scheduler.state import recording
+from scheduler.state.recording import RecordingError
+from scheduler.state.translate import snapshot
+from tests.manifests import (
+    Document,
+    allocation,
+    container,
+    device_class,
+    h100_node,
+    job,
+    kai_queue,
+    merged,
+    namespace,
+    node,
+    pod,
+    pod_group,
+    queue,
+    resource_claim,
+    seed_queue,
+    state,
+    topology,
+)
+
+OWNER = job("j", annotations={"tutti.scheduler/min-member": "2"})
+DOCUMENTS: list[Document] = [
+    *h100_node("n1", gpus=2),
+    node("n2", cpu="broken"),
+    merged(node("n3"), spec={"taints": 7}),
+    namespace("a", admin_access=True),
+    queue("team", gpu={"quota": 1}),
+    kai_queue("kai", gpu={"limit": -1}),
+    seed_queue("seed"),
+    topology("t", ("rack", "r")),
+    device_class(),
+    pod_group("g", min_member=2, queue="team"),
+    pod_group("h", api_version="scheduling.run.ai/v2alpha2", minMember=1),
+    pod_group("h", api_version="scheduling.run.ai/v1", minMember=2),
+    pod("p1", group="g", templates={"gpu": "t"}, made_claims={"gpu": "c"}),
+    pod("p2", node="n1", scheduler="other"),
+    pod("p3", owner=OWNER),
+    pod("p4", labels={"pod-group-name": "h"}),
+    OWNER,
+    resource_claim("c", allocation=allocation("n1", "gpu-0")),
+]
+POLICY = Policy(seed=7, default_queue="team", spread=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.sampled_from(range(len(DOCUMENTS)))))
+def test_a_replay_gives_the_same_snapshot(chosen: set[int]) -> None:
+    found = state([DOCUMENTS[index] for index in sorted(chosen)])
+    usage = {"team": {"gpu": 12}}
+    data = recording.dump(found, now_ms=1234, policy=POLICY, usage=usage)
+    replayed = recording.load(data)
+    assert replayed.snapshot() == snapshot(found, now_ms=1234, policy=POLICY, usage=usage)
+    assert recording.dump(replayed.state, now_ms=1234, policy=replayed.policy, usage=replayed.usage) == data
+
+
+def test_writes_not_yet_seen_are_recorded_as_done() -> None:
+    found = state(pod("p", uid="u1"), resource_claim("c", version="1"))
+    found.assume_bound("a/p", "u1", "n1")
+    found.assume_claim(resource_claim("c", version="2", allocation=allocation("n1", "gpu-0")))
+    replayed = recording.load(recording.dump(found, now_ms=0, policy=POLICY)).snapshot()
+    assert replayed.pods[0].node == "n1"
+    assert replayed.claims["a/c"].allocation is not None
+
+
+def test_what_no_decision_reads_is_not_recorded() -> None:
+    secret = container(env=[{"name": "TOKEN", "value": "hunter2"}], command=["run", "--password=hunter3"])
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "hunter4", "tutti.scheduler/pod-group": "g"}
+    data = recording.dump(state(pod("p", containers=[secret], annotations=applied)), now_ms=0, policy=POLICY).decode()
+    assert "hunter" not in data
+    assert "tutti.scheduler/pod-group" in data
+
+
+def test_what_was_known_to_be_complete_stays_so() -> None:
+    assert recording.load(recording.dump(state(), now_ms=0, policy=POLICY)).state.synced
+
+
+def test_kinds_and_settings_of_other_releases_are_left_out() -> None:
+    document = json.loads(recording.dump(state(node("n1")), now_ms=0, policy=POLICY))
+    document["policy"]["fromTheFuture"] = 1
+    document["objects"]["example.com/v9/widgets"] = [{"metadata": {"name": "w"}}]
+    replayed = recording.load(json.dumps(document).encode())
+    assert replayed.policy == POLICY
+    assert [each.name for each in replayed.snapshot().nodes] == ["n1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b'{"format": "other/1", "nowMs": 0, "policy": {}, "objects": {}}', "'other/1'"),
+        (b'{"format": "tutti-recording/1", "nowMs": "x", "policy": {}, "objects": {}}', "nowMs"),
+        (b'{"format": "tutti-recording/1", "nowMs": 0, "policy": {"seed": "x"}, "objects": {}}', "field policy"),
+    ],
+)
+def test_what_is_no_recording_is_refused_with_a_cure(data: bytes, cause: str) -> None:
+    with pytest.raises(RecordingError, match=cause):
+        recording.load(data)
