@@ -29,19 +29,24 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A queue with what it has, and with the gang that is next in it or below it."""
+    """A queue with what it has, and with the gang that is next in it or below it. `divided`: the resources that queues
+    have shares of; what nobody has a share of (a class of devices without quotas, say) compares nothing."""
 
     queue: Queue
     fair_share: Resources
     allocated: Resources
     asked: Resources
+    divided: frozenset[str]
+
+    @property
+    def asked_of_shares(self) -> tuple[str, ...]:
+        return tuple(name for name in self.asked if name in self.divided)
 
 
 def over_fair_share(contender: Contender) -> bool:
     """Whether it already has more than its fair share of everything asked for; those who have not come first."""
-    return bool(contender.asked) and all(
-        contender.allocated[name] > contender.fair_share[name] for name in contender.asked
-    )
+    asked = contender.asked_of_shares
+    return bool(asked) and all(contender.allocated[name] > contender.fair_share[name] for name in asked)
 
 
 def beyond_quota(contender: Contender) -> bool:
@@ -54,7 +59,7 @@ def lower_priority(contender: Contender) -> int:
 
 
 def takes_what_it_has_no_share_of(contender: Contender) -> bool:
-    return any(_allocatable(contender, name) == 0 for name in contender.asked)
+    return any(_allocatable(contender, name) == 0 for name in contender.asked_of_shares)
 
 
 def dominant_share_with_gang(contender: Contender) -> int:
@@ -125,6 +130,12 @@ class Picker:
         leaf (`QueueTree.leaf`); ValueError otherwise."""
         self._tree = tree
         self._fair_shares = fair_shares
+        self._divided = frozenset(
+            [
+                *(name for share in fair_shares.values() for name in share.amounts),
+                *(name for queue in tree.queues.values() for name, rule in queue.resources.items() if rule.quota > 0),
+            ]
+        )
         self._allocated = {name: allocated.get(name, NOTHING) for name in tree.queues}
         self._gangs: dict[str, list[tuple[_Key, Waiting]]] = {}
         for gang in waiting:
@@ -186,6 +197,7 @@ class Picker:
             fair_share=self._fair_shares.get(queue.name, NOTHING),
             allocated=self._allocated[queue.name],
             asked=self._gangs[leaf][0][1].asked,
+            divided=self._divided,
         )
         key = tuple(part(contender) for part in ORDER)
         heappush(self._children.setdefault(queue.parent, []), (key, version, queue.name))
@@ -216,5 +228,9 @@ def _allocatable(contender: Contender, name: str) -> int:
 
 
 def _dominant(contender: Contender, used: Resources) -> int:
-    parts = (used[name] * _PART // max(_allocatable(contender, name), 1) for name in used)
+    parts = (
+        amount * _PART // max(_allocatable(contender, name), 1)
+        for name, amount in used.amounts.items()
+        if name in contender.divided
+    )
     return max(parts, default=0)

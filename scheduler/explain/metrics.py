@@ -124,6 +124,7 @@ def _queues(plan: Plan) -> Iterator[Metric]:
     )
     families = {name: GaugeMetricFamily(f"tutti_queue_{name}", text, labels=labels) for name, text in shown}
     gangs = GaugeMetricFamily("tutti_queue_gangs", "Gangs of the queue by state.", labels=["queue", "state"])
+    divided = {name for report in plan.queues for name in report.fair_share}
     for report in plan.queues:
         amounts = {
             "allocated": report.allocated,
@@ -135,7 +136,7 @@ def _queues(plan: Plan) -> Iterator[Metric]:
         names = sorted({name for each in amounts.values() for name in each} | report.limit.keys())
         for resource in names:
             for name, amount in amounts.items():
-                if name != "limit":
+                if name != "limit" and (name != "fair_share" or resource in divided):
                     families[name].add_metric([report.name, resource], natural(resource, amount[resource]))
             if resource in report.limit:
                 families["limit"].add_metric([report.name, resource], natural(resource, report.limit[resource]))

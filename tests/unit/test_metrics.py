@@ -64,6 +64,7 @@ def test_amounts_of_queues_are_in_gpus_and_bytes():
     assert found["tutti_queue_limit{a,gpu}"] == 32
     assert "tutti_queue_limit{a,memory}" not in found
     assert found["tutti_queue_fair_share{a,gpu}"] == 20
+    assert "tutti_queue_fair_share{a,memory}" not in found, "memory is not divided here"
     assert found["tutti_queue_requested{a,gpu}"] == 24
     assert (found["tutti_queue_gangs{a,running}"], found["tutti_queue_gangs{a,pending}"]) == (1, 2)
 

@@ -94,6 +94,13 @@ def test_departments_are_compared_before_the_queues_below_them():
     assert served(queues, [wants("x/a", "a"), wants("x/b", "b")], shares, a=gpus(4)) == ["x/b", "x/a"]
 
 
+def test_what_nobody_has_a_share_of_compares_nothing():
+    queues = [Queue(name="a"), Queue(name="b")]
+    held = {"a": Resources({"gpu": 4000, "deviceclass/h100": 4000}), "b": Resources({"gpu": 3000})}
+    waiting = [wants("x/a", "a"), wants("x/b", "b")]
+    assert served(queues, waiting, {"a": gpus(16), "b": gpus(4)}, **held) == ["x/a", "x/b"]
+
+
 def test_use_of_cpu_never_holds_back_a_gang_that_asks_for_gpus_only():
     queues = [Queue(name="a", priority=101), Queue(name="b")]
     waiting = [wants("x/a", "a"), wants("x/b", "b")]

@@ -355,9 +355,9 @@ function queueRow(queue, depth) {
   if (queue.pending) head.append(make("span", "waits note", `${queue.pending} waiting`));
   const shares = [];
   if (queue.quota[resource] !== undefined) shares.push(`quota ${queue.quota[resource] === "all" ? "all" : written(of("quota"), resource)}`);
-  shares.push(`fair ${written(of("fairShare"), resource)}`);
+  if (state.queues.some((each) => each.fairShare[resource] !== undefined)) shares.push(`fair ${written(of("fairShare"), resource)}`);
   if (queue.limit[resource] !== undefined) shares.push(`limit ${written(of("limit"), resource)}`);
-  figures.append(make("b", "", written(of("allocated"), resource)), ` in use, ${shares.join(", ")}`);
+  figures.append(make("b", "", written(of("allocated"), resource)), ` in use${shares.map((share) => `, ${share}`).join("")}`);
   head.append(figures);
   row.append(head);
   if (queue.problem) {
