@@ -283,5 +283,5 @@ class _FirstFit:
 
 def _pin(request: Request, option: Choice, taken: tuple[int, ...], rest: tuple[int, ...]) -> Request:
     total = len(option.item.candidates) if option.item.whole else option.item.need
-    item = replace(option.item, pinned=taken, candidates=rest, need=total - len(taken), whole=False)
+    item = replace(option.item, pinned=taken, candidates=rest, need=total - len(taken), whole=False, kind=None)
     return replace(request, choices=(replace(option, item=item),))

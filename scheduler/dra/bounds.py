@@ -1,9 +1,10 @@
 """Sums that show at once that there is no answer: more counters, capacity or values are needed than are left."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from scheduler.dra.devices import Amount
+from scheduler.dra.pools import CounterKey
 from scheduler.dra.room import Room
 
 if TYPE_CHECKING:
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
 
 UNITS = ""
 """Stands for all counters of size one together: the slices of a board, of which each partition takes some."""
+
+ALL_BOARDS = ("", "", "")
+
+Kind: TypeAlias = tuple[tuple[str, str, str], str]
+"""(board as driver, pool and counter set, or ALL_BOARDS; counter, or UNITS)"""
 
 
 def impossible(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> bool:
@@ -31,41 +37,59 @@ def _too_few_values(items: "Sequence[Item]", group: "Group") -> bool:
 
 
 def _too_few_counters(room: Room, items: "Sequence[Item]") -> bool:
-    """Whether what all need at least of one kind of counter is more than all boards have left of it.
+    """Whether what all need at least of some kind of counter is more than is left: on all boards together, and on each
+    board for the items that no other board can serve.
 
     Items that may get by without counters, and shares of devices that are charged already, need nothing.
     """
-    devices = room.view.devices
-    needed: dict[str, Amount] = {}
-    drawn: dict[str, set[tuple[str, str, str, str]]] = {}
+    draws = _Draws(room)
+    needed: dict[Kind, Amount] = {}
     for item in items:
-        if item.want.admin or not item.need:
-            continue
-        least: dict[str, Amount] | None = None
-        for number in item.candidates:
-            takes = _takes(room, number, drawn)
-            if devices[number].shareable:
-                takes = {}
-            if least is None:
-                least = dict(takes)
-            else:
-                least = {name: min(amount, takes[name]) for name, amount in least.items() if name in takes}
-        for name, amount in (least or {}).items():
-            needed[name] = needed.get(name, 0) + amount * item.need
-    return any(amount > sum(max(room.counter(key), 0) for key in drawn[name]) for name, amount in needed.items())
+        if item.need and not item.want.admin:
+            for kind, amount in draws.least(item.candidates).items():
+                needed[kind] = needed.get(kind, 0) + amount * item.need
+    return any(amount > draws.left(kind) for kind, amount in needed.items())
 
 
-def _takes(room: Room, number: int, drawn: dict[str, set[tuple[str, str, str, str]]]) -> Mapping[str, Amount]:
-    """What a device takes by counter name; its counters are added to those that items can draw on."""
-    device = room.view.devices[number]
-    takes: dict[str, Amount] = {}
-    for counter_set, counters in device.consumes:
-        for counter, amount in counters:
-            if amount <= 0:
-                continue
-            key = (device.id.driver, device.id.pool, counter_set, counter)
-            names = (counter, UNITS) if room.view.counters[key] == 1 else (counter,)
-            for name in names:
-                takes[name] = takes.get(name, 0) + amount
-                drawn.setdefault(name, set()).add(key)
-    return takes
+class _Draws:
+    """What devices take, by kind of counter, and which counters of a kind they can take it from."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._sources: dict[Kind, set[CounterKey]] = {}
+        self._takes: dict[int, Mapping[Kind, Amount]] = {}
+        self._least: dict[tuple[int, ...], Mapping[Kind, Amount]] = {}
+
+    def least(self, candidates: tuple[int, ...]) -> Mapping[Kind, Amount]:
+        """What any of the candidates takes at least."""
+        known = self._least.get(candidates)
+        if known is None:
+            least = dict(self._of(candidates[0])) if candidates else {}
+            for number in candidates[1:]:
+                takes = self._of(number)
+                least = {kind: min(amount, takes[kind]) for kind, amount in least.items() if kind in takes}
+            known = self._least[candidates] = least
+        return known
+
+    def left(self, kind: Kind) -> Amount:
+        return sum(max(self._room.counter(key), 0) for key in self._sources[kind])
+
+    def _of(self, number: int) -> Mapping[Kind, Amount]:
+        known = self._takes.get(number)
+        if known is None:
+            known = self._takes[number] = self._read(number)
+        return known
+
+    def _read(self, number: int) -> Mapping[Kind, Amount]:
+        device, totals = self._room.view.devices[number], self._room.view.counters
+        takes: dict[Kind, Amount] = {}
+        for counter_set, counters in device.consumes:
+            board = (device.id.driver, device.id.pool, counter_set)
+            for counter, amount in counters:
+                if amount > 0:
+                    key = (*board, counter)
+                    for name in (counter, UNITS) if totals[key] == 1 else (counter,):
+                        for kind in ((ALL_BOARDS, name), (board, name)):
+                            takes[kind] = takes.get(kind, 0) + amount
+                            self._sources.setdefault(kind, set()).add(key)
+        return {} if device.shareable else takes

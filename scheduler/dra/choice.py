@@ -16,34 +16,43 @@ from scheduler.dra.room import Room
 BoardKey: TypeAlias = tuple[str, str, str]
 """(driver, pool, counter set)"""
 
+Vector: TypeAlias = tuple[Amount, ...]
+"""An amount of each counter of a board, in the board's order."""
+
 Near: TypeAlias = frozenset[tuple[int, Scalar]]
 """(level, value) of the places where a claim already has devices."""
 
 NOWHERE: Near = frozenset()
+
+Rank: TypeAlias = tuple[bool, Amount, float, float, tuple[float, ...]]
+"""Smaller is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Board:
     """What shares one counter set, usually the partitions of one GPU.
 
-    `totals` by counter, in order of name; `members`: what each device takes of these counters, biggest first.
-    `holes`: by what is left, the sizes that still fit.
+    `totals` by counter, in order of name; `members`: size and what it takes of these counters, biggest first.
+    `holes`: by what was left and what is taken of it, the sizes that still fit.
     """
 
     counters: tuple[str, ...]
     totals: tuple[Amount, ...]
-    members: tuple[tuple[float, tuple[Amount, ...]], ...]
-    holes: dict[tuple[Amount, ...], tuple[float, ...]] = field(default_factory=dict)
+    members: tuple[tuple[float, Vector], ...]
+    holes: dict[tuple[Vector, Vector], tuple[float, ...]] = field(default_factory=dict)
 
-    def sizes_left(self, left: tuple[Amount, ...]) -> tuple[float, ...]:
-        """Sizes of the partitions that each fit into what is left, negated, biggest first; smaller is better."""
-        known = self.holes.get(left)
+    def hole(self, before: Vector, takes: Vector) -> tuple[float, ...]:
+        """Sizes of the partitions that would each still fit, negated, biggest first; smaller is better."""
+        known = self.holes.get((before, takes))
         if known is None:
-            fits = (size for size, takes in self.members if all(t <= rest for t, rest in zip(takes, left, strict=True)))
-            known = self.holes[left] = (*(-size for size in fits), 0.0)
+            left = [b - t for b, t in zip(before, takes, strict=True)]
+            fits = (size for size, needs in self.members if all(n <= rest for n, rest in zip(needs, left, strict=True)))
+            if len(self.holes) >= 100_000:
+                self.holes.clear()
+            known = self.holes[before, takes] = (*(-size for size in fits), 0.0)
         return known
 
-    def share(self, takes: Sequence[Amount]) -> float:
+    def share(self, takes: Vector) -> float:
         """How much of the board an amount of each counter is, on average."""
         parts = [float(t / total) for t, total in zip(takes, self.totals, strict=True) if total]
         return sum(parts) / len(parts) if parts else 0.0
@@ -53,15 +62,16 @@ def ordered(room: Room, numbers: Sequence[int], need: int, near: Near = NOWHERE)
     """Free devices in the order in which to try them, when `need` of them are wanted together."""
     if len(numbers) < 2:
         return list(numbers)
-    ranks = [_rank(room, number) for number in numbers]
-    if all(rank == ranks[0] for rank in ranks):
+    rank = _Ranking(room)
+    ranks = [rank.of(number) for number in numbers]
+    if all(other == ranks[0] for other in ranks):
         return _together(room.view, list(numbers), need, 0, near)
-    by_rank: dict[tuple[object, ...], list[int]] = {}
-    for rank, number in zip(ranks, numbers, strict=True):
-        by_rank.setdefault(rank, []).append(number)
+    by_rank: dict[Rank, list[int]] = {}
+    for its, number in zip(ranks, numbers, strict=True):
+        by_rank.setdefault(its, []).append(number)
     result: list[int] = []
-    for rank in sorted(by_rank):
-        result.extend(_together(room.view, by_rank[rank], max(need - len(result), 1), 0, near))
+    for _, alike in sorted(by_rank.items()):
+        result.extend(_together(room.view, alike, max(need - len(result), 1), 0, near))
     return result
 
 
@@ -79,48 +89,74 @@ def sizes(view: NodeDevices) -> list[tuple[Amount, float]]:
     """How much each device is, to compare devices that would all do: memory, then its part of its board."""
     known = view.memo.get("sizes")
     if known is None:
-        known = view.memo["sizes"] = [(device.size, _part_of_board(view, device)) for device in view.devices]
+        parts = [sum(boards(view)[key].share(takes) for key, takes in drawn) for drawn in draws(view)]
+        known = view.memo["sizes"] = [(d.size, part) for d, part in zip(view.devices, parts, strict=True)]
     assert isinstance(known, list)
     return known
 
 
-def _rank(room: Room, number: int) -> tuple[object, ...]:
-    view = room.view
-    device = view.devices[number]
-    late = bool(device.published.binding_conditions)
-    if device.consumes:
-        memory, part = sizes(view)[number]
-        return late, memory, part, *_board_rank(room, number)
-    if device.shareable:
-        rest = sum(float(room.capacity(number, name) / c.value) for name, c in device.capacity.items() if c.value)
-        return late, device.size, 0.0, rest if number in room.shared else float(len(device.capacity) + 1), ()
-    return late, device.size, 0.0, 0.0, ()
+class _Ranking:
+    """What makes one free device a better choice than another, as things stand."""
+
+    __slots__ = ("_boards", "_draws", "_left", "_room", "_sizes")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._sizes = sizes(room.view)
+        self._draws = draws(room.view)
+        self._boards = boards(room.view)
+        self._left: dict[BoardKey, tuple[Vector, float]] = {}
+
+    def of(self, number: int) -> Rank:
+        """Ready at once, small, nearly used up (its board, or itself if shared), leaving a large hole."""
+        device = self._room.view.devices[number]
+        memory, part = self._sizes[number]
+        used = 0.0
+        hole: tuple[float, ...] = ()
+        if device.consumes:
+            used, hole = self._of_board(number)
+        elif device.shareable:
+            used = self._of_share(number, device)
+        return bool(device.published.binding_conditions), memory, part, used, hole
+
+    def _of_board(self, number: int) -> tuple[float, tuple[float, ...]]:
+        empty = 0.0
+        hole: tuple[float, ...] = ()
+        charged = number in self._room.shared
+        for key, takes in self._draws[number]:
+            board = self._boards[key]
+            known = self._left.get(key)
+            if known is None:
+                before = tuple([self._room.counter((*key, counter)) for counter in board.counters])
+                known = self._left[key] = before, board.share(before)
+            empty += known[1]
+            hole += board.hole(known[0], (0,) * len(takes) if charged else takes)
+        return empty, hole
+
+    def _of_share(self, number: int, device: Device) -> float:
+        """How much is left of it; one that nobody holds yet comes after all others."""
+        capacities = [(name, c.value) for name, c in device.capacity.items() if c.value]
+        if number not in self._room.shared:
+            return len(capacities) + 1.0
+        return sum(float(self._room.capacity(number, name) / total) for name, total in capacities)
 
 
-def _board_rank(room: Room, number: int) -> tuple[float, tuple[float, ...]]:
-    """How empty the device's board is, and what would be left of it."""
-    empty = 0.0
-    holes: tuple[float, ...] = ()
-    device = room.view.devices[number]
-    charged = number in room.shared
+def draws(view: NodeDevices) -> list[tuple[tuple[BoardKey, Vector], ...]]:
+    """What each device takes of which boards."""
+    known = view.memo.get("draws")
+    if known is None:
+        known = view.memo["draws"] = [_draws(view, device) for device in view.devices]
+    assert isinstance(known, list)
+    return known
+
+
+def _draws(view: NodeDevices, device: Device) -> tuple[tuple[BoardKey, Vector], ...]:
+    made = []
     for counter_set, takes in device.consumes:
         key = (device.id.driver, device.id.pool, counter_set)
-        board = boards(room.view)[key]
-        before = tuple(room.counter((*key, counter)) for counter in board.counters)
         taken = dict(takes)
-        after = before if charged else tuple(b - taken.get(c, 0) for b, c in zip(before, board.counters, strict=True))
-        empty += board.share(before)
-        holes += board.sizes_left(after)
-    return empty, holes
-
-
-def _part_of_board(view: NodeDevices, device: Device) -> float:
-    part = 0.0
-    for counter_set, takes in device.consumes:
-        board = boards(view)[device.id.driver, device.id.pool, counter_set]
-        taken = dict(takes)
-        part += board.share([taken.get(counter, 0) for counter in board.counters])
-    return part
+        made.append((key, tuple(taken.get(counter, 0) for counter in boards(view)[key].counters)))
+    return tuple(made)
 
 
 def boards(view: NodeDevices) -> dict[BoardKey, Board]:
@@ -145,7 +181,7 @@ _BOARDS: dict[object, Board] = {}
 def _board(totals: dict[str, Amount], members: Sequence[dict[str, Amount]]) -> Board:
     names = tuple(sorted(totals))
     plain = Board(counters=names, totals=tuple(totals[name] for name in names), members=())
-    vectors = [tuple(takes.get(name, 0) for name in names) for takes in members]
+    vectors: list[Vector] = [tuple(takes.get(name, 0) for name in names) for takes in members]
     sized = tuple(sorted(((plain.share(vector), vector) for vector in vectors), reverse=True))
     key = (names, plain.totals, sized)
     if len(_BOARDS) >= 4096:

@@ -26,6 +26,46 @@ class _Frame:
     entered: Hashable = None
 
 
+def in_order(items: "Sequence[Item]") -> list[int]:
+    """Positions of the items, those with the least choice first."""
+    slack = [len(item.candidates) - item.need for item in items]
+    return sorted(range(len(items)), key=lambda p: (not items[p].whole, slack[p], p))
+
+
+def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> list[tuple[int, ...]] | None:
+    """The most preferred devices, item by item; None if that leads nowhere, which proves nothing."""
+    mark = room.mark()
+    picks: list[list[int]] = [[] for _ in items]
+    used = [{t for p in group.items for n in items[p].pinned for t in group.tokens[n]} for group in distinct]
+    for position in in_order(items):
+        item = items[position]
+        covering = [(group, seen) for group, seen in zip(distinct, used, strict=True) if position in group.items]
+        for number in _preferred(room, items, picks, position):
+            if len(picks[position]) == item.need:
+                break
+            differs = all(seen.isdisjoint(group.tokens[number]) for group, seen in covering)
+            if differs and room.try_take(item.want, item.claim, number):
+                picks[position].append(number)
+                for group, seen in covering:
+                    seen |= group.tokens[number]
+        if len(picks[position]) < item.need:
+            room.undo(mark)
+            return None
+    room.undo(mark)
+    return [tuple(sorted(numbers)) for numbers in picks]
+
+
+def _preferred(room: Room, items: "Sequence[Item]", picks: Sequence[Sequence[int]], position: int) -> list[int]:
+    """Free candidates of an item, best first: near to what its claim has already."""
+    item = items[position]
+    near = choice.NOWHERE
+    for other, numbers in enumerate(picks):
+        if numbers and items[other].claim == item.claim:
+            near |= choice.near(room.view, numbers)
+    free = [n for n in item.candidates if room.is_free(item.want, n)]
+    return choice.ordered(room, free, item.need, near)
+
+
 class Descent:
     """One search; `room` is left as it was found."""
 
@@ -33,9 +73,7 @@ class Descent:
         self._room = room
         self._items = items
         self._distinct = distinct
-        slack = {p: len(item.candidates) - item.need for p, item in enumerate(items)}
-        order = sorted(range(len(items)), key=lambda p: (not items[p].whole, slack[p], p))
-        self._slots = [(p, slot) for p in order for slot in range(items[p].need)]
+        self._slots = [(p, slot) for p in in_order(items) for slot in range(items[p].need)]
         self._any_admin = any(item.want.admin for item in items)
         self._used: list[set[Token]] = [
             {t for p in group.items for n in items[p].pinned for t in group.tokens[n]} for group in distinct
@@ -72,13 +110,7 @@ class Descent:
         entered = (len(frames), tuple(sorted(self._state_key(), key=repr)), tuple(map(frozenset, self._used)))
         if entered in self._failed:
             return None
-        item = self._items[position]
-        near = choice.NOWHERE
-        for other, numbers in enumerate(self._picks):
-            if numbers and self._items[other].claim == item.claim:
-                near |= choice.near(self._room.view, numbers)
-        free = [n for n in item.candidates if self._room.is_free(item.want, n)]
-        order = choice.ordered(self._room, free, item.need, near)
+        order = _preferred(self._room, self._items, self._picks, position)
         return _Frame(order=order, next=0, mark=self._room.mark(), entered=entered)
 
     def _advance(self, frame: _Frame, depth: int) -> bool:

@@ -59,16 +59,18 @@ class Options:
         self._features = features
         self._tokens: dict[str, dict[int, frozenset[Token]]] = {}
         self.requests = tuple(
-            Request(claim=claim, name=wants[0].main, choices=tuple(self._choices(claim, wants)))
+            Request(
+                claim=claim, name=wants[0].main, choices=tuple(self._choices(claim, (id(question), position), wants))
+            )
             for claim, question in enumerate(questions)
-            for wants in question.requests
+            for position, wants in enumerate(question.requests)
         )
 
     def groups(self, chosen: Sequence[Choice]) -> list[Group]:
         """The constraints that have at least two devices to compare, for these choices."""
         made = []
         for claim, question in enumerate(self.questions):
-            for constraint in question.constraints:
+            for number, constraint in enumerate(question.constraints):
                 covered = [
                     position
                     for position, choice in enumerate(chosen)
@@ -76,11 +78,19 @@ class Options:
                 ]
                 if sum(chosen[p].item.need + len(chosen[p].item.pinned) for p in covered) > 1:
                     tokens = {
-                        number: self._token(constraint.attribute, number)
+                        n: self._token(constraint.attribute, n)
                         for p in covered
-                        for number in (*chosen[p].item.candidates, *chosen[p].item.pinned)
+                        for n in (*chosen[p].item.candidates, *chosen[p].item.pinned)
                     }
-                    made.append(Group(items=frozenset(covered), tokens=tokens, distinct=constraint.distinct))
+                    made.append(
+                        Group(
+                            attribute=constraint.attribute,
+                            items=frozenset(covered),
+                            tokens=tokens,
+                            distinct=constraint.distinct,
+                            kind=(id(question), number),
+                        )
+                    )
         return made
 
     def available(self, claim: int, want: Want) -> tuple[Candidates, tuple[int, ...]]:
@@ -91,9 +101,9 @@ class Options:
         free = (n for n in numbers if self.room.is_free(want, n))
         return found, tuple(n for n in free if all(self._comparable(c, claim, want, n) for c in covering))
 
-    def _choices(self, claim: int, wants: Sequence[Want]) -> list[Choice]:
+    def _choices(self, claim: int, origin: Hashable, wants: Sequence[Want]) -> list[Choice]:
         choices = []
-        for want in wants:
+        for alternative, want in enumerate(wants):
             found, free = self.available(claim, want)
             if want.every:
                 if not self._whole_is_possible(claim, want, found, free):
@@ -108,7 +118,14 @@ class Options:
                 (claim, covering) if covering or want.admin else None,
                 (want.expressions, want.every, want.count, want.admin, want.tolerations, want.capacity),
             )
-            item = Item(claim=claim, want=want, need=need, candidates=free, whole=want.every)
+            item = Item(
+                claim=claim,
+                want=want,
+                need=need,
+                candidates=free,
+                whole=want.every,
+                kind=(origin, alternative),
+            )
             choices.append(Choice(want=want, item=item, kind=kind, failures=found.failures))
         return choices
 

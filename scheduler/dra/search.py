@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from scheduler.dra import bounds, choice
-from scheduler.dra.descent import Descent
+from scheduler.dra.alike import Stages
+from scheduler.dra.descent import Descent, greedy
 from scheduler.dra.matching import Matching
 from scheduler.dra.requests import Want
 from scheduler.dra.room import OutOfSteps, Room
@@ -26,7 +27,8 @@ Picks: TypeAlias = list[tuple[int, ...]]
 class Item:
     """Devices for one request of one claim: `need` of `candidates`, or all of them where `whole`.
 
-    `pinned` is what the item has already in an attempt; it counts toward constraints, not toward `need`.
+    `pinned` is what the item has already in an attempt; it counts toward constraints, not toward `need`. `kind`: equal
+    for the same request of claims that ask for the same; None: like no other.
     """
 
     claim: int
@@ -35,15 +37,21 @@ class Item:
     candidates: tuple[int, ...]
     whole: bool = False
     pinned: tuple[int, ...] = ()
+    kind: Hashable = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
-    """Items (by position) whose devices must share a value of an attribute, or all differ in it."""
+    """Items (by position) whose devices must share a value of an attribute, or all differ in it.
 
+    `tokens`: the values by device; `kind`: equal for the same constraint of claims that ask for the same.
+    """
+
+    attribute: str
     items: frozenset[int]
     tokens: Mapping[int, frozenset[Token]]
     distinct: bool = False
+    kind: Hashable = None
 
 
 class Search:
@@ -56,6 +64,7 @@ class Search:
         self._distinct = tuple(group for group in groups if group.distinct)
         self._failed: set[Hashable] = set()
         self._items = tuple(items)
+        self._stages = Stages(room, self._items, self._distinct)
 
     def solve(self) -> Picks | None:
         """Devices for all items, the preferred ones where there is a choice; None: there are none.
@@ -64,12 +73,13 @@ class Search:
         """
         if any(len(item.candidates) < item.need for item in self._items):
             return None
-        if not any(item.pinned for item in self._items):
-            return self._fix_values(self._items, self._groups)
         mark = self._room.mark()
         try:
-            items = self._pin()
-            return self._fix_values(items, self._groups) if items else None
+            items = self._pin() if any(item.pinned for item in self._items) else self._items
+            if items is None:
+                return None
+            found = self._dive(items, self._groups)
+            return found if found is not None else self._fix_values(items, self._groups)
         finally:
             self._room.undo(mark)
 
@@ -92,19 +102,43 @@ class Search:
             for item in self._items
         )
 
-    def _fix_values(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> Picks | None:
-        """Try the common values of the group that has fewest, then of the others."""
+    def _dive(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> Picks | None:
+        """Straight down to the most preferred answer, without looking back: mostly it is there."""
+        self._step()
         if not groups:
-            return self._place(items)
+            matching = Matching(self._room, items)
+            if matching.plain and not self._distinct:
+                return matching.solve()
+            return greedy(self._room, items, self._distinct)
+        chosen, options = self._narrowest(items, groups)
+        return self._dive(options[0], groups[:chosen] + groups[chosen + 1 :]) if options else None
+
+    def _narrowest(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> tuple[int, list[tuple[Item, ...]]]:
+        """The group with the fewest values to try, by position, and the items narrowed to each of these."""
         options = [self._values(items, group) for group in groups]
         chosen = min(range(len(groups)), key=lambda position: len(options[position]))
-        rest = groups[:chosen] + groups[chosen + 1 :]
-        for narrowed in options[chosen]:
-            self._step()
-            found = self._fix_values(narrowed, rest)
-            if found is not None:
-                return found
-        return None
+        return chosen, options[chosen]
+
+    def _fix_values(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> Picks | None:
+        """Try the common values of the group that has fewest, then of the others."""
+        if bounds.impossible(self._room, items, self._distinct):
+            return None
+        if not self._groups:
+            return self._place(items)
+        self._step()
+        key = self._stages.key(items, groups) if self._failed else None
+        if key in self._failed:
+            return None
+        if groups:
+            chosen, options = self._narrowest(items, groups)
+            rest = groups[:chosen] + groups[chosen + 1 :]
+            attempts = (self._fix_values(narrowed, rest) for narrowed in options)
+            found = next((picks for picks in attempts if picks is not None), None)
+        else:
+            found = self._place(items)
+        if found is None:
+            self._failed.add(key or self._stages.key(items, groups))
+        return found
 
     def _values(self, items: tuple[Item, ...], group: Group) -> list[tuple[Item, ...]]:
         """The items narrowed to each value that leaves enough devices: smallest devices first, then tightest."""
@@ -144,45 +178,11 @@ class Search:
 
     def _place(self, items: tuple[Item, ...]) -> Picks | None:
         """Devices for items whose common values are fixed."""
-        if bounds.impossible(self._room, items, self._distinct):
-            return None
         matching = Matching(self._room, items)
         if matching.plain and not self._distinct:
             self._step()
             return matching.solve()
-        if not matching.feasible():
-            return None
-        key = self._alike(items) if self._groups else None
-        if key is not None and key in self._failed:
-            return None
-        found = Descent(self._room, items, self._distinct).run()
-        if found is None and key is not None:
-            self._failed.add(key)
-        return found
-
-    def _alike(self, items: tuple[Item, ...]) -> Hashable:
-        """Equal for groups of devices among which there is nothing to choose: one that failed speaks for the others."""
-        view, room = self._view, self._room
-        sets: dict[Hashable, int] = {}
-        lines = []
-        for number in sorted({number for item in items for number in item.candidates}):
-            device = view.devices[number]
-            drawn = []
-            for counter_set, takes in device.consumes:
-                key = (device.id.driver, device.id.pool, counter_set)
-                left = tuple((c, room.counter((*key, c)), value) for c, value in takes)
-                drawn.append((sets.setdefault(key, len(sets)), left))
-            lines.append(
-                (
-                    tuple(p for p, item in enumerate(items) if number in item.candidates),
-                    tuple(group.tokens.get(number) for group in self._distinct),
-                    tuple(drawn),
-                    number in room.held,
-                    number in room.shared,
-                    tuple((n, room.capacity(number, n)) for n in sorted(device.capacity)) if device.shareable else None,
-                )
-            )
-        return tuple(lines)
+        return Descent(self._room, items, self._distinct).run() if matching.feasible() else None
 
     def _step(self) -> None:
         self._room.steps -= 1
