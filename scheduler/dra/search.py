@@ -63,7 +63,7 @@ class Search:
         self._groups = tuple(group for group in groups if not group.distinct)
         self._distinct = tuple(group for group in groups if group.distinct)
         self._failed: set[Hashable] = set()
-        self._items = tuple(items)
+        self._items = tuple(_comparable(position, item, self._distinct) for position, item in enumerate(items))
         self._stages = Stages(room, self._items, self._distinct)
 
     def solve(self) -> Picks | None:
@@ -188,6 +188,14 @@ class Search:
         self._room.steps -= 1
         if self._room.steps < 0:
             raise OutOfSteps
+
+
+def _comparable(position: int, item: Item, distinct: Sequence[Group]) -> Item:
+    """The item without candidates that have no value where values must differ."""
+    covering = [group for group in distinct if position in group.items]
+    if all(group.tokens[n] for group in covering for n in item.candidates):
+        return item
+    return replace(item, candidates=tuple(n for n in item.candidates if all(g.tokens[n] for g in covering)))
 
 
 def _enough(item: Item, numbers: Iterable[int]) -> bool:
