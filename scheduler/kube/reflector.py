@@ -44,9 +44,9 @@ class Rhythm:
     server: float = 420.0
     silence: float = 150.0
     listing: float = 60.0
-    absent: float = 30.0
+    absent: float = 10.0
     backoff_first: float = 0.2
-    backoff_most: float = 30.0
+    backoff_most: float = 10.0
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +121,10 @@ class Reflector:
         """Decide whether the next turn may go on from the last version or has to list."""
         if isinstance(error, ApiError) and error.gone:
             log.info("watch expired, listing again", kind=str(self.kind))
+            self._from = None
+            return
+        if isinstance(error, ApiError) and error.not_found:
+            log.warning("kind is not served", kind=str(self.kind), cure="install it: kubectl apply -k deploy")
             self._from = None
             return
         log.warning("watch failed", kind=str(self.kind), error=str(error), tries=tries)
