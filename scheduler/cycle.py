@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
@@ -34,12 +35,20 @@ _LONGEST_RETRY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rhythm:
-    """When a cycle runs: soon after a change, never too often, and now and then anyway. Seconds."""
+    """When a cycle runs: soon after a change, never too often, and now and then anyway. Seconds.
+
+    A long cycle is followed by a rest that is as long, and twice as long while commits are under way, for they need the
+    interpreter too; never longer than `longest_rest`."""
 
     debounce: float = 0.03
     interval: float = 0.1
     recheck: float = 30.0
     commit_retry: float = 1.0
+    longest_rest: float = 3.0
+
+    def rest(self, last_cycle: float, *, committing: bool) -> float:
+        """Seconds from the end of a cycle that took so long to the start of the next."""
+        return max(self.interval - last_cycle, min(last_cycle * (2 if committing else 1), self.longest_rest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +94,7 @@ class Cycle:
         self._following: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._number = 0
-        self._started = -rhythm.interval
+        self._next_start = 0.0
 
     def changed(self) -> None:
         """Something that decisions depend on has changed: run a cycle soon."""
@@ -108,7 +117,7 @@ class Cycle:
 
     async def run_once(self) -> CycleReport:
         """One cycle. Returns when its commits have begun; `settled` waits until they have ended."""
-        self._started = time.monotonic()
+        started = time.monotonic()
         self._changed.clear()
         self._number += 1
         version = self._state.version
@@ -133,6 +142,8 @@ class Cycle:
         self._observe(report)
         if self._state.version != version:
             self.changed()
+        ended = time.monotonic()
+        self._next_start = ended + self._rhythm.rest(ended - started, committing=bool(self._committer.in_flight))
         return report
 
     async def settled(self) -> None:
@@ -173,13 +184,14 @@ class Cycle:
     async def _next_is_due(self, stopping: asyncio.Task[bool]) -> bool:
         """Wait until a cycle is due: True; or until stopped: False."""
         changed = asyncio.create_task(self._changed.wait())
+        ends: set[asyncio.Future[Any]] = {stopping, self._failed}
         try:
             patience = min(
                 self._rhythm.recheck, self._held.seconds_left(time.monotonic()), self._seconds_until_more_to_tell()
             )
-            await asyncio.wait({changed, stopping, self._failed}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            rest = max(self._rhythm.debounce, self._started + self._rhythm.interval - time.monotonic())
-            await asyncio.wait({stopping, self._failed}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({changed, *ends}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            rest = max(self._rhythm.debounce, self._next_start - time.monotonic())
+            await asyncio.wait(ends, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
         if self._failed.done():
@@ -191,16 +203,11 @@ class Cycle:
         due_ms = self._teller.due_ms
         return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
 
-    def _until_due(self) -> float:
-        """Seconds until a word that was held back for calm may be said."""
-        due = self._teller.due_ms
-        return float("inf") if due is None else max((due - self._now_ms()) / 1000, 0.0)
-
 
 def decide(snapshot: Snapshot) -> Plan:
     """The plan for a snapshot, verified independently. Raises InvariantError if planner and verifier disagree."""
     plan = planner.plan(snapshot)
-    problems = check.check(snapshot, plan)
+    problems = check.check(snapshot, plan) if plan.placements or plan.evictions else ()
     if problems:
         raise InvariantError(f"the plan breaks {len(problems)} rules, the first: {problems[0]}")
     return plan

@@ -71,6 +71,8 @@ class Committer:
         Whatever is not as it was decided is withdrawn here, before anything is written. A gang comes after those whose
         claims it shares. Pods that came to a gang in flight wait until it has landed."""
         work = writes(plan, snapshot)
+        if not work:
+            return ()
         check = Recheck(snapshot, self._state)
         tasks = []
         for gang in work:
