@@ -1,7 +1,7 @@
 """Devices for claims on a node: all claims of all pods of a bundle at once, or the reason why not.
 
 Reading order of this room: devices, selection, pools, shapes, counters, capacity, taints, verdicts, requests (what
-there is and what is asked); room, options, search (with bounds, matching, descent), choice (which devices); result and
+there is and what is asked); room, options, search (with bounds, matching, descent, alike), choice (which devices); result and
 causes (what is said about it); accounting and extended (queues and extended resources).
 """
 
