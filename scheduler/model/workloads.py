@@ -39,7 +39,7 @@ class Claim:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodClaim:
     """An entry of spec.resourceClaims. `claim` is the key of the ResourceClaim, None while a template's claim does
-    not exist yet; `needed` False: the template yields no claim for this pod. `from_template`: the claim is the pod's."""
+    not exist yet. `needed` False: the template yields none for this pod. `from_template`: the claim is the pod's."""
 
     name: str
     claim: str | None
@@ -128,7 +128,7 @@ class SubGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gang:
-    """A group of pods that starts whole (its minimum) or not at all. Key `namespace/name`; a pod alone is a gang of one.
+    """A group of pods that starts whole (its minimum) or not at all. Key `namespace/name`; a lone pod is a gang of one.
 
     `owner`: what stands for the gang in the API, as `kind/namespace/name` ("PodGroup/a/train", "Pod/a/p"). `pods`: all
     of its pods that are not done, bound or pending, in creation order. `succeeded`: how many have ended well.

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from queues import reasons as queue_reasons
+from scheduler.commit import outcome
 from scheduler.config import Config
+from scheduler.explain import why
 from scheduler.model import reasons
 
 ROOT = Path(__file__).parents[2]
@@ -16,12 +18,8 @@ def settings_table() -> str:
     """The table of docs/admin/configuration.md as it should be."""
     rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
     for name, field in Config.model_fields.items():
-        default = (
-            ""
-            if field.default is None
-            else f"`{str(field.default).lower() if field.default in (True, False) and isinstance(field.default, bool) else field.default}`"
-        )
-        rows.append(f"| `{name}` | {default if default != '``' else ''} | {field.description} |")
+        default = field.default if not isinstance(field.default, bool) else str(field.default).lower()
+        rows.append(f"| `{name}` | {'' if default in (None, '') else f'`{default}`'} | {field.description} |")
     return "\n".join(rows)
 
 
@@ -29,7 +27,7 @@ def test_every_setting_stands_in_the_configuration_page_with_its_default_and_mea
     assert settings_table() in (ROOT / "docs/admin/configuration.md").read_text()
 
 
-@pytest.mark.parametrize("module", [reasons, queue_reasons])
+@pytest.mark.parametrize("module", [reasons, queue_reasons, outcome, why])
 def test_every_reason_is_explained_to_the_user(module):
     page = (ROOT / "docs/user/why-pending.md").read_text()
     codes = {
