@@ -35,7 +35,7 @@ class ApiError(Exception):
         details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{request}: {status or 'no answer'} {reason}: {message}{_cure(status, reason)}")
+        super().__init__(f"{request}: {status or 'no answer'} {reason}: {message}{_cure(status, reason, message)}")
         self.request = request
         self.status = status
         self.reason = reason
@@ -111,11 +111,13 @@ def _seconds(value: object) -> float | None:
     return seconds if 0 <= seconds < 3600 else None
 
 
-def _cure(status: int, reason: str) -> str:
+def _cure(status: int, reason: str, message: str) -> str:
     if status == 401:
         return "; log in again, or give another kubeconfig"
     if status == 403:
         return "; grant this access to the scheduler's role (deploy/scheduler.yaml)"
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return "; put the cluster's own authority into the kubeconfig (certificate-authority)"
     if reason == "Unreachable":
         return "; check that the API server runs and that the kubeconfig names the right address"
     return ""

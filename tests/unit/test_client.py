@@ -1,11 +1,14 @@
 """The client against a scripted API server: what is retried, what is not, and how failures read."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import certifi
 import pytest
 import yaml
+from kubernetes.aio.config import incluster_config
 
 from scheduler.api.kinds import NODE, POD, POD_GROUP, RESOURCE_CLAIM
 from scheduler.kube.client import ApiError, Client
@@ -192,6 +195,25 @@ async def test_a_refused_token_is_read_again_once(api: FakeApi, tmp_path: Path) 
         token.write_text("new")
         await client.get(POD, "a", "p")
     assert [each.headers.get("Authorization") for each in api.asked] == ["Bearer old", "Bearer new"]
+
+
+async def test_in_a_pod_its_service_account_is_used_and_a_rotated_token_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certifi.where())
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    identity = await load()
+    assert identity.server == "https://10.0.0.1:443"
+    assert identity.tls is not None
+    assert await identity.headers() == {"Authorization": "Bearer first"}
+    token.write_text("second\n")
+    assert await identity.headers() == {"Authorization": "Bearer first"}
+    identity.clock = lambda: time.monotonic() + 61
+    assert await identity.headers() == {"Authorization": "Bearer second"}
 
 
 async def test_a_kubeconfig_that_is_not_there_is_the_operators_error(tmp_path: Path) -> None:
