@@ -33,6 +33,8 @@ def plan(
     output: Output = "text",
 ) -> None:
     """Decide and print the plan; write nothing. Manifests given beside --context are added to the live cluster."""
+    from scheduler.kube.errors import ApiError
+    from scheduler.kube.identity import IdentityError
     from scheduler.model.plan_document import to_json
     from scheduler.plan import planner
     from scheduler.screen import plan_lines
@@ -47,7 +49,7 @@ def plan(
         if context is not None or kubeconfig is not None:
             documents = [*asyncio.run(_live(kubeconfig, context)), *documents]
         decided = planner.plan(manifests.snapshot(documents, now_ms=_milliseconds(now)))
-    except manifests.InputError as problem:
+    except (manifests.InputError, ApiError, IdentityError) as problem:
         raise _refused(str(problem)) from None
     if output == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(to_json(decided)), indent=2).decode() + "\n")
@@ -66,6 +68,9 @@ def run(
 ) -> None:
     """Run the scheduler until it is stopped."""
     from scheduler.config import ConfigError, load
+    from scheduler.kube.errors import ApiError
+    from scheduler.kube.identity import IdentityError
+    from scheduler.kube.lease import LeaseLost
     from scheduler.service import serve
 
     given = dict(_setting(text) for text in set_ or ())
@@ -74,7 +79,11 @@ def run(
         settings = load(config, given)
     except ConfigError as problem:
         raise _refused(str(problem)) from None
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except (ApiError, IdentityError, LeaseLost) as problem:
+        sys.stderr.write(f"{problem}\n")
+        raise typer.Exit(1) from None
 
 
 @app.command()
