@@ -77,16 +77,15 @@ def estimate(claim: Claim, inventory: Inventory) -> Resources:
 
     A claim that cannot be decided costs nothing: it does not start.
     """
-    key = ("estimate", id(claim.spec), claim.admin_access_allowed)
+    asked = question(claim, inventory)
+    if not isinstance(asked, Question):
+        return NOTHING
+    key = ("estimate", asked)
     known = inventory.memo.get(key)
-    if isinstance(known, tuple) and known[0] is claim.spec:
-        made = known[1]
-    else:
-        asked = question(claim, inventory)
-        made = _estimate(asked, inventory) if isinstance(asked, Question) else NOTHING
-        inventory.memo[key] = claim.spec, made
-    assert isinstance(made, Resources)
-    return made
+    if known is None:
+        known = inventory.memo[key] = _estimate(asked, inventory)
+    assert isinstance(known, Resources)
+    return known
 
 
 def weight(device: Device, inventory: Inventory) -> int:

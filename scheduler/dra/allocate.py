@@ -1,8 +1,8 @@
 """Devices for claims on a node: all claims of all pods of a bundle at once, or the reason why not.
 
-Reading order of this room: devices, selection, pools, shapes, counters, capacity, taints, verdicts, requests (what
-there is and what is asked); room, options, search (with bounds, matching, descent, alike), choice (which devices); result and
-causes (what is said about it); accounting and extended (queues and extended resources).
+Reading order of this room. What there is and what is asked: devices, selection, pools, shapes, counters, capacity,
+taints, verdicts, requests. Which devices: room, options, choice, search with bounds, matching, descent and alike. What
+is said about it: result, causes. Queues and extended resources: accounting, extended.
 """
 
 from collections.abc import Hashable, Sequence

@@ -120,7 +120,7 @@ class InUse:
     def signature(self, node: Node, reads: frozenset[str] = frozenset()) -> Hashable:
         """State of the devices usable on the node. With equal shapes (for the same `reads`) and equal signatures two
         nodes give the same answers, up to names."""
-        view = self._inventory.on(node)
+        view, reads = self._inventory.on(node), shapes.telling(reads)
         return tuple(
             (number, use.signature(pool, view, reads))
             for number, pool in enumerate(view.pools)

@@ -53,9 +53,9 @@ class Constraint:
         return not self.requests or want.main in self.requests or want.request in self.requests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Question:
-    """What a claim asks: one Want of each request, under the constraints."""
+    """What a claim asks: one Want of each request, under the constraints. One object per inventory and ask shape."""
 
     requests: tuple[tuple[Want, ...], ...]
     constraints: tuple[Constraint, ...] = ()

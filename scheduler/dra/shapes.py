@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from scheduler.dra.devices import Device, values_of
@@ -37,12 +38,19 @@ class Shape:
 
 def shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
     """The shape of a node's devices for claims whose selectors read the attributes `reads` (fully qualified)."""
-    key = ("shape", reads)
+    by_value = telling(reads)
+    key = ("shape", by_value)
     known = view.memo.get(key)
     if known is None:
-        known = view.memo[key] = _shape(view, reads)
+        known = view.memo[key] = _shape(view, by_value)
     assert isinstance(known, Shape)
     return known
+
+
+@lru_cache(maxsize=256)
+def telling(reads: frozenset[str]) -> frozenset[str]:
+    """Those of the names that would count by pattern if they were not read; all others count by value anyway."""
+    return frozenset(n for n in reads if n == EVERY_ATTRIBUTE or n.rpartition("/")[2] in TELLING_APART)
 
 
 def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
