@@ -24,30 +24,7 @@ PATIENCE_SECONDS = 30.0
 Document = dict[str, Any]
 Objects = Mapping[str, Document]
 
-_CRD = Kind(
-    group="apiextensions.k8s.io",
-    version="v1",
-    plural="customresourcedefinitions",
-    kind="CustomResourceDefinition",
-    namespaced=False,
-    type=kinds.Document,
-)
-_TEMPLATE = kinds.RESOURCE_CLAIM_TEMPLATE
-_APPLIED = {
-    kind.kind: kind
-    for kind in (
-        _TEMPLATE,
-        kinds.RESOURCE_CLAIM,
-        kinds.DEVICE_CLASS,
-        kinds.NAMESPACE,
-        kinds.JOB,
-        kinds.POD,
-        kinds.QUEUE,
-        kinds.POD_GROUP,
-        kinds.TOPOLOGY,
-        kinds.PRIORITY_CLASS,
-    )
-}
+_APPLIED = {kind.kind: kind for kind in kinds.APPLIED}
 
 
 class Cluster:
@@ -189,7 +166,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
         async with await Client.connect(kubeconfig) as client:
             for definition in crd_schema.crds():
-                await client.create(_CRD, None, definition)
+                await client.create(kinds.CUSTOM_RESOURCE_DEFINITION, None, definition)
             cluster = Cluster(client, kubeconfig, add_nodes)
             await cluster.apply("{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: default}}")
             yield cluster

@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler.api import kinds
-from tests.service.conftest import Cluster, allocated
+from tests.service.conftest import Cluster, Objects, allocated
 from tests.service.manifests import gang, namespace, template
 from tests.service.verifier import verified
 
@@ -57,8 +57,12 @@ async def test_a_gang_that_lacks_one_node_takes_nothing_and_says_what_is_missing
         await cluster.add_nodes("h100x8")
         await cluster.running("default", 64)
         assert len(verifier.holders) == 64
-    group = await cluster.client.get(kinds.POD_GROUP, "default", "hero")
-    assert group["status"].get("reason") is None or group["status"]["bound"] == 64
+
+        def glad(groups: Objects) -> bool:
+            status = groups["default/hero"]["status"]
+            return status["bound"] == 64 and not status.get("reason")
+
+        await cluster.until(kinds.POD_GROUP, glad, "the PodGroup has no reason left")
 
 
 async def test_two_groups_of_one_name_in_two_namespaces_are_two_gangs(cluster: Cluster):

@@ -1,0 +1,249 @@
+"""One cycle after another: what runs when, what is planned once, and what stops the service."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from scheduler import cycle as cycles
+from scheduler.commit.attempts import Patience
+from scheduler.commit.committer import Committer
+from scheduler.commit.outcome import CommitFailed, GangOutcome, Withdrawn
+from scheduler.commit.slots import Slots
+from scheduler.cycle import Cycle, CycleReport, HeldBack, Rhythm
+from scheduler.explain.status import Teller
+from scheduler.kube.errors import ApiError
+from scheduler.model.errors import InvariantError
+from scheduler.model.plan import GangDecision, Placement, Plan, Verdict
+from scheduler.model.snapshot import Policy
+from scheduler.state.cluster import ClusterState
+from tests import manifests
+
+GANG = "a/train"
+FAILED = CommitFailed(gang=GANG, object="ResourceClaim a/c", problem="was refused")
+
+
+class Server:
+    """Stands for the client: binds, or waits at the gate, or refuses."""
+
+    def __init__(self) -> None:
+        self.bound: list[str] = []
+        self.refusals: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def bind(self, _namespace: str, name: str, _uid: str, _node: str) -> None:
+        await self.gate.wait()
+        if self.refusals:
+            raise ApiError(request="POST", status=self.refusals.pop(0), reason="R", message="refused by the test")
+        self.bound.append(name)
+
+
+class World:
+    """A cycle over a state that the test fills."""
+
+    def __init__(self) -> None:
+        self.server = Server()
+        self.state: ClusterState = manifests.state(
+            manifests.queue("default"), manifests.node("n1", cpu="4"), manifests.pod_group("train", "a", 2)
+        )
+        self.reports: list[CycleReport] = []
+        self.outcomes: list[GangOutcome] = []
+        self.committer = Committer(
+            self.server,  # type: ignore[arg-type]
+            self.state,
+            Slots(4),
+            gangs_in_flight=4,
+            patience=Patience(attempts=2, backoff_seconds=0),
+            may_write=lambda: True,
+            now=lambda: datetime.now(UTC),
+        )
+        self.cycle = Cycle(
+            self.state,
+            self.committer,
+            policy=Policy(),
+            rhythm=Rhythm(debounce=0, interval=0, recheck=60, commit_retry=60),
+            now_ms=lambda: 0,
+            teller=Teller(self.state),
+            tell=lambda _: None,
+            observe=self.reports.append,
+            observe_outcome=self.outcomes.append,
+        )
+
+    def add(self, *documents: dict[str, Any]) -> None:
+        for document in documents:
+            self.state.apply(manifests.change(document))
+        self.cycle.changed()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(self.cycle.run(stop, grace_seconds=5))
+        try:
+            yield task
+        finally:
+            stop.set()
+            if not task.done():
+                await task
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def until(holds: Any) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_one_cycle_places_a_gang_and_the_next_one_leaves_it_alone(world: World):
+    world.add(*manifests.pods("p", 2, group="train"))
+    world.server.gate.clear()
+
+    first = await world.cycle.run_once()
+    second = await world.cycle.run_once()
+
+    assert len(first.plan.placements) == 2
+    assert second.plan.placements == (), "what is being bound counts as bound"
+    world.server.gate.set()
+    await world.cycle.settled()
+    assert sorted(world.server.bound) == ["p-0", "p-1"]
+
+
+async def test_pods_that_come_to_a_gang_in_flight_wait_until_it_has_landed(world: World):
+    world.add(*manifests.pods("p", 2, group="train"))
+    world.server.gate.clear()
+    await world.cycle.run_once()
+    world.add(manifests.pod("p-2", group="train"))
+
+    await world.cycle.run_once()
+    assert len(world.committer.in_flight) == 1
+    world.server.gate.set()
+    await world.cycle.settled()
+    await world.cycle.run_once()
+    await world.cycle.settled()
+
+    assert sorted(world.server.bound) == ["p-0", "p-1", "p-2"]
+
+
+async def test_a_change_runs_a_cycle_and_quiet_runs_none(world: World):
+    async with world.running():
+        world.add(*manifests.pods("p", 2, group="train"))
+        await until(lambda: len(world.server.bound) == 2)
+        await until(lambda: len(world.reports) >= 2)
+        seen = len(world.reports)
+        await asyncio.sleep(0.05)
+        assert len(world.reports) == seen
+
+
+async def test_a_plan_that_breaks_a_rule_stops_the_service_before_anything_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def overfull(snapshot: Any) -> Plan:
+        pods = [pod for gang in snapshot.gangs for pod in gang.pods]
+        placements = tuple(Placement(pod=pod.key, pod_uid=pod.uid, gang=GANG, node="n1") for pod in pods)
+        return Plan(now_ms=0, placements=placements)
+
+    monkeypatch.setattr(cycles.planner, "plan", overfull)
+    world.add(*manifests.pods("p", 5, group="train"))
+    async with world.running() as task:
+        with pytest.raises(InvariantError, match="the plan breaks"):
+            await task
+    assert world.server.bound == []
+
+
+async def test_a_defect_in_a_commit_stops_the_service(world: World, monkeypatch: pytest.MonkeyPatch):
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.server, "bind", broken)
+    world.add(*manifests.pods("p", 2, group="train"))
+    async with world.running() as task:
+        with pytest.raises(ZeroDivisionError):
+            await task
+
+
+async def test_stopping_waits_for_the_commits_under_way(world: World):
+    world.server.gate.clear()
+    async with world.running() as task:
+        world.add(*manifests.pods("p", 2, group="train"))
+        await until(lambda: world.committer.in_flight)
+        asyncio.get_running_loop().call_later(0.01, world.server.gate.set)
+    assert task.done()
+    assert sorted(world.server.bound) == ["p-0", "p-1"]
+
+
+async def test_a_gang_whose_binds_failed_says_so_and_waits_before_it_is_tried_again(world: World):
+    world.server.refusals = [403, 403]
+    world.add(*manifests.pods("p", 2, group="train"))
+    await world.cycle.run_once()
+    await world.cycle.settled()
+
+    report = await world.cycle.run_once()
+
+    assert report.plan.placements == ()
+    reason = report.plan.why("a/train")
+    assert reason is not None
+    assert reason.code == "BindFailed"
+    assert world.server.bound == []
+
+
+def decided(*gangs: str) -> Plan:
+    return Plan(
+        now_ms=0,
+        placements=tuple(Placement(pod=f"{gang}-0", pod_uid="u", gang=gang, node="n") for gang in gangs),
+        gangs=tuple(
+            GangDecision(gang=gang, uid="u", owner="", queue="q", verdict=Verdict.PLACED, placed=1) for gang in gangs
+        ),
+    )
+
+
+def test_a_failed_commit_holds_its_gang_back_twice_as_long_each_time():
+    held = HeldBack(first_seconds=1)
+    held.note(GangOutcome(gang=GANG, reason=FAILED), now=10)
+    plan = held.without_them(decided(GANG, "a/other"), now=10.5)
+    assert [placement.gang for placement in plan.placements] == ["a/other"]
+    assert plan.why(GANG) == FAILED
+    assert held.seconds_left(10.5) == 0.5
+    assert len(held.without_them(decided(GANG, "a/other"), now=11).placements) == 2
+
+    held.note(GangOutcome(gang=GANG, reason=FAILED), now=11)
+    assert held.seconds_left(11) == 2
+    held.without_them(decided(GANG), now=13)
+    held.note(GangOutcome(gang=GANG), now=13)
+    held.note(GangOutcome(gang=GANG, reason=FAILED), now=14)
+    assert held.seconds_left(14) == 1, "a success in between starts over"
+
+
+def test_a_gang_overtaken_by_a_change_is_decided_anew_at_once_the_first_time():
+    held = HeldBack(first_seconds=1)
+    withdrawn = GangOutcome(gang=GANG, reason=Withdrawn(gang=GANG, problem="Node n went away"))
+    held.note(withdrawn, now=0)
+    assert len(held.without_them(decided(GANG), now=0).placements) == 1
+    held.note(withdrawn, now=0)
+    assert held.without_them(decided(GANG), now=0).placements == ()
+
+
+def test_the_wait_of_a_gang_that_never_succeeds_has_a_bound():
+    held = HeldBack(first_seconds=1)
+    for _ in range(40):
+        held.note(GangOutcome(gang=GANG, reason=FAILED), now=0)
+    assert held.seconds_left(0) == 60
+
+
+@pytest.mark.parametrize(
+    ("last", "committing", "rest"),
+    [
+        (0.01, False, 0.09),  # the interval is from start to start
+        (0.5, False, 0.5),
+        (0.5, True, 1.0),
+        (9.0, True, 3.0),
+    ],
+)
+def test_a_long_cycle_leaves_the_interpreter_to_watches_and_writes(last: float, committing: bool, rest: float):
+    assert Rhythm(interval=0.1).rest(last, committing=committing) == pytest.approx(rest)

@@ -1,0 +1,71 @@
+"""What a killed scheduler left behind, told apart from what is in use."""
+
+import pytest
+
+from scheduler.api.dra import AllocationResult, ResourceClaimSpec
+from scheduler.commit.recovery import Stray, strays
+from scheduler.model.plan import Placement, Plan
+from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Claim, Gang, Pod, PodClaim
+
+GIVEN = AllocationResult()
+EMPTY = Plan(now_ms=0)
+
+
+def pod(name: str, **fields: object) -> Pod:
+    named = (PodClaim(name="gpu", claim="a/c"),)
+    return Pod(key=f"a/{name}", uid=f"uid-{name}", claims=named, **fields)  # type: ignore[arg-type]
+
+
+def claim(name: str = "c", *consumers: str, allocation: AllocationResult | None = GIVEN, owner: str = "") -> Claim:
+    return Claim(
+        key=f"a/{name}",
+        uid=f"uid-{name}",
+        spec=ResourceClaimSpec(),
+        allocation=allocation,
+        reserved_for=tuple(f"uid-{consumer}" for consumer in consumers),
+        owner_uid=f"uid-{owner}" if owner else "",
+    )
+
+
+def snapshot(claim: Claim, *pods: Pod) -> Snapshot:
+    gang = Gang(key="a/train", uid="g", owner="", queue="q", pods=pods)
+    return Snapshot(now_ms=0, gangs=(gang,), claims={claim.key: claim})
+
+
+def test_devices_reserved_for_a_pod_that_is_neither_bound_nor_placed_are_stray():
+    assert strays(snapshot(claim("c", "p", "running"), pod("p"), pod("running", node="n")), EMPTY, ()) == (
+        Stray(claim="a/c", uid="uid-c", pods=(("a/p", "uid-p"),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (snapshot(claim("c", "p"), pod("p", node="n")), "its pod is bound"),
+        (snapshot(claim("c", "p"), pod("p", terminating=True)), "the claim controller sees to it"),
+        (snapshot(claim("c", "p"), pod("p", ours=False)), "its pod is another scheduler's"),
+        (snapshot(claim("c", "gone"), pod("p")), "its pod is gone, which the claim controller sees to"),
+        (snapshot(claim("c"), pod("p")), "it is reserved for nobody: somebody allocated it by hand"),
+        (snapshot(claim("c", allocation=None, owner="p"), pod("p")), "it is the pod's own claim, not allocated yet"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_claim_is_left_alone(found: Snapshot, why: str):
+    assert strays(found, EMPTY, ()) == (), why
+
+
+def test_a_claim_whose_pod_is_placed_by_the_plan_is_kept_for_it():
+    plan = Plan(now_ms=0, placements=(Placement(pod="a/p", pod_uid="uid-p", gang="a/train", node="n"),))
+    assert strays(snapshot(claim("c", "p"), pod("p")), plan, ()) == ()
+
+
+def test_a_claim_of_a_gang_being_committed_is_kept():
+    assert strays(snapshot(claim("c", "p"), pod("p")), EMPTY, {"a/train"}) == ()
+
+
+def test_a_claim_made_for_a_pod_and_never_given_devices_is_stray():
+    made = claim("p-extended", allocation=None, owner="p")
+    assert strays(snapshot(made, pod("p")), EMPTY, ()) == (
+        Stray(claim="a/p-extended", uid="uid-p-extended", pods=(("a/p", "uid-p"),)),
+    )
