@@ -248,19 +248,6 @@ def _raise(total: Amounts, floor: Mapping[str, int]) -> None:
             total[name] = amount
 
 
-def allocatable(quantities: Mapping[str, core.Quantity], node: str) -> Resources:
-    """What a node offers. Raises Bad."""
-    amounts: Amounts = {}
-    for name, value in quantities.items():
-        try:
-            amounts[name] = max(in_house_units(name, value), 0)
-        except QuantityError as error:
-            field = f"status.allocatable.{name}"
-            remedy = f"Look at the kubelet of node {node}, which reports this."
-            raise Bad(Unreadable(object=f"Node/{node}", field=field, problem=str(error), remedy=remedy)) from None
-    return Resources(amounts)
-
-
 def by_creation(pods: Iterable[Pod]) -> tuple[Pod, ...]:
     """Oldest first, then by name."""
     return tuple(sorted(pods, key=lambda pod: (pod.created_ms, pod.key)))

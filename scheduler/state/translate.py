@@ -8,13 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-import msgspec
-
 from queues.reasons import QueueUnusable
 from queues.tree import Queue
 from scheduler.api import core, dra
 from scheduler.api.changes import Change
-from scheduler.api.crds import QUEUE_LABEL
 from scheduler.api.kinds import (
     DEVICE_CLASS,
     DEVICE_TAINT_RULE,
@@ -31,16 +28,16 @@ from scheduler.api.kinds import (
     Document,
     Kind,
 )
-from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.api.meta import Wire
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason, Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod
-from scheduler.state import dialects, gangs, pods
+from scheduler.state import dialects, gangs, inventory, pods
 from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
 from scheduler.state.fields import Bad
-from scheduler.state.gangs import KAI_QUEUE_LABEL, World
+from scheduler.state.gangs import World
 from scheduler.state.grouping import GangId, Member, membership, reference_key
 from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
 from scheduler.state.roster import Reference, Roster
@@ -205,14 +202,7 @@ class Translation:
         node = None
         if isinstance(found, core.Node):
             try:
-                node = Node(
-                    name=key,
-                    uid=found.metadata.uid,
-                    labels=found.metadata.labels or {},
-                    allocatable=pods.allocatable(found.status.allocatable or {}, key),
-                    taints=found.spec.taints or (),
-                    unschedulable=found.spec.unschedulable,
-                )
+                node = inventory.node(found)
             except Bad as bad:
                 self._aside.put(_name(NODE, key), dialects.set_aside(NODE, key, found.metadata.uid, bad.reason))
         self._nodes.put(key, node)
@@ -232,23 +222,10 @@ class Translation:
     def _claim(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(RESOURCE_CLAIM, key, change)
         if found is None and change is not None:
-            found = _allocated_part(change)
+            found = inventory.allocated_part(change)
         claim = None
         if isinstance(found, dra.ResourceClaim):
-            meta = found.metadata
-            controller = meta.controller
-            claim = Claim(
-                key=key,
-                uid=meta.uid,
-                spec=found.spec,
-                allocation=found.status.allocation,
-                reserved_for=tuple(sorted(each.uid for each in found.status.reserved_for or ())),
-                owner_uid=controller.uid if controller is not None else "",
-                terminating=meta.deletion_timestamp is not None,
-                resource_version=meta.resource_version,
-                queue=(meta.labels or {}).get(QUEUE_LABEL) or (meta.labels or {}).get(KAI_QUEUE_LABEL) or "",
-                admin_access_allowed=self._admin_access_in(meta.namespace),
-            )
+            claim = inventory.claim(found, admin_access_allowed=self._admin_access_in(found.metadata.namespace))
         self._claims.put(key, claim)
 
     def _admin_access_in(self, namespace: str) -> bool:
@@ -384,24 +361,6 @@ def _name(kind: Kind, key: str) -> str:
 def _reference(kind: Kind, key: str) -> Reference:
     """PodGroups of all dialects are one name: a pod may find its group in any of them."""
     return ("PodGroup" if kind in GROUP_KINDS else kind.kind, key)
-
-
-class _ClaimOutline(Wire, frozen=True, kw_only=True):
-    """The part of a claim that says which devices it holds."""
-
-    metadata: ObjectMeta
-    status: dra.ResourceClaimStatus
-
-
-def _allocated_part(change: Change) -> dra.ResourceClaim | None:
-    """A claim that cannot be decoded still holds its devices, if at least its allocation can be."""
-    try:
-        outline = msgspec.json.decode(change.raw, type=_ClaimOutline)
-    except msgspec.MsgspecError:
-        return None
-    if outline.status.allocation is None:
-        return None
-    return dra.ResourceClaim(metadata=outline.metadata, spec=dra.ResourceClaimSpec(), status=outline.status)
 
 
 def _undecodable(change: Change) -> Unreadable:

@@ -1,0 +1,78 @@
+"""Nodes and claims -> the model's; slices and classes are used as they come."""
+
+import msgspec
+
+from queues.resources import Resources
+from scheduler.api import core, dra
+from scheduler.api.changes import Change
+from scheduler.api.crds import QUEUE_LABEL
+from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.api.quantity import QuantityError
+from scheduler.model.nodes import Node
+from scheduler.model.reasons import Unreadable
+from scheduler.model.workloads import Claim
+from scheduler.state.fields import Bad, in_house_units
+from scheduler.state.gangs import KAI_QUEUE_LABEL
+
+
+def node(found: core.Node) -> Node:
+    """The model's node. Raises Bad if an amount cannot be read."""
+    meta = found.metadata
+    return Node(
+        name=meta.name,
+        uid=meta.uid,
+        labels=meta.labels or {},
+        allocatable=_allocatable(found),
+        taints=found.spec.taints or (),
+        unschedulable=found.spec.unschedulable,
+    )
+
+
+def claim(found: dra.ResourceClaim, *, admin_access_allowed: bool) -> Claim:
+    meta = found.metadata
+    labels = meta.labels or {}
+    controller = meta.controller
+    return Claim(
+        key=meta.key,
+        uid=meta.uid,
+        spec=found.spec,
+        allocation=found.status.allocation,
+        reserved_for=tuple(sorted(each.uid for each in found.status.reserved_for or ())),
+        owner_uid=controller.uid if controller is not None else "",
+        terminating=meta.deletion_timestamp is not None,
+        resource_version=meta.resource_version,
+        queue=labels.get(QUEUE_LABEL) or labels.get(KAI_QUEUE_LABEL) or "",
+        admin_access_allowed=admin_access_allowed,
+    )
+
+
+class _ClaimOutline(Wire, frozen=True, kw_only=True):
+    """The part of a claim that says which devices it holds."""
+
+    metadata: ObjectMeta
+    status: dra.ResourceClaimStatus
+
+
+def allocated_part(change: Change) -> dra.ResourceClaim | None:
+    """A claim that cannot be decoded still holds its devices, if at least its allocation can be."""
+    try:
+        outline = msgspec.json.decode(change.raw, type=_ClaimOutline)
+    except msgspec.MsgspecError:
+        return None
+    if outline.status.allocation is None:
+        return None
+    return dra.ResourceClaim(metadata=outline.metadata, spec=dra.ResourceClaimSpec(), status=outline.status)
+
+
+def _allocatable(found: core.Node) -> Resources:
+    """What the node offers; an amount below zero counts as none."""
+    amounts: dict[str, int] = {}
+    for name, value in (found.status.allocatable or {}).items():
+        try:
+            amounts[name] = max(in_house_units(name, value), 0)
+        except QuantityError as error:
+            key = found.metadata.name
+            field = f"status.allocatable.{name}"
+            remedy = f"Look at the kubelet of node {key}, which reports this."
+            raise Bad(Unreadable(object=f"Node/{key}", field=field, problem=str(error), remedy=remedy)) from None
+    return Resources(amounts)
