@@ -11,9 +11,10 @@ from queues.ordering import Picker, Waiting
 from queues.resources import Resources, total
 from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.workloads import Gang
-from scheduler.plan import joint
+from scheduler.plan import joint, shared
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.realise import realise
+from scheduler.plan.ledger import Grant
+from scheduler.plan.realise import one_by_one, realise
 from scheduler.plan.shapes import Bundle
 from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
@@ -26,9 +27,13 @@ def place_pending(desk: Desk) -> None:
     pieces: dict[str, Wanted] = {}
     turns = Picker(desk.tree, _first_turns(desk, pieces), desk.fair_shares, desk.ledger.allocated)
     while (turn := turns.next()) is not None:
-        gang, piece = desk.wants[turn.key].gang, pieces[turn.key]
+        gang, piece = desk.wants[turn.key].gang, _as_it_stands(desk, turn, pieces[turn.key])
+        if not isinstance(piece, Wanted):
+            if piece is not None:
+                desk.reasons[gang.key] = piece
+            continue
         desk.order.setdefault(gang.key, len(desk.order))
-        answer = place(desk, gang, piece, turn.asked)
+        answer = shared.place(desk, gang, piece, place)
         if isinstance(answer, Placed):
             desk.keep(gang, answer)
             turns.charge(turn.queue, total(grant.cost for grant in answer.grants))
@@ -79,19 +84,26 @@ def _asked(desk: Desk, piece: Wanted) -> Resources:
     return total(desk.accounts.estimate(bundle) for bundle in piece.chosen())
 
 
-def place(desk: Desk, gang: Gang, piece: Wanted, asked: Resources) -> Placed | Reason:
-    """Where the piece goes, or why not. Changes nothing. `asked`: the least it will cost its queue."""
-    refusal = desk.over(gang, asked)
+def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
+    """Where the piece goes, or why not. Changes nothing."""
+    refusal = desk.over(gang, _asked(desk, piece))
     if refusal is not None:
         return refusal
     found = _seats(desk, gang, piece)
     if isinstance(found, Short):
         return why_not(desk, gang, piece, found)
-    grants = realise(desk, [(piece, found)], desk.ledger.in_use)
-    if not isinstance(grants, list):
-        return grants
+    grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use)
+    fixed = grants is None
+    if grants is None:
+        bound = any(group.steps for group in piece.group.walk())
+        grants = 0 if bound else one_by_one(desk, piece)
+    if isinstance(grants, int):
+        shape = piece.group.shapes()[0]
+        return why_not(desk, gang, piece, Short(placeable=grants, shape=shape, domain="", certain=False))
     refusal = desk.over(gang, total(grant.cost for grant in grants))
-    return Placed(piece=piece, moves=found, grants=tuple(grants)) if refusal is None else refusal
+    if refusal is not None:
+        return refusal
+    return Placed(piece=piece, moves=found, grants=tuple(grants), fixed=fixed)
 
 
 def _seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:

@@ -29,11 +29,13 @@ SEARCHES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A piece of a gang with the seats found for it, and what its pods are granted there."""
+    """A piece of a gang with the seats found for it, and what its pods are granted there. `fixed`: it stands on more
+    than its own seats, and cannot be moved by them."""
 
     piece: Wanted
     moves: tuple[Move, ...]
     grants: tuple[Grant, ...]
+    fixed: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def place_jointly(desk: Desk) -> None:
 
 def _is_movable(desk: Desk, gang: str) -> bool:
     """Placed in one piece by this plan, with claims that nobody else consumes and that held nothing before."""
-    if len(desk.placed[gang]) != 1:
+    if len(desk.placed[gang]) != 1 or desk.placed[gang][0].fixed:
         return False
     grants = desk.placed[gang][0].grants
     own = {claim.key for grant in grants for claim, _ in grant.allocated}
@@ -92,7 +92,7 @@ def _accept(desk: Desk, ledger: Ledger, answer: Solved) -> bool:
     """Put the answer into the plan, if its devices can be had and its queues may take it; whether that was so."""
     pieces = {key: desk.waiting[key] if key in desk.waiting else desk.placed[key][0].piece for key in answer.moves}
     grants = realise(desk, [(pieces[gang], moves) for gang, moves in answer.moves.items()], ledger.in_use)
-    if not isinstance(grants, list):
+    if grants is None:
         return False
     gang_of = {pod.key: gang for gang, piece in pieces.items() for pod in piece.all_pods()}
     found = {

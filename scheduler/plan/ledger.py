@@ -52,7 +52,7 @@ class Ledger:
         self._nonpreemptible: dict[str, Resources] = {}
         self._states: dict[str, tuple[int, int]] = {}
         self._known: dict[Hashable, int] = {}
-        self._seen_by: Mapping[PoolKey, Sequence[str]] = {}
+        self._reaching: Mapping[PoolKey, Sequence[str]] = {}
 
     @classmethod
     def of(
@@ -82,7 +82,7 @@ class Ledger:
             if claim.allocation is not None:
                 ledger._held[claim.key] = claim.allocation
                 ledger._consumers[claim.key] = frozenset(claim.reserved_for)
-        ledger._seen_by = _shared_pools(by_name, inventory)
+        ledger._reaching = _shared_pools(by_name, inventory)
         return ledger
 
     def fork(self) -> "Ledger":
@@ -97,7 +97,7 @@ class Ledger:
         other._nonpreemptible = dict(self._nonpreemptible)
         other._states = dict(self._states)
         other._known = self._known
-        other._seen_by = self._seen_by
+        other._reaching = self._reaching
         return other
 
     def free(self, node: str) -> Resources:
@@ -144,7 +144,7 @@ class Ledger:
         self._free[grant.node] -= grant.requests
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) | frozenset(grant.pod.host_ports)
-        self._changed(grant)
+        self._touch((allocation for _, allocation in grant.allocated), grant.node)
 
     def give_back(self, grant: Grant) -> None:
         """The opposite of `take`."""
@@ -156,7 +156,19 @@ class Ledger:
         self._free[grant.node] += grant.requests
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) - frozenset(grant.pod.host_ports)
-        self._changed(grant)
+        self._touch((allocation for _, allocation in grant.allocated), grant.node)
+
+    def hold(self, claim: Claim, allocation: AllocationResult) -> None:
+        """The claim has these devices, whoever will consume it."""
+        self._held[claim.key] = allocation
+        self.in_use.take(allocation)
+        self._touch((allocation,))
+
+    def release(self, claim: Claim) -> None:
+        """The opposite of `hold`."""
+        allocation = self._held.pop(claim.key)
+        self.in_use.give_back(allocation)
+        self._touch((allocation,))
 
     def state(self, node: str) -> int:
         """A number for all that passes on the node: free amounts, ports in use, devices in use."""
@@ -189,18 +201,19 @@ class Ledger:
         plugin = accounts.by_name(self._free[node.name])[accounts.GPU]
         return plugin + accounts.gpus_on(view, self.inventory) - taken
 
-    def _changed(self, grant: Grant) -> None:
-        touched = {grant.node: None}
-        for _, allocation in grant.allocated:
+    def _touch(self, allocations: Iterable[AllocationResult], *nodes: str) -> None:
+        """These nodes changed, and all that can reach one of the devices."""
+        touched = dict.fromkeys(nodes)
+        for allocation in allocations:
             for result in allocation.devices.results or ():
-                touched.update(dict.fromkeys(self._seen_by.get((result.driver, result.pool), ())))
+                touched.update(dict.fromkeys(self._reaching.get((result.driver, result.pool), ())))
         for node in touched:
             self._states.pop(node, None)
         self.changes.extend(touched)
 
 
 def _shared_pools(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:
-    """Pools that more than one node can use, and by which nodes."""
+    """Pools that are not one node's alone, with the nodes that reach them."""
     seen: dict[PoolKey, list[str]] = {}
     for name, node in nodes.items():
         view = inventory.on(node)

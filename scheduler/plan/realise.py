@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 
 from scheduler.api.dra import AllocationResult
-from scheduler.dra.allocate import Allocated, Ask, Refused, allocate
+from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.counters import InUse
 from scheduler.model.nodes import Node
-from scheduler.model.reasons import NodeCount, NoNodeFits, Reason
 from scheduler.model.workloads import Pod
 from scheduler.plan.desk import Desk
 from scheduler.plan.ledger import Grant
+from scheduler.plan.rooms import Rooms
 from scheduler.plan.shapes import Asked, Bundle, claims_of
 from scheduler.plan.wants import Wanted
 from scheduler.solver.problem import Move
 
 
-def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse) -> list[Grant] | Reason:
-    """Grants for all pods of these seats on top of `in_use`, which stays as it is; or why the devices are not there.
+def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse) -> list[Grant] | None:
+    """Grants for all pods of these seats on top of `in_use`, which stays as it is; None if the devices are not there,
+    which happens only to devices that several nodes can reach: rooms judge each node by itself.
 
     Pods go to nodes in order, so that neighbours in a gang are neighbours in the cluster."""
     here: dict[str, list[Bundle]] = {}
@@ -30,8 +31,8 @@ def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: 
     grants: list[Grant] = []
     for node in sorted(here):
         made = _on_node(desk, desk.ledger.nodes[node], here[node], in_use, paid)
-        if not isinstance(made, list):
-            return made
+        if made is None:
+            return None
         grants += made
         for grant in made if len(here) > 1 else ():
             for _, allocation in grant.allocated:
@@ -39,7 +40,25 @@ def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: 
     return grants
 
 
-def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: set[str]) -> list[Grant] | Reason:
+def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
+    """Grants for the piece, each bundle placed after the ones before it hold their devices; or how many pods found
+    room. For devices that several nodes can reach, where no level binds the pods together."""
+    ledger = desk.ledger.fork()
+    rooms = Rooms(ledger, desk.shapes, desk.domains, desk.snapshot.policy)
+    paid: set[str] = set()
+    grants: list[Grant] = []
+    for bundle in piece.chosen():
+        node = rooms.best(bundle.shape)
+        made = _on_node(desk, ledger.nodes[node], [bundle], ledger.in_use, paid) if node is not None else None
+        if made is None:
+            return len(grants)
+        for grant in made:
+            ledger.take(grant)
+        grants += made
+    return grants
+
+
+def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: set[str]) -> list[Grant] | None:
     """Grants for bundles that come to one node together. `paid`: claims that this attempt pays for already."""
     asked = [ask for bundle in bundles for ask in desk.shapes.demand_of(bundle, node).asks]
     served: dict[str, list[tuple[Asked, AllocationResult]]] = {}
@@ -47,9 +66,7 @@ def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, p
         steps = desk.snapshot.policy.allocator_steps
         answer = allocate(node, [Ask(claim=ask.claim) for ask in asked], desk.inventory, in_use, steps=steps)
         if not isinstance(answer, Allocated):
-            first = asked[0].pod
-            problem = answer.reason.message if isinstance(answer, Refused) else answer.cause
-            return NoNodeFits(pod=first.key, causes=(NodeCount(nodes=1, cause=problem),))
+            return None
         for ask, allocation in zip(asked, answer.allocations, strict=True):
             served.setdefault(ask.pod.key, []).append((ask, allocation))
     return [_grant(desk, pod, node, served.get(pod.key, []), paid) for bundle in bundles for pod in bundle.pods]

@@ -1,0 +1,174 @@
+"""hypothesis: clusters, queue trees, gangs. Small worlds, so that they are crowded: most of them are too full.
+
+Every new feature of placement joins here.
+"""
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from queues.tree import Queue, QueueResource
+from scheduler.model.nodes import Topology
+from scheduler.model.plan import Plan
+from scheduler.model.snapshot import Snapshot
+from tests import builders
+from tests.builders import World, ask, ask_first, devices, divided_gpu, gang_of, gpu_class, node, pod, sub_group, world
+
+MIG = "mig.nvidia.com"
+TOPOLOGY = Topology(name="racks", levels=("rack", "kubernetes.io/hostname"), aliases={})
+
+
+@st.composite
+def queue_trees(draw: st.DrawFn) -> World:
+    """Three leaves, perhaps under a parent, perhaps with quotas and limits."""
+    names = ["default", "red", "blue"]
+    parent = draw(st.sampled_from([None, "all"]))
+    made = [Queue(name="all", resources=draw(_rules()))] if parent else []
+    made += [
+        Queue(name=name, parent=parent, priority=draw(st.sampled_from([100, 200])), resources=draw(_rules()))
+        for name in names
+    ]
+    return world(queues=tuple(made))
+
+
+@st.composite
+def _rules(draw: st.DrawFn) -> dict[str, QueueResource]:
+    if draw(st.booleans()):
+        return {}
+    limit = draw(st.none() | st.integers(1, 16))
+    quota = draw(st.integers(0, 12))
+    return {"gpu": QueueResource(quota=quota * 1000, limit=None if limit is None else limit * 1000)}
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> World:
+    """Up to four nodes: GPUs by plugin or driver, whole or divisible, some taken, some cordoned."""
+    made = gpu_class(serves="nvidia.com/gpu") + gpu_class(MIG, kind="mig")
+    made += world(topologies={"racks": TOPOLOGY})
+    made += builders.device_class(FABRIC, f'device.driver == "{FABRIC}"')
+    made += builders.everywhere("channels", [builders.gpu(index) for index in range(draw(st.integers(0, 2)))], FABRIC)
+    for number in range(draw(st.integers(1, 4))):
+        name = f"n{number}"
+        kind = draw(st.sampled_from(["plugin", "driver", "divided"]))
+        labels = {"rack": draw(st.sampled_from(["r0", "r1"]))} if draw(st.integers(0, 5)) else {}
+        made += node(
+            name,
+            gpus=draw(st.integers(0, 5)) if kind != "divided" else 0,
+            dra=kind == "driver",
+            cpu=draw(st.integers(2, 8)),
+            labels=labels,
+            unschedulable=draw(st.integers(0, 9)) == 0,
+        )
+        if kind == "divided":
+            boards = [divided_gpu(index) for index in range(draw(st.integers(1, 2)))]
+            made += devices(name, [d for parts, _ in boards for d in parts], [counters for _, counters in boards])
+        if draw(st.booleans()):
+            made += builders.running(f"other-{number}", on=name, cpu=draw(st.integers(1, 2)), ports=[8080])
+    return made
+
+
+FABRIC = "fabric.example.com"
+CLAIMS = (
+    ask(1),
+    ask(2),
+    ask(1, of=MIG),
+    ask_first(("whole", builders.GPU, 1), ("half", MIG, 1)),
+    ask(1, of=FABRIC),
+    ask(None),
+)
+
+
+@st.composite
+def gangs(draw: st.DrawFn, name: str) -> World:
+    """One to four pods, alike or not: plain, with GPUs, claims of their own, a shared claim, ports; sub-groups."""
+    alike = draw(st.booleans())
+    count = draw(st.integers(1, 4))
+    groups = draw(st.booleans()) and count > 1
+    made = world()
+    pods = []
+    kind = draw(st.integers(0, 10))
+    shared = draw(st.integers(0, 4)) == 0
+    if shared:
+        made += builders.claim(f"{name}-shared", draw(st.sampled_from(CLAIMS[:5])))
+    for number in range(count):
+        if not alike:
+            kind = draw(st.integers(0, 10))
+        own = f"{name}-{number}"
+        claims = {}
+        if kind >= 5:
+            claims["own"] = f"{own}-own"
+            made += builders.claim(f"{own}-own", CLAIMS[kind - 5])
+        if shared and number < 3:
+            claims["shared"] = f"{name}-shared"
+        pods.append(
+            pod(
+                own,
+                gpus=kind if kind < 5 else 0,
+                cpu=draw(st.integers(0, 3)) if not alike else 1,
+                claims=claims,
+                ports=[8080] if draw(st.integers(0, 6)) == 0 else (),
+                selector={"rack": "r0"} if draw(st.integers(0, 6)) == 0 else {},
+                sub_group=f"g{number % 2}" if groups else "",
+                gated=draw(st.integers(0, 14)) == 0,
+            )
+        )
+    level = draw(st.sampled_from([None, None, ("racks", "rack", None), ("racks", None, "kubernetes.io/hostname")]))
+    deeper = draw(st.sampled_from([None, ("racks", "kubernetes.io/hostname", None)])) if groups else None
+    return made + gang_of(
+        name,
+        pods,
+        minimum=draw(st.integers(1, count)),
+        queue=draw(st.sampled_from(["", "default", "red", "red", "blue", "blue", "all"])),
+        preemptible=draw(st.integers(0, 3)) > 0,
+        priority=draw(st.integers(0, 1)),
+        created_ms=draw(st.integers(0, 3)),
+        topology=builders.constraint(level),
+        sub_groups=(
+            (sub_group("g0", draw(st.integers(1, 2)), topology=deeper), sub_group("g1", None)) if groups else ()
+        ),
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """A cluster, queues and up to five gangs that want it."""
+    made = draw(clusters()) + draw(queue_trees())
+    for number in range(draw(st.integers(1, 5))):
+        made += draw(gangs(f"gang{number}"))
+    return made
+
+
+def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """The snapshot once the plan has been carried out: pods run, claims hold their devices."""
+    where = {placement.pod: placement for placement in plan.placements}
+    claims = dict(snapshot.claims)
+    gangs = []
+    for gang in snapshot.gangs:
+        pods = []
+        for one in gang.pods:
+            placement = where.get(one.key)
+            if placement is not None:
+                one = replace(one, node=placement.node, phase="Running")
+                for part in placement.claims:
+                    if part.make is not None and part.allocation is not None:
+                        key = f"{one.key}-made"
+                        one = replace(one, extended_claim=key)
+                        claims[key] = builders.Claim(
+                            key=key,
+                            uid=f"claim-{key}",
+                            spec=part.make,
+                            allocation=part.allocation,
+                            reserved_for=(one.uid,),
+                        )
+                        continue
+                    claim = claims[part.claim]
+                    claims[part.claim] = replace(
+                        claim,
+                        allocation=claim.allocation or part.allocation,
+                        reserved_for=(*claim.reserved_for, one.uid),
+                    )
+            pods.append(one)
+        gangs.append(replace(gang, pods=tuple(pods)))
+    bound = tuple(one for gang in gangs for one in gang.pods if one.node)
+    others = tuple(one for one in snapshot.pods if one.key not in {b.key for b in bound})
+    return replace(snapshot, gangs=tuple(gangs), pods=others + bound, claims=claims)
