@@ -124,8 +124,6 @@ class ClusterState:
         if self._assumed.pods.pop(pod, None) is not None:
             self._note(POD, pod, before, certain=True)
 
-    forget_bound = forget_pod
-
     def assume_claim(self, document: Mapping[str, Any], *, in_flight: bool = False, now_ms: int = 0) -> None:
         """The claim is as in `document`: the server's answer to our write, or with `in_flight` what we are writing.
 
