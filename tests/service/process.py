@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scheduler.service", "scheduler.config"])
+_context.set_forkserver_preload(["scheduler.service", "scheduler.kube.identity", "kubernetes.aio.config"])
 
 
 def _serve(kubeconfig: Path) -> None:
