@@ -29,7 +29,12 @@ def plan(
     filename: Files = None,
     context: Annotated[str | None, typer.Option(help="Read a live cluster by its kubeconfig context.")] = None,
     kubeconfig: Annotated[Path | None, typer.Option(help="The kubeconfig to use with --context.")] = None,
-    now: Annotated[str | None, typer.Option(help="Decide as if it were this time (RFC 3339).")] = None,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            help="The time to decide at (RFC 3339). Default: now for a live cluster, else the newest object's."
+        ),
+    ] = None,
     output: Output = "text",
 ) -> None:
     """Decide and print the plan; write nothing. Manifests given beside --context are added to the live cluster."""
@@ -48,6 +53,7 @@ def plan(
         documents = _documents(filename or [])
         if context is not None or kubeconfig is not None:
             documents = [*asyncio.run(_live(kubeconfig, context)), *documents]
+            now = now or datetime.now(UTC).isoformat()
         decided = planner.plan(manifests.snapshot(documents, now_ms=_milliseconds(now)))
     except (manifests.InputError, ApiError, IdentityError) as problem:
         raise _refused(str(problem)) from None
