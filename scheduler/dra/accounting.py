@@ -211,6 +211,7 @@ def _cheapest(want: Want, inventory: Inventory) -> tuple[int, int] | None:
     return (gpu, devices) if want.every else (gpu * want.count, devices * want.count)
 
 
+_MOST_SELECTIONS = 256
 _matching: PerObject[SliceDevices, dict[object, list[Device]]] = PerObject(lambda _: {})
 
 
@@ -221,6 +222,8 @@ def _costs_in(read: SliceDevices, want: Want, inventory: Inventory) -> Iterable[
     devices = known.get(key)
     if devices is None:
         found = [device for device in read.devices if verdict(want.expressions, device, inventory.features) is True]
+        if len(known) >= _MOST_SELECTIONS:
+            known.clear()
         devices = known[key] = found
     for device in devices:
         part: Amount = 1

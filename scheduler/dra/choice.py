@@ -90,7 +90,7 @@ def sizes(view: NodeDevices) -> list[tuple[Amount, float]]:
     known = view.memo.get("sizes")
     if known is None:
         parts = [sum(boards(view)[key].share(takes) for key, takes in drawn) for drawn in draws(view)]
-        known = view.memo["sizes"] = [(d.size, part) for d, part in zip(view.devices, parts, strict=True)]
+        known = view.remember("sizes", [(d.size, part) for d, part in zip(view.devices, parts, strict=True)])
     assert isinstance(known, list)
     return known
 
@@ -145,7 +145,7 @@ def draws(view: NodeDevices) -> list[tuple[tuple[BoardKey, Vector], ...]]:
     """What each device takes of which boards."""
     known = view.memo.get("draws")
     if known is None:
-        known = view.memo["draws"] = [_draws(view, device) for device in view.devices]
+        known = view.remember("draws", [_draws(view, device) for device in view.devices])
     assert isinstance(known, list)
     return known
 
@@ -170,7 +170,7 @@ def boards(view: NodeDevices) -> dict[BoardKey, Board]:
         for device in view.devices:
             for counter_set, takes in device.consumes:
                 members[device.id.driver, device.id.pool, counter_set].append(dict(takes))
-        known = view.memo["boards"] = {key: _board(counters[key], members[key]) for key in counters}
+        known = view.remember("boards", {key: _board(counters[key], members[key]) for key in counters})
     assert isinstance(known, dict)
     return known
 

@@ -5,7 +5,7 @@ Source: KEP 4381 (pools, generations), KEP 4815 (perDeviceNodeSelection), KEP 50
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from scheduler.api import dra
 from scheduler.dra import shapes
@@ -33,6 +33,10 @@ PoolKey: TypeAlias = tuple[str, str]
 CounterKey: TypeAlias = tuple[str, str, str, str]
 """(driver, pool name, counter set, counter)"""
 
+T = TypeVar("T")
+
+_MOST_ANSWERS = 128
+
 _read = PerObject(read_slice)
 
 
@@ -54,6 +58,13 @@ class NodeDevices:
     invalid: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
     memo: dict[Hashable, object] = field(default_factory=dict)
+
+    def remember(self, question: Hashable, answer: T) -> T:
+        """Keep an answer. A view lives as long as its slices, so the memo is emptied now and then."""
+        if len(self.memo) >= _MOST_ANSWERS:
+            self.memo.clear()
+        self.memo[question] = answer
+        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

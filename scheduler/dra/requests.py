@@ -113,7 +113,7 @@ def candidates(want: Want, view: NodeDevices, features: Features) -> Candidates:
     key = ("candidates", want.expressions, want.tolerations, want.capacity, features)
     known = view.memo.get(key)
     if known is None:
-        known = view.memo[key] = _candidates(want, view, features)
+        known = view.remember(key, _candidates(want, view, features))
     assert isinstance(known, Candidates)
     return known
 

@@ -71,12 +71,10 @@ class Search:
 
         Raises OutOfSteps when the budget ends first.
         """
-        if any(len(item.candidates) < item.need for item in self._items):
-            return None
         mark = self._room.mark()
         try:
             items = self._pin() if any(item.pinned for item in self._items) else self._items
-            if items is None:
+            if items is None or any(len(item.candidates) < item.need for item in items):
                 return None
             found = self._dive(items, self._groups)
             return found if found is not None else self._fix_values(items, self._groups)

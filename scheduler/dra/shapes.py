@@ -42,7 +42,7 @@ def shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
     key = ("shape", by_value)
     known = view.memo.get(key)
     if known is None:
-        known = view.memo[key] = _shape(view, by_value)
+        known = view.remember(key, _shape(view, by_value))
     assert isinstance(known, Shape)
     return known
 

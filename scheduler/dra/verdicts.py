@@ -102,7 +102,7 @@ def selected(expressions: Expressions, view: NodeDevices, features: Features) ->
                 numbers.append(number)
             elif isinstance(answer, Failure):
                 failures.append((number, answer))
-        known = view.memo[key] = Selected(numbers=tuple(numbers), failures=tuple(failures))
+        known = view.remember(key, Selected(numbers=tuple(numbers), failures=tuple(failures)))
     assert isinstance(known, Selected)
     return known
 

@@ -280,6 +280,13 @@ def test_first_fit_takes_what_is_published_first():
     assert names(ask(found, one, first_fit=True)) == [["gpu-0-mig-1g10gb-0"]]
 
 
+def test_first_fit_gives_an_alternative_up_where_another_request_needs_its_devices():
+    found = inventory(slice_of("n1", gpu(0, memory="80Gi"), gpu(1, memory="40Gi")))
+    large = f"device.capacity['{DRIVER}'].memory.compareTo(quantity('80Gi')) >= 0"
+    asked = claim("c", first_of("r", all=exact(every=True), one=exact()), request("s", large, every=True))
+    assert names(ask(found, asked, first_fit=True)) == [["gpu-1", "gpu-0"]]
+
+
 # --- what is refused, and why ----------------------------------------------------------------------------------------
 
 
