@@ -204,11 +204,13 @@ def _together(view: NodeDevices, numbers: list[int], need: int, level: int, near
         return _together(view, numbers, need, level + 1, near)
     rest = sorted(groups.items(), key=lambda item: ((level, item[0]) not in near, len(item[1]), item[1][0]))
     result: list[int] = []
-    while rest:
-        wanted = max(need - len(result), 1)
+    while rest and len(result) < need:
+        wanted = need - len(result)
         enough = next((i for i, (_, group) in enumerate(rest) if len(group) >= wanted), None)
         if enough is None:
             enough = max(range(len(rest)), key=lambda i: (len(rest[i][1]), -i))
         _, group = rest.pop(enough)
         result.extend(_together(view, group, min(wanted, len(group)), level + 1, near))
+    for _, group in rest:
+        result.extend(group)
     return result

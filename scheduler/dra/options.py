@@ -58,6 +58,7 @@ class Options:
         self.troubles: list[Trouble] = []
         self._features = features
         self._tokens: dict[str, dict[int, frozenset[Token]]] = {}
+        self._available: dict[Hashable, tuple[int, ...]] = {}
         self.requests = tuple(
             Request(
                 claim=claim, name=wants[0].main, choices=tuple(self._choices(claim, (id(question), position), wants))
@@ -96,10 +97,15 @@ class Options:
     def available(self, claim: int, want: Want) -> tuple[Candidates, tuple[int, ...]]:
         """What could serve the want, and of this what is free and has the attributes its constraints compare."""
         found = candidates(want, self.room.view, self._features)
-        covering = [c for c in self.questions[claim].constraints if c.covers(want)]
-        numbers = self._members(want, found) if want.every else found.usable
-        free = (n for n in numbers if self.room.is_free(want, n))
-        return found, tuple(n for n in free if all(self._comparable(c, claim, want, n) for c in covering))
+        covering = tuple(c for c in self.questions[claim].constraints if c.covers(want))
+        key = (id(found), want.every, want.admin, want.capacity, tuple(c.attribute for c in covering))
+        known = self._available.get(key)
+        if known is None:
+            numbers = self._members(want, found) if want.every else found.usable
+            free = [n for n in numbers if self.room.is_free(want, n)]
+            known = tuple(n for n in free if all(self._comparable(c, claim, want, n) for c in covering))
+            self._available[key] = known
+        return found, known
 
     def _choices(self, claim: int, origin: Hashable, wants: Sequence[Want]) -> list[Choice]:
         choices = []
