@@ -31,6 +31,8 @@ from scheduler.state.cluster import ClusterState
 log = structlog.get_logger(__name__)
 
 _LONGEST_RETRY_SECONDS = 60.0
+_OVERDUE_MS = 30_000
+"""A write that the watch has not shown for so long is looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,9 @@ class Cycle:
             self._follow(self._conclude(commit))
         if plan.evictions:
             self._follow(self._evict(plan))
+        overdue = self._state.overdue(snapshot.now_ms - _OVERDUE_MS)
+        if overdue:
+            self._follow(self._committer.look_again(overdue))
         strays = recovery.strays(snapshot, plan, {*self._committer.in_flight, *self._held.gangs})
         if strays:
             self._follow(self._release(strays))

@@ -23,10 +23,10 @@ from scheduler.api.dra import (
     ResourceClaim,
 )
 from scheduler.commit.attempts import Patience, WriteRefused, persist
+from scheduler.commit.known import Known
 from scheduler.commit.slots import Slots
 from scheduler.commit.writes import ClaimMaking, ClaimWrite, Consumer
 from scheduler.kube.client import ApiError, Client
-from scheduler.state.cluster import ClusterState
 
 Document = dict[str, Any]
 DeviceName = tuple[str, str, str, str]
@@ -38,7 +38,7 @@ class Claims:
     def __init__(
         self,
         client: Client,
-        state: ClusterState,
+        state: Known,
         slots: Slots,
         *,
         patience: Patience,

@@ -11,11 +11,13 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
-from scheduler.api import dra, kinds
+from scheduler.api import changes, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
 from scheduler.commit.claims import Claims, binding_conditions, is_made
+from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
 from scheduler.commit.recheck import Recheck
 from scheduler.commit.recovery import Stray
@@ -24,10 +26,10 @@ from scheduler.commit.writes import Bind, ClaimWrite, Evict, GangWrites, evictio
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
 from scheduler.model.snapshot import Snapshot
-from scheduler.state.cluster import ClusterState
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+_KINDS = {kind.kind: kind for kind in (kinds.POD, kinds.RESOURCE_CLAIM)}
 
 _UNTIL_STOPPED = 1_000_000
 """Tries of taking back: as long as the server cannot be reached, nobody else may have the devices either."""
@@ -40,7 +42,7 @@ class Committer:
     def __init__(
         self,
         client: Client,
-        state: ClusterState,
+        state: Known,
         slots: Slots,
         *,
         gangs_in_flight: int,
@@ -56,6 +58,7 @@ class Committer:
         self.claims = Claims(client, state, slots, patience=patience, may_write=may_write, now=now)
         self._turns = asyncio.Semaphore(gangs_in_flight)
         self._in_flight: dict[str, str] = {}
+        self._under_way: set[str] = set()
         self._allocating: dict[str, asyncio.Future[bool]] = {}
         self._releasing: set[str] = set()
         self._now = now
@@ -107,8 +110,31 @@ class Committer:
             self._releasing.difference_update(stray.claim for stray in mine)
         return tuple(sorted(key for key in done if key))
 
+    async def look_again(self, overdue: Sequence[str]) -> None:
+        """Read pods and claims ("Pod/a/p", "ResourceClaim/a/c") whose writes the watch should long have shown, and
+        believe what the server says. Those of gangs in flight may take their time."""
+        for name in overdue:
+            if name in self._under_way:
+                continue
+            sort, _, key = name.partition("/")
+            kind = _KINDS[sort]
+            namespace, _, plain = key.partition("/")
+            try:
+                async with self._slots.report():
+                    document = await self._client.get(kind, namespace, plain)
+            except ApiError as error:
+                if error.not_found:
+                    self._state.apply(changes.deleted(kind, key))
+                continue
+            change = changes.read(kind, msgspec.json.encode(document), "MODIFIED")
+            if change is not None and name not in self._under_way:
+                log.warning("a write was not seen coming back", object=name)
+                (self._state.forget_pod if kind is kinds.POD else self._state.forget_claim)(key)
+                self._state.apply(change)
+
     def _assume(self, gang: GangWrites) -> None:
         self._in_flight[gang.gang] = "waiting for its turn"
+        self._under_way.update(_subjects(gang))
         for bind in gang.binds:
             self._state.assume_bound(bind.pod, bind.uid, bind.node, now_ms=self._now_ms())
         for write in gang.claims:
@@ -125,6 +151,7 @@ class Committer:
             return GangOutcome(gang=gang.gang, reason=LeadershipLost(gang=gang.gang))
         finally:
             self._in_flight.pop(gang.gang, None)
+            self._under_way.difference_update(_subjects(gang))
             self.claims.settle(gang.claims, gang.making)
             for write in gang.claims:
                 if write.first:
@@ -272,6 +299,7 @@ class Committer:
         except ApiError as error:
             if not error.not_found:
                 return EvictionOutcome(pod=eviction.pod, problem=error.message)
+        self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
         return EvictionOutcome(pod=eviction.pod)
 
     def _now_ms(self) -> int:
@@ -286,6 +314,10 @@ class Committer:
             if error.not_found:
                 return None
             raise
+
+
+def _subjects(gang: GangWrites) -> list[str]:
+    return [*(f"Pod/{bind.pod}" for bind in gang.binds), *(f"ResourceClaim/{write.claim}" for write in gang.claims)]
 
 
 async def _withdrawn(gang: str, problem: str) -> GangOutcome:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from scheduler.api import core, dra, kinds
 from scheduler.api.dra import AllocationResult
+from scheduler.commit.known import Known
 from scheduler.commit.writes import GangWrites
 from scheduler.model.snapshot import Snapshot
-from scheduler.state.cluster import ClusterState
 
 Device = tuple[str, str, str]
 
@@ -15,7 +15,7 @@ class Recheck:
     """For the gangs of one plan, in the order of their writes: a gang that joins a claim comes after the gang that
     allocates it, and is withdrawn with it."""
 
-    def __init__(self, snapshot: Snapshot, state: ClusterState) -> None:
+    def __init__(self, snapshot: Snapshot, state: Known) -> None:
         self._state = state
         self._snapshot = snapshot
         self._nodes = {node.name: node for node in snapshot.nodes}

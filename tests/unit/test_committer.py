@@ -25,7 +25,7 @@ from scheduler.commit.slots import Slots
 from scheduler.devcluster.run import DevCluster
 from scheduler.kube.client import Client
 from scheduler.model.nodes import Node
-from scheduler.model.plan import ClaimAllocation, ExtendedMapping, Placement, Plan
+from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim
 from scheduler.state.cluster import ClusterState
@@ -632,3 +632,44 @@ async def test_a_stray_claim_is_released_unless_its_pod_is_bound_after_all(world
     assert released == ("default/c-p1",)
     assert await world.holds("c-p0") == (["gpu-0"], ["p0"])
     assert await world.holds("c-p1") == ([], [])
+
+
+async def test_a_write_that_the_watch_never_shows_is_looked_up(world: World):
+    snapshot, plan = await two_pods(world)
+    committer = world.committer()
+    await committer.commit(plan, snapshot)
+    world.state.assume_bound("default/p0", world.uid("p0"), "n2")
+    await world.direct.delete(kinds.POD, NAMESPACE, "p1", grace_seconds=0)
+
+    await committer.look_again(world.state.overdue(10**15))
+
+    assert world.state.object(kinds.POD, "default/p0").spec.node_name == "n1", "as the server says"
+    assert world.state.object(kinds.POD, "default/p1") is None
+    assert world.state.overdue(10**15) == ()
+
+
+async def test_what_is_being_written_is_not_looked_up(world: World):
+    snapshot, plan = await two_pods(world)
+    committer = world.committer()
+    commits = committer.begin(plan, snapshot)
+    await committer.look_again(["Pod/default/p0", "ResourceClaim/default/c-p0"])
+    assert world.state.object(kinds.POD, "default/p0").spec.node_name == "n1"
+    await asyncio.gather(*commits)
+
+
+async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    evictions = tuple(
+        Eviction(pod=f"default/{pod}", pod_uid=world.uid(pod), stage="preempt", beneficiary="default/x", cost=1)
+        for pod in ("p0", "p1")
+    )
+    world.meddle(("POST pods/p1/eviction", Refuse(429, "TooManyRequests", "the budget allows no disruption")))
+
+    outcomes = await world.committer().evict(Plan(now_ms=0, evictions=evictions))
+
+    assert [(outcome.pod, outcome.problem) for outcome in outcomes] == [
+        ("default/p0", ""),
+        ("default/p1", "the budget allows no disruption"),
+    ]
+    assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is not None
