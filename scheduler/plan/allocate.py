@@ -157,9 +157,12 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     )
 
 
-def _never(desk: Desk, bundle: Bundle) -> NoNodeFits | None:
-    """Whether the bundle could run on no node even if all were empty."""
+def _never(desk: Desk, bundle: Bundle) -> Reason | None:
+    """Why the bundle could run on no node even if all were empty; an error in a selector goes first."""
     bare = desk.bare_rooms()
     if bare.best(bundle.shape) is not None:
         return None
+    undecided = bare.undecided.get(bundle.shape)
+    if undecided is not None:
+        return undecided
     return NoNodeFits(pod=bundle.pods[0].key, causes=bare.causes(bundle.shape, bare.nodes))

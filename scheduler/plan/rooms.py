@@ -46,6 +46,8 @@ class Rooms:
         self.nodes = tuple(ledger.nodes)
         self.refused: dict[int, Reason] = {}
         """Shapes whose claims can be decided on no node, with the reason."""
+        self.undecided: dict[int, Reason] = {}
+        """Shapes whose claims could not be decided on some node, for instance for an error in a selector, and why."""
         self.proved = True
         """Whether every answer so far was searched to its end."""
         self._policy = policy
@@ -180,8 +182,8 @@ class Rooms:
         if isinstance(answer, NoRoom):
             self.proved = self.proved and answer.searched_all
             return Verdict(cause=answer.cause, proved=answer.searched_all)
-        if answer.fatal and len(load) == 1:
-            self.refused.setdefault(load[0][0], answer.reason)
+        if len(load) == 1:
+            (self.refused if answer.fatal else self.undecided).setdefault(load[0][0], answer.reason)
         return Verdict(cause=_undecided(answer))
 
     def _bound(self, node: str, load: Load, demand: Demand) -> int:
