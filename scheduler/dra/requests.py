@@ -14,7 +14,7 @@ from scheduler.api import dra
 from scheduler.api.quantity import QuantityError
 from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
-from scheduler.dra.cel import CelCompileError
+from scheduler.dra.cel.selectors import CelCompileError
 from scheduler.dra.devices import Amount, Features, amount
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.dra.shapes import EVERY_ATTRIBUTE

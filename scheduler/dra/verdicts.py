@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from scheduler.dra.cel import CelDevice, CelError, Selector, cel_device, compile_selector
+from scheduler.dra.cel.selectors import CelDevice, CelError, Selector, cel_device, compile_selector
 from scheduler.dra.devices import Device, Features
 from scheduler.dra.pools import NodeDevices
 

@@ -11,7 +11,7 @@ import msgspec
 
 from scheduler.api import dra, quantity
 from scheduler.api.core import NodeSelector
-from scheduler.dra.cel import CelError, cel_device, compile_selector
+from scheduler.dra.cel.selectors import CelError, cel_device, compile_selector
 from scheduler.model.nodes import Node
 from scheduler.model.plan import Placement
 from scheduler.model.snapshot import Snapshot

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scheduler.dra.cel import CelCompileError, CelRuntimeError, cel_device, compile_selector
+from scheduler.dra.cel.selectors import CelCompileError, CelRuntimeError, cel_device, compile_selector
 
 
 def run(path: Path) -> tuple[int, int]:

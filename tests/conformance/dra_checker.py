@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from scheduler.api.quantity import parse
-from scheduler.dra.cel import cel_device, compile_selector
+from scheduler.dra.cel.selectors import cel_device, compile_selector
 
 Json = Mapping[str, Any]
 Key = tuple[str, str, str]

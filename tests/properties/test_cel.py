@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scheduler.dra.cel import (
+from scheduler.dra.cel.library import WITH_LISTS
+from scheduler.dra.cel.selectors import (
     CelCompileError,
     CelDevice,
     CelRuntimeError,
@@ -17,7 +18,6 @@ from scheduler.dra.cel import (
     cel_device,
     compile_selector,
 )
-from scheduler.dra.cel_library import WITH_LISTS
 
 # Outcome of an expression: its value, or how it fails.
 REFUSED, FAILED = "refused", "failed"

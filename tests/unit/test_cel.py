@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler.dra.cel import (
+from scheduler.dra.cel.selectors import (
     CelCompileError,
     CelDevice,
     CelError,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler.dra.cel import CelCompileError, CelDevice, CelRuntimeError, compile_selector
+from scheduler.dra.cel.selectors import CelCompileError, CelDevice, CelRuntimeError, compile_selector
 
 DEVICE = CelDevice(driver="d", attributes={"d": {"text": "abc", "one": 1, "list": (1, 2), "yes": True}})
 TEXT, ONE, LIST = (f'device.attributes["d"].{name}' for name in ("text", "one", "list"))

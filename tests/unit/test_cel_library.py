@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler.dra.cel import CelCompileError, CelDevice, CelRuntimeError, compile_selector
+from scheduler.dra.cel.selectors import CelCompileError, CelDevice, CelRuntimeError, compile_selector
 
 DEVICE = CelDevice(driver="d", attributes={"d": {"text": "NVIDIA H100", "none": ""}})
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scheduler.dra.cel import CelCompileError, CelDevice, CelError, CelRuntimeError, compile_selector
-from scheduler.dra.cel_cost import COST_LIMIT, MAX_DEPTH, MAX_LENGTH, weight
+from scheduler.dra.cel.cost import COST_LIMIT, MAX_DEPTH, MAX_LENGTH, weight
+from scheduler.dra.cel.selectors import CelCompileError, CelDevice, CelError, CelRuntimeError, compile_selector
 
 DEVICE = CelDevice(driver="driver.example.com", attributes={"d": {"list": tuple(range(48)), "text": "a" * 64}})
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from scheduler.dra.cel import CelDevice, CelRuntimeError, Quantity, Semver, compile_selector
+from scheduler.dra.cel.selectors import CelDevice, CelRuntimeError, Quantity, Semver, compile_selector
 
 NANO = 1_000_000_000
 

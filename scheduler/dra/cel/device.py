@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from scheduler.dra.cel_quantity import Quantity, Semver
-from scheduler.dra.cel_values import INT_MAX, INT_MIN, CelRuntimeError, Opaque, Value
+from scheduler.dra.cel.quantity import Quantity, Semver
+from scheduler.dra.cel.values import INT_MAX, INT_MIN, CelRuntimeError, Opaque, Value
 
 _NOTHING: dict[str, Value] = {}
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from math import isinf, isnan
 
-from scheduler.dra.cel_cost import text_cost, weight
-from scheduler.dra.cel_operators import double_to_string
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_strings import quote
-from scheduler.dra.cel_time import duration_to_string, timestamp_to_string
-from scheduler.dra.cel_values import CelRuntimeError, Duration, Timestamp, TypeValue, UInt, Value, key_value, type_name
+from scheduler.dra.cel.cost import text_cost, weight
+from scheduler.dra.cel.operators import double_to_string
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.strings import quote
+from scheduler.dra.cel.times import duration_to_string, timestamp_to_string
+from scheduler.dra.cel.values import CelRuntimeError, Duration, Timestamp, TypeValue, UInt, Value, key_value, type_name
 
 library = Chapter()
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
 
-from scheduler.dra.cel_cost import text_cost
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import INT_MAX, INT_MIN, UINT_MAX, CelRuntimeError, Opaque
+from scheduler.dra.cel.cost import text_cost
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import INT_MAX, INT_MIN, UINT_MAX, CelRuntimeError, Opaque
 
 library = Chapter()
 

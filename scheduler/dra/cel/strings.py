@@ -12,9 +12,9 @@ from typing import Any
 
 import re2
 
-from scheduler.dra.cel_cost import text_cost, weight
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import CelRuntimeError
+from scheduler.dra.cel.cost import text_cost, weight
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import CelRuntimeError
 
 library = Chapter()
 

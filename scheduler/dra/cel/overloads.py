@@ -5,7 +5,7 @@ A chapter of the library is a list of Python functions, each under the CEL signa
     @library("string.charAt(int) -> string", cost=text_cost)
     def char_at(text: str, index: int) -> str: ...
 
-`cost` gets the same arguments and says what the call takes from the step budget (see cel_cost); without it a call is
+`cost` gets the same arguments and says what the call takes from the step budget (see cost); without it a call is
 one step. Functions raise CelRuntimeError without a position; the call site adds it.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from scheduler.dra.cel_types import Signature, Type, parse_signature
-from scheduler.dra.cel_values import CelRuntimeError, Value, class_name
+from scheduler.dra.cel.types import Signature, Type, parse_signature
+from scheduler.dra.cel.values import CelRuntimeError, Value, class_name
 
 F = TypeVar("F", bound=Callable[..., Value])
 

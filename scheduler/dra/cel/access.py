@@ -1,15 +1,15 @@
 """Reading fields, elements and keys: `a.b`, `a[b]`, `a.?b`, `a[?b]`, `has(a.b)`, `b in a`.
 
-Source: the CEL language definition; for missing domains of a device the DRA environment (see cel_device).
+Source: the CEL language definition; for missing domains of a device the DRA environment (see device).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler.dra.cel_cost import DEVICE, Env, charge, weight
-from scheduler.dra.cel_device import DEVICE_FIELDS, CelDevice
-from scheduler.dra.cel_values import (
+from scheduler.dra.cel.cost import DEVICE, Env, charge, weight
+from scheduler.dra.cel.device import DEVICE_FIELDS, CelDevice
+from scheduler.dra.cel.values import (
     MISSING,
     NONE,
     NUMBERS,

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scheduler.dra.cel_access import Run
-from scheduler.dra.cel_cost import METER, Env, charge
-from scheduler.dra.cel_lists import sort_by
-from scheduler.dra.cel_values import (
+from scheduler.dra.cel.access import Run
+from scheduler.dra.cel.cost import METER, Env, charge
+from scheduler.dra.cel.lists import sort_by
+from scheduler.dra.cel.values import (
     NONE,
     CelCostError,
     CelRuntimeError,

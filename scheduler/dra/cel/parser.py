@@ -8,8 +8,8 @@ extensions.
 
 from __future__ import annotations
 
-from scheduler.dra.cel_cost import MAX_DEPTH
-from scheduler.dra.cel_syntax import (
+from scheduler.dra.cel.cost import MAX_DEPTH
+from scheduler.dra.cel.syntax import (
     RESERVED,
     Bind,
     Call,
@@ -29,7 +29,7 @@ from scheduler.dra.cel_syntax import (
     parse_text,
     tokenize,
 )
-from scheduler.dra.cel_values import CelCompileError
+from scheduler.dra.cel.values import CelCompileError
 
 _LEVELS = {
     "||": 1, "&&": 2, "==": 3, "!=": 3, "<": 3, "<=": 3, ">": 3, ">=": 3, "in": 3,

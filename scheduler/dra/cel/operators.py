@@ -1,6 +1,6 @@
 """The operators and type conversions of core CEL.
 
-Logic (`&&`, `||`, `?:`), equality, `in` and indexing are evaluated by cel_compile; their signatures stand here so that
+Logic (`&&`, `||`, `?:`), equality, `in` and indexing are evaluated by compile; their signatures stand here so that
 they are type-checked like every other function.
 
 Source: standard definitions of the CEL language definition; integer overflow and division by zero are errors.
@@ -14,9 +14,9 @@ from decimal import Decimal
 from math import isinf, isnan
 from typing import NoReturn
 
-from scheduler.dra.cel_cost import text_cost
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import (
+from scheduler.dra.cel.cost import text_cost
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import (
     INT_MAX,
     INT_MIN,
     UINT_MAX,
@@ -34,7 +34,7 @@ library = Chapter()
 
 
 def _special(*_: Value) -> NoReturn:
-    raise AssertionError("evaluated by cel_compile")
+    raise AssertionError("evaluated by compile")
 
 
 library("_?_:_(bool, A, A) -> A", "_&&_(bool, bool) -> bool", "_||_(bool, bool) -> bool")(_special)

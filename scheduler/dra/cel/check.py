@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from scheduler.dra.cel_access import Run
-from scheduler.dra.cel_cost import FIRST_LOCAL
-from scheduler.dra.cel_overloads import Functions, Overload
-from scheduler.dra.cel_syntax import Node
-from scheduler.dra.cel_types import (
+from scheduler.dra.cel.access import Run
+from scheduler.dra.cel.cost import FIRST_LOCAL
+from scheduler.dra.cel.overloads import Functions, Overload
+from scheduler.dra.cel.syntax import Node
+from scheduler.dra.cel.types import (
     BOOL,
     DYN,
     QUANTITY,
@@ -28,7 +28,7 @@ from scheduler.dra.cel_types import (
     is_dyn,
     map_of,
 )
-from scheduler.dra.cel_values import MISSING, CelCompileError, Value
+from scheduler.dra.cel.values import MISSING, CelCompileError, Value
 
 
 @dataclass(frozen=True, slots=True)

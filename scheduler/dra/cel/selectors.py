@@ -7,14 +7,14 @@ The verdict depends on nothing but the expression and the device. Three meanings
 reads as an empty map, yet is not `in` the map of domains; an unknown attribute is a run-time error; `||` and `&&` take
 no notice of an error on one side when the other decides. A run-time error fails the allocation, it is not "no match".
 
-Where we differ: costs are counted more coarsely (cel_cost); nesting ends at 100 levels instead of 250; named time zones
+Where we differ: costs are counted more coarsely (cost); nesting ends at 100 levels instead of 250; named time zones
 are refused, and timestamps print in UTC; a quantity is an integer whenever its value is one, however it was written;
 what fails only through its literal's text (too many format arguments) may show at run time instead of at compile time.
 
-Chapters, in reading order: cel_values, cel_cost, cel_syntax, cel_parser, cel_types, cel_overloads; the function
-library cel_operators, cel_strings, cel_formatting, cel_time, cel_lists, cel_quantity, cel_net, cel_url, cel_formats
-(joined in cel_library); cel_device, cel_access, cel_calls, cel_folds, cel_check, cel_macros,
-cel_compile, cel_reads.
+Chapters, in reading order: values, cost, syntax, parser, types, overloads; the function
+library operators, strings, formatting, times, lists, quantity, net, url, formats
+(joined in library); device, access, calls, folds, check, macros,
+compile, reads.
 
 Source: the DRA environment of k8s.io/dynamic-resource-allocation/cel as of Kubernetes 1.37.
 """
@@ -24,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import lru_cache
 
-from scheduler.dra.cel_check import Environment, environment
-from scheduler.dra.cel_compile import Program, compile_node
-from scheduler.dra.cel_cost import COST_LIMIT, FIRST_LOCAL, MAX_LENGTH
-from scheduler.dra.cel_device import DEVICE_FIELDS, CelDevice, cel_device
-from scheduler.dra.cel_library import BASE, WITH_LISTS
-from scheduler.dra.cel_parser import parse
-from scheduler.dra.cel_quantity import Quantity, Semver
-from scheduler.dra.cel_reads import Path, reads
-from scheduler.dra.cel_types import ANY, BOOL, DYN
-from scheduler.dra.cel_values import MISSING, CelCompileError, CelError, CelRuntimeError, Value, type_name
+from scheduler.dra.cel.check import Environment, environment
+from scheduler.dra.cel.compile import Program, compile_node
+from scheduler.dra.cel.cost import COST_LIMIT, FIRST_LOCAL, MAX_LENGTH
+from scheduler.dra.cel.device import DEVICE_FIELDS, CelDevice, cel_device
+from scheduler.dra.cel.library import BASE, WITH_LISTS
+from scheduler.dra.cel.parser import parse
+from scheduler.dra.cel.quantity import Quantity, Semver
+from scheduler.dra.cel.reads import Path, reads
+from scheduler.dra.cel.types import ANY, BOOL, DYN
+from scheduler.dra.cel.values import MISSING, CelCompileError, CelError, CelRuntimeError, Value, type_name
 
 __all__ = [
     "CelCompileError",

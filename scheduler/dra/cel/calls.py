@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.dra.cel_access import Run, located
-from scheduler.dra.cel_cost import Env, charge, weight
-from scheduler.dra.cel_overloads import Dispatch, Overload
-from scheduler.dra.cel_strings import compile_regex, regex_cost, utf8
-from scheduler.dra.cel_values import CelCostError, CelRuntimeError, Opt, Value, equal, no_overload
+from scheduler.dra.cel.access import Run, located
+from scheduler.dra.cel.cost import Env, charge, weight
+from scheduler.dra.cel.overloads import Dispatch, Overload
+from scheduler.dra.cel.strings import compile_regex, regex_cost, utf8
+from scheduler.dra.cel.values import CelCostError, CelRuntimeError, Opt, Value, equal, no_overload
 
 
 def direct(overload: Overload, args: Sequence[Run], position: int) -> Run:

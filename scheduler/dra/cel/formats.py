@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler.dra.cel_cost import text_cost
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_time import parse_timestamp
-from scheduler.dra.cel_url import is_url
-from scheduler.dra.cel_values import NONE, CelRuntimeError, Opaque, Opt
+from scheduler.dra.cel.cost import text_cost
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.times import parse_timestamp
+from scheduler.dra.cel.url import is_url
+from scheduler.dra.cel.values import NONE, CelRuntimeError, Opaque, Opt
 
 library = Chapter()
 

@@ -7,7 +7,7 @@ through cel.bind, has(), `"x" in device.attributes["d"]` and optional access are
 
 from __future__ import annotations
 
-from scheduler.dra.cel_syntax import (
+from scheduler.dra.cel.syntax import (
     Bind,
     Call,
     Conditional,

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from scheduler.dra.cel_cost import text_cost
-from scheduler.dra.cel_operators import checked_timestamp, plain_decimal
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import INT_MAX, INT_MIN, CelRuntimeError, Duration, Timestamp
+from scheduler.dra.cel.cost import text_cost
+from scheduler.dra.cel.operators import checked_timestamp, plain_decimal
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import INT_MAX, INT_MIN, CelRuntimeError, Duration, Timestamp
 
 library = Chapter()
 

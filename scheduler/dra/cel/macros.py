@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.dra.cel_access import Run, located
-from scheduler.dra.cel_check import Code, Lowering, constant
-from scheduler.dra.cel_cost import Env
-from scheduler.dra.cel_folds import FOLDS, Loop, optional_map
-from scheduler.dra.cel_syntax import Bind, Fold, ListLiteral, MapLiteral, OptionalMap
-from scheduler.dra.cel_types import (
+from scheduler.dra.cel.access import Run, located
+from scheduler.dra.cel.check import Code, Lowering, constant
+from scheduler.dra.cel.cost import Env
+from scheduler.dra.cel.folds import FOLDS, Loop, optional_map
+from scheduler.dra.cel.syntax import Bind, Fold, ListLiteral, MapLiteral, OptionalMap
+from scheduler.dra.cel.types import (
     BOOL,
     DYN,
     INT,
@@ -26,7 +26,7 @@ from scheduler.dra.cel_types import (
     optional_of,
     resolve,
 )
-from scheduler.dra.cel_values import MISSING, CelCompileError, Opt, Value, map_key, no_overload
+from scheduler.dra.cel.values import MISSING, CelCompileError, Opt, Value, map_key, no_overload
 
 
 def _join(c: Lowering, common: AnyType | None, code: Code, optional: bool, position: int) -> AnyType:

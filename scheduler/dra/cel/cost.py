@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from scheduler.dra.cel_values import CelCostError, Opt, Value
+from scheduler.dra.cel.values import CelCostError, Opt, Value
 
 COST_LIMIT = 1_000_000
 MAX_LENGTH = 10 * 1024  # bytes of an expression

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isinf
 from typing import TypeAlias
 
-from scheduler.dra.cel_values import INT_MAX, INT_MIN, UINT_MAX, CelCompileError, UInt, Value
+from scheduler.dra.cel.values import INT_MAX, INT_MIN, UINT_MAX, CelCompileError, UInt, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler.dra.cel_cost import text_cost
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import CelRuntimeError, Opaque
+from scheduler.dra.cel.cost import text_cost
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import CelRuntimeError, Opaque
 
 library = Chapter()
 

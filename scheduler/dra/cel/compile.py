@@ -1,6 +1,6 @@
 """Syntax tree -> type-checked closures: the compiler behind `compile_selector`.
 
-One pass does both: each node yields its static type and a function of the evaluation's state (see cel_cost.Env). Types
+One pass does both: each node yields its static type and a function of the evaluation's state (see cost.Env). Types
 are gradual, so what is known is refused at once and what is `dyn` is decided at run time. Calls on constants are
 evaluated here, once.
 
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from scheduler.dra import cel_access, cel_calls, cel_macros
-from scheduler.dra.cel_access import Run
-from scheduler.dra.cel_check import Code, Environment, Lowering, constant
-from scheduler.dra.cel_cost import DEVICE, MAX_DEPTH, Env
-from scheduler.dra.cel_overloads import Dispatch, Overload
-from scheduler.dra.cel_strings import compile_regex
-from scheduler.dra.cel_syntax import (
+from scheduler.dra.cel import access, calls, macros
+from scheduler.dra.cel.access import Run
+from scheduler.dra.cel.check import Code, Environment, Lowering, constant
+from scheduler.dra.cel.cost import DEVICE, MAX_DEPTH, Env
+from scheduler.dra.cel.overloads import Dispatch, Overload
+from scheduler.dra.cel.strings import compile_regex
+from scheduler.dra.cel.syntax import (
     Bind,
     Call,
     Conditional,
@@ -35,7 +35,7 @@ from scheduler.dra.cel_syntax import (
     OptionalMap,
     Select,
 )
-from scheduler.dra.cel_types import (
+from scheduler.dra.cel.types import (
     ANY,
     BOOL,
     BYTES,
@@ -55,8 +55,8 @@ from scheduler.dra.cel_types import (
     optional_of,
     resolve,
 )
-from scheduler.dra.cel_types import DEVICE as DEVICE_TYPE
-from scheduler.dra.cel_values import (
+from scheduler.dra.cel.types import DEVICE as DEVICE_TYPE
+from scheduler.dra.cel.values import (
     MISSING,
     CelCompileError,
     CelRuntimeError,
@@ -129,15 +129,15 @@ class _Compiler(Lowering):
             case Conditional():
                 return self._conditional(node)
             case ListLiteral():
-                return cel_macros.list_literal(self, node)
+                return macros.list_literal(self, node)
             case MapLiteral():
-                return cel_macros.map_literal(self, node)
+                return macros.map_literal(self, node)
             case Fold():
-                return cel_macros.fold(self, node)
+                return macros.fold(self, node)
             case Bind():
-                return cel_macros.bind(self, node)
+                return macros.bind(self, node)
             case OptionalMap():
-                return cel_macros.optional_mapping(self, node)
+                return macros.optional_mapping(self, node)
 
     # --- names and access
 
@@ -166,16 +166,16 @@ class _Compiler(Lowering):
         t = self._field_type(target, node)
         size = operand.size + 1
         if node.test:
-            return Code(BOOL, cel_access.has(operand.run, node.field, node.position), size)
+            return Code(BOOL, access.has(operand.run, node.field, node.position), size)
         if node.optional:
             field = node.field
-            run = cel_access.optional(operand.run, lambda _: field, node.position)
+            run = access.optional(operand.run, lambda _: field, node.position)
             return Code(optional_of(t), run, size)
         if self._is_device(node.operand):
-            return Code(t, cel_access.located(_device_field(node.field), node.position), size)
+            return Code(t, access.located(_device_field(node.field), node.position), size)
         if (entry := self._device_entry(node.operand, node.field, node.position)) is not None:
             return Code(t, entry, size)
-        return Code(optional_of(t) if wrapped else t, cel_access.select(operand.run, node.field, node.position), size)
+        return Code(optional_of(t) if wrapped else t, access.select(operand.run, node.field, node.position), size)
 
     def _field_type(self, target: AnyType, node: Select) -> AnyType:
         if isinstance(target, Var) or is_dyn(target):
@@ -196,7 +196,7 @@ class _Compiler(Lowering):
         match domain:
             case Index(Select(owner, ("attributes" | "capacity") as part, False, False), Literal(str(name)), False):
                 if self._is_device(owner) and isinstance(field, str):
-                    return cel_access.device_entry(part, name, field, position)
+                    return access.device_entry(part, name, field, position)
         return None
 
     def _index(self, node: Index) -> Code:
@@ -204,9 +204,9 @@ class _Compiler(Lowering):
         _, t = self.resolve("_[?_]" if node.optional else "_[_]", (operand, key), False, node.position)
         size = operand.size + key.size + 1
         if node.optional:
-            return Code(t, cel_access.optional(operand.run, key.run, node.position), size)
+            return Code(t, access.optional(operand.run, key.run, node.position), size)
         entry = self._device_entry(node.operand, key.const, node.position)
-        return Code(t, entry or cel_access.index(operand.run, key.run, node.position), size)
+        return Code(t, entry or access.index(operand.run, key.run, node.position), size)
 
     # --- calls
 
@@ -227,9 +227,9 @@ class _Compiler(Lowering):
             return Code(t, special, size)
         runs = [arg.run for arg in args]
         if len(candidates) == 1 and all(map(_is_known, (arg.type for arg in args))):
-            run = cel_calls.direct(candidates[0], runs, node.position)
+            run = calls.direct(candidates[0], runs, node.position)
         else:
-            run = cel_calls.dispatched(Dispatch(function, candidates), runs, node.position)
+            run = calls.dispatched(Dispatch(function, candidates), runs, node.position)
         if all(arg.const is not MISSING for arg in args):
             try:
                 return constant(run(self._folding), t, size)
@@ -242,16 +242,16 @@ class _Compiler(Lowering):
         if function in ("_==_", "_!=_"):
             left, right = args
             if isinstance(right.const, str):
-                return cel_calls.equality_with_text(left.run, right.const, function == "_!=_", position)
-            return cel_calls.equality(left.run, right.run, function == "_!=_", position)
+                return calls.equality_with_text(left.run, right.const, function == "_!=_", position)
+            return calls.equality(left.run, right.run, function == "_!=_", position)
         if function == "@in":
             item, container = args
-            quick = cel_access.contains_constant(item.run, container.const) if type(container.const) is tuple else None
-            return quick or cel_access.contains(item.run, container.run, position)
+            quick = access.contains_constant(item.run, container.const) if type(container.const) is tuple else None
+            return quick or access.contains(item.run, container.run, position)
         if function == "matches" and isinstance(args[1].const, str):
-            return cel_calls.matches_pattern(args[0].run, args[1].const, position)
+            return calls.matches_pattern(args[0].run, args[1].const, position)
         if function in ("or", "orValue"):
-            return cel_calls.or_value(args[0].run, args[1].run, function, position)
+            return calls.or_value(args[0].run, args[1].run, function, position)
         return None
 
     def _check_literal(self, function: str, args: Sequence[Code], candidates: Sequence[Overload], node: Call) -> None:
@@ -277,13 +277,13 @@ class _Compiler(Lowering):
                 raise CelCompileError(
                     f"found no matching overload for '_{node.operator}_' applied to '({names})'", node.position
                 )
-        run = cel_calls.logic(node.operator, [t.run for t in terms], node.position)
+        run = calls.logic(node.operator, [t.run for t in terms], node.position)
         return Code(BOOL, run, 1 + sum(t.size for t in terms))
 
     def _conditional(self, node: Conditional) -> Code:
         codes = [self.lower(part) for part in (node.condition, node.then, node.otherwise)]
         _, t = self.resolve("_?_:_", codes, False, node.position)
-        run = cel_calls.conditional(codes[0].run, codes[1].run, codes[2].run, node.position)
+        run = calls.conditional(codes[0].run, codes[1].run, codes[2].run, node.position)
         return Code(t, run, 1 + sum(code.size for code in codes))
 
 

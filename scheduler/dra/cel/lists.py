@@ -8,9 +8,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from scheduler.dra.cel_cost import COST_LIMIT, weight
-from scheduler.dra.cel_overloads import Chapter
-from scheduler.dra.cel_values import (
+from scheduler.dra.cel.cost import COST_LIMIT, weight
+from scheduler.dra.cel.overloads import Chapter
+from scheduler.dra.cel.values import (
     INT_MAX,
     INT_MIN,
     NONE,
@@ -174,7 +174,7 @@ def _value(optional: Opt) -> Value:
     return optional.value
 
 
-# cel_compile evaluates the argument of these two only when it is needed.
+# compile evaluates the argument of these two only when it is needed.
 library("optional<V>.or(optional<V>) -> optional<V>")(lambda a, b: a if a.present else b)
 library("optional<V>.orValue(V) -> V")(lambda a, b: a.value if a.present else b)
 library("list<V>.first() -> optional<V>")(lambda items: Opt(items[0]) if items else NONE)
