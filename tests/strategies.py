@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from queues.tree import Queue, QueueResource
 from scheduler.model.nodes import Topology
 from scheduler.model.plan import Plan
-from scheduler.model.snapshot import Snapshot
 from tests import builders
 from tests.builders import World, ask, ask_first, devices, divided_gpu, gang_of, gpu_class, node, pod, sub_group, world
 
@@ -138,7 +137,7 @@ def worlds(draw: st.DrawFn) -> World:
     return made
 
 
-def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
+def carried_out(snapshot: World, plan: Plan) -> World:
     """The snapshot once the plan has been carried out: pods run, claims hold their devices."""
     where = {placement.pod: placement for placement in plan.placements}
     claims = dict(snapshot.claims)

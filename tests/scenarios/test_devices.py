@@ -1,0 +1,237 @@
+"""Devices: chosen with the node, exactly, and given once."""
+
+from dataclasses import replace
+
+from scheduler.api.dra import ResourceClaimSpec
+from scheduler.model.plan import Plan, Verdict
+from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, InvalidGang, NoNodeFits, WaitingForClaims
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import (
+    GPU,
+    World,
+    ask,
+    ask_first,
+    claim,
+    cluster,
+    device_class,
+    devices,
+    divided_gpu,
+    everywhere,
+    gang,
+    gang_of,
+    gpu,
+    gpu_class,
+    node,
+    pod,
+    queue,
+    running,
+    sub_group,
+)
+from tests.strategies import carried_out
+
+MIG = "mig.nvidia.com"
+WHOLE_OR_HALF = ask_first(("whole", GPU, 1), ("half", MIG, 1))
+
+
+def decide(made: World) -> Plan:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    return decided
+
+
+def given(decided: Plan) -> dict[str, list[str]]:
+    """Pod -> its devices as node/device."""
+    return {
+        p.pod.rpartition("/")[2]: [
+            f"{p.node}/{result.device}"
+            for part in p.claims
+            if part.allocation is not None
+            for result in part.allocation.devices.results or ()
+        ]
+        for p in decided.placements
+    }
+
+
+def divided(boards: int = 1) -> World:
+    parts = [divided_gpu(index) for index in range(boards)]
+    published = devices("n", [d for part, _ in parts for d in part], [counters for _, counters in parts])
+    return queue("default") + node("n") + published + gpu_class() + gpu_class(MIG, kind="mig")
+
+
+def test_two_pods_that_would_take_a_gpu_whole_or_half_share_it_so_that_both_start() -> None:
+    """The first one's preference would leave nothing for the second. Source: kubernetes/kubernetes#138765."""
+    decided = decide(divided() + gang("pair", pods=2, claims={"gpu": WHOLE_OR_HALF}))
+    assert given(decided) == {"pair-0": ["n/gpu-0-part-0"], "pair-1": ["n/gpu-0-part-1"]}
+
+
+def test_alone_the_same_pod_takes_the_gpu_whole() -> None:
+    assert given(decide(divided() + gang("one", claims={"gpu": WHOLE_OR_HALF}))) == {"one-0": ["n/gpu-0"]}
+
+
+def test_three_that_want_whole_or_half_of_one_gpu_wait_and_it_is_proved() -> None:
+    reason = decide(divided() + gang("three", pods=3, claims={"gpu": WHOLE_OR_HALF})).why("three")
+    assert isinstance(reason, GangDoesNotFit)
+    assert (reason.placeable, reason.proved) == (2, True)
+
+
+def test_eight_gpus_of_one_nvlink_domain_come_from_the_node_whose_gpus_share_one() -> None:
+    """Source: the user's document on NVLink domains; KEP 4381 matchAttribute."""
+    mixed = devices("split", [gpu(i, domain=f"half-{i // 4}") for i in range(8)])
+    made = queue("default") + gpu_class() + node("split") + mixed + node("whole", gpus=8, dra=True)
+    made += gang("tensor", claims={"gpus": ask(8, match=f"{GPU}/nvlinkDomain")})
+    assert given(decide(made)) == {"tensor-0": [f"whole/gpu-{i}" for i in range(8)]}
+
+
+def test_pods_that_share_a_claim_go_to_one_node_and_hold_one_device() -> None:
+    made = cluster(nodes=2, gpus=1, dra=True, cpu=3) + claim("shared", ask(1)) + running("busy", on="node-0")
+    made += gang("pair", pods=2, shared={"gpu": "shared"}, cpu=1.5)
+    decided = decide(made)
+    assert {p.node for p in decided.placements} == {"node-1"}
+    assert [part.allocation is not None for p in decided.placements for part in p.claims] == [True, False]
+
+
+def test_a_second_gang_joins_the_claim_that_the_first_one_of_the_same_plan_had_allocated() -> None:
+    """Two pods, each a gang of its own, name one claim. Source: the user's document on shared GPUs."""
+    made = cluster(nodes=3, gpus=1, dra=True) + claim("shared", ask(1))
+    made += gang("inference", shared={"gpu": "shared"}) + gang("embedding", shared={"gpu": "shared"})
+    decided = decide(made)
+    assert len({p.node for p in decided.placements}) == 1
+    assert sorted(given(decided).values()) == [[], ["node-0/gpu-0"]]
+
+
+def test_a_notebook_that_comes_back_gets_the_devices_that_its_claim_kept() -> None:
+    made = cluster(nodes=3, gpus=2, dra=True) + claim("notebook", ask(1)) + gang("book", shared={"gpu": "notebook"})
+    first = decide(made)
+    (placement,) = first.placements
+    kept = replace(carried_out(made, first), gangs=made.gangs, pods=())
+    again = decide(kept)
+    assert [p.node for p in again.placements] == [placement.node]
+    assert given(again) == {"book-0": []}
+
+
+def test_when_the_node_of_a_kept_claim_is_full_the_pod_waits_and_says_which_claim_holds_it() -> None:
+    made = cluster(nodes=2, gpus=2, dra=True, cpu=2) + claim("notebook", ask(1))
+    made += gang("book", shared={"gpu": "notebook"}, cpu=2)
+    kept = replace(carried_out(made, decide(made)), gangs=made.gangs, pods=())
+    reason = decide(kept + running("other", on="node-0")).why("book")
+    assert isinstance(reason, GangDoesNotFit)
+    assert [str(cause) for cause in reason.causes] == [
+        "1 node cannot use the devices that ResourceClaim default/notebook holds",
+        "1 node has too little free cpu",
+    ]
+
+
+def test_no_more_than_256_pods_are_reserved_for_one_claim() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True, cpu=1000) + claim("shared", ask(1))
+    reason = decide(made + gang("crowd", pods=257, shared={"gpu": "shared"}, cpu=0)).why("crowd")
+    assert isinstance(reason, WaitingForClaims)
+    assert "more than 256 pods" in reason.problem
+
+
+def test_a_claim_whose_devices_every_node_reaches_does_not_tie_its_pods_to_one_node() -> None:
+    """A fabric channel shared by a gang of two full nodes."""
+    fabric = "fabric.example.com"
+    made = cluster(nodes=2, gpus=8, dra=True) + device_class(fabric, f'device.driver == "{fabric}"')
+    made += everywhere("channels", [gpu(0)], fabric) + claim("channel", ask(1, of=fabric))
+    made += gang("train", pods=2, claims={"gpus": ask(8)}, shared={"channel": "channel"})
+    decided = decide(made)
+    assert {p.node for p in decided.placements} == {"node-0", "node-1"}
+    assert (
+        sum(
+            part.claim == "default/channel" and part.allocation is not None
+            for p in decided.placements
+            for part in p.claims
+        )
+        == 1
+    )
+
+
+def test_devices_that_every_node_reaches_are_still_given_once() -> None:
+    fabric = "fabric.example.com"
+    made = cluster(nodes=2, gpus=1, dra=True) + device_class(fabric, f'device.driver == "{fabric}"')
+    made += everywhere("channels", [gpu(0), gpu(1)], fabric)
+    two = made + gang("two", pods=2, claims={"gpu": ask(1), "channel": ask(1, of=fabric)})
+    assert len(decide(two).placements) == 2
+    three = made + node("node-2", gpus=1, dra=True)
+    three += gang("three", pods=3, claims={"gpu": ask(1), "channel": ask(1, of=fabric)})
+    reason = decide(three).why("three")
+    assert isinstance(reason, GangDoesNotFit)
+    assert not reason.proved
+
+
+def test_sub_groups_that_share_a_claim_of_one_node_are_told_what_to_do() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True) + claim("shared", ask(1))
+    pods = [pod(f"p-{name}", claims={"gpu": "shared"}, sub_group=name) for name in ("a", "b")]
+    made += gang_of("pair", pods, sub_groups=(sub_group("a", 1), sub_group("b", 1)))
+    assert isinstance(decide(made).why("pair"), InvalidGang)
+
+
+def test_nvidia_com_gpu_is_served_by_a_device_plugin_where_there_is_one_and_by_a_claim_elsewhere() -> None:
+    """Source: KEP 5004."""
+    made = cluster(nodes=1, gpus=2) + node("driver", gpus=2, dra=True) + gpu_class(serves="nvidia.com/gpu")
+    decided = decide(made + gang("train", pods=2, gpus=2))
+    by_node = {p.node: p.claims for p in decided.placements}
+    assert by_node["node-0"] == ()
+    (made_claim,) = by_node["driver"]
+    assert made_claim.make is not None
+    assert [(m.container, m.resource, m.request) for m in made_claim.mappings] == [
+        ("main", "nvidia.com/gpu", "container-0-request-0")
+    ]
+    assert next(q.allocated["gpu"] for q in decided.queues) == 4000
+
+
+def test_a_claim_made_for_extended_resources_is_found_again_after_a_restart() -> None:
+    made = queue("default") + node("driver", gpus=2, dra=True) + gpu_class(serves="nvidia.com/gpu") + gang("p", gpus=2)
+    after = carried_out(made, decide(made))
+    assert decide(after).gangs[0].verdict is Verdict.RUNNING
+    unbound = replace(
+        after, gangs=tuple(replace(g, pods=tuple(replace(p, node="") for p in g.pods)) for g in after.gangs)
+    )
+    again = decide(replace(unbound, pods=()))
+    assert [(p.node, [part.make for part in p.claims]) for p in again.placements] == [("driver", [])]
+
+
+def test_a_small_pod_spares_the_gpu_that_is_whole() -> None:
+    """One half of a GPU is taken already; the next half comes from the same GPU."""
+    made = divided(2) + gang("first", claims={"gpu": ask(1, of=MIG)})
+    first = decide(made)
+    second = decide(carried_out(made, first) + gang("second", claims={"gpu": ask(1, of=MIG)}))
+    board = given(first)["first-0"][0].partition("-part")[0]
+    assert given(second)["second-0"][0].partition("-part")[0] == board
+
+
+def test_a_claim_that_cannot_be_decided_refuses_its_gang_and_nobody_else() -> None:
+    broken = ask(1, where="device.attributes[")
+    made = (
+        cluster(nodes=1, gpus=2, dra=True)
+        + gang("broken", claims={"gpu": broken})
+        + gang("fine", claims={"gpu": ask(1)})
+    )
+    decided = decide(made)
+    assert isinstance(decided.why("broken"), ClaimRefused)
+    assert [d.verdict for d in decided.gangs] == [Verdict.REFUSED, Verdict.PLACED]
+
+
+def test_a_class_that_does_not_exist_is_named() -> None:
+    reason = decide(cluster(nodes=1, gpus=2, dra=True) + gang("train", claims={"gpu": ask(1, of="tpu")})).why("train")
+    assert isinstance(reason, ClaimRefused)
+    assert "DeviceClass tpu does not exist" in reason.message
+
+
+def test_a_claim_that_no_node_could_ever_serve_says_what_the_nodes_have() -> None:
+    reason = decide(cluster(nodes=2, gpus=4, dra=True) + gang("train", claims={"gpus": ask(8)})).why("train")
+    assert isinstance(reason, NoNodeFits)
+    assert "2 nodes have only 4 devices of class gpu.nvidia.com" in reason.message
+
+
+def test_admin_access_takes_nothing_from_anybody() -> None:
+    """Source: KEP 5018."""
+    spec: ResourceClaimSpec = ask(None, admin=True)
+    watcher = claim("watch", spec)
+    allowed = {key: replace(one, admin_access_allowed=True) for key, one in watcher.claims.items()}
+    made = cluster(nodes=1, gpus=2, dra=True) + replace(watcher, claims=allowed)
+    made += gang("train", claims={"gpus": ask(2)}) + gang("watch", shared={"all": "watch"})
+    decided = decide(made)
+    assert len(decided.placements) == 2
+    assert next(q.allocated["gpu"] for q in decided.queues) == 2000

@@ -1,0 +1,95 @@
+"""Joint placement: what one pod after the other cannot find, or cannot rule out."""
+
+from dataclasses import replace
+
+from scheduler.model.plan import Plan, Verdict
+from scheduler.model.reasons import GangDoesNotFit
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import World, ask, cluster, gang, gang_of, gpu_class, node, pod, queue
+
+
+def decide(made: World) -> Plan:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    return decided
+
+
+def started(decided: Plan) -> list[str]:
+    return [decision.gang for decision in decided.gangs if decision.verdict is Verdict.PLACED]
+
+
+# Best fit puts one pod of `pairs` on each node; then neither has three GPUs left for `triple`.
+STRANDED = (
+    queue("default")
+    + node("a", gpus=4)
+    + node("b", gpus=3)
+    + gang("pairs", pods=2, gpus=2, priority=1)
+    + gang("triple", pods=1, gpus=3)
+)
+
+
+def test_two_gangs_start_together_where_the_greedy_order_strands_gpus() -> None:
+    assert started(decide(STRANDED.under(solver_enabled=False))) == ["default/pairs"]
+    decided = decide(STRANDED)
+    assert started(decided) == ["default/pairs", "default/triple"]
+    assert decided.solver.status == "optimal"
+    assert {p.pod: p.node for p in decided.placements}["default/triple-0"] == "b"
+
+
+def test_the_same_with_devices_which_are_allocated_anew_for_those_that_move() -> None:
+    made = queue("default") + gpu_class() + node("a", gpus=4, dra=True) + node("b", gpus=3, dra=True)
+    made += gang("pairs", pods=2, claims={"g": ask(2)}, priority=1) + gang("triple", pods=1, claims={"g": ask(3)})
+    decided = decide(made)
+    assert started(decided) == ["default/pairs", "default/triple"]
+    devices = [
+        f"{result.pool}/{result.device}"
+        for p in decided.placements
+        for part in p.claims
+        if part.allocation is not None
+        for result in part.allocation.devices.results or ()
+    ]
+    assert len(set(devices)) == 7
+
+
+def test_joint_placement_keeps_within_the_limits_of_queues() -> None:
+    made = replace(STRANDED, queues=queue("default", limit=6).queues)
+    assert started(decide(made)) == ["default/pairs"]
+
+
+def test_no_gang_that_the_greedy_placed_loses_its_place_for_a_larger_one() -> None:
+    made = cluster(nodes=1, gpus=8) + gang("small", pods=1, gpus=1, priority=1) + gang("large", pods=1, gpus=8)
+    assert started(decide(made)) == ["default/small"]
+
+
+def test_unlike_pods_find_seats_that_best_fit_misses() -> None:
+    """Three kinds: 4+3 and 3+2+2 GPUs fill two nodes of seven; taking the largest first leaves 2 behind 4."""
+    sizes = [4, 3, 3, 2, 2]
+    made = cluster(nodes=2, gpus=7) + gang_of("mixed", [pod(f"m-{i}", gpus=size) for i, size in enumerate(sizes)])
+    assert len(decide(made).placements) == 5
+
+
+def test_an_unlike_gang_that_fits_by_the_sum_but_not_in_fact_is_proved_impossible() -> None:
+    """3 + 3 + 2 GPUs on two nodes of four."""
+    pods = [pod("m-0", gpus=3), pod("m-1", gpus=3), pod("m-2", gpus=2)]
+    decided = decide(cluster(nodes=2, gpus=4) + gang_of("mixed", pods))
+    reason = decided.why("mixed")
+    assert isinstance(reason, GangDoesNotFit)
+    assert (reason.needed, reason.placeable, reason.proved) == (3, 2, True)
+    assert decided.solver.status == "impossible"
+
+
+def test_without_the_solver_the_same_gang_waits_and_nothing_is_claimed_to_be_proved() -> None:
+    pods = [pod("m-0", gpus=3), pod("m-1", gpus=3), pod("m-2", gpus=2)]
+    reason = decide((cluster(nodes=2, gpus=4) + gang_of("mixed", pods)).under(solver_enabled=False)).why("mixed")
+    assert isinstance(reason, GangDoesNotFit)
+    assert not reason.proved
+    assert reason.message.endswith("(not proved within the budget).")
+
+
+def test_which_pods_make_up_the_minimum_is_chosen_so_that_it_fits() -> None:
+    """Any two of three: the first listed asks for more than is free."""
+    pods = [pod("m-0", gpus=8), pod("m-1", gpus=2), pod("m-2", gpus=2)]
+    made = cluster(nodes=1, gpus=8) + gang("busy", pods=1, gpus=4, on=["node-0"]) + gang_of("any", pods, minimum=2)
+    decided = decide(made)
+    assert [p.pod for p in decided.placements] == ["default/m-1", "default/m-2"]

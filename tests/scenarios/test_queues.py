@@ -1,0 +1,111 @@
+"""Queues: limits at every level, quota for what cannot be preempted, order."""
+
+from queues.reasons import NoQueueNamed, OverLimit, OverQuota, QueueDoesNotExist, QueueIsNoLeaf, QueueUnusable
+from queues.tree import QueueResource
+from scheduler.model.plan import Plan, Verdict
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import World, ask, cluster, gang, gpu_class, node, queue
+
+
+def decide(made: World) -> Plan:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    return decided
+
+
+def started(decided: Plan) -> list[str]:
+    return [decision.gang.partition("/")[2] for decision in decided.gangs if decision.verdict is Verdict.PLACED]
+
+
+def test_the_limit_of_a_queue_above_binds_the_leaves_together() -> None:
+    made = (
+        cluster(nodes=4, gpus=4) + queue("team", limit=8) + queue("red", parent="team") + queue("blue", parent="team")
+    )
+    made += gang("a", pods=1, gpus=4, queue="red") + gang("b", pods=1, gpus=4, queue="blue")
+    made += gang("c", pods=1, gpus=4, queue="blue")
+    decided = decide(made)
+    assert started(decided) == ["a", "b"]
+    assert decided.why("c") == OverLimit(queue="team", resource="gpu", asked=4000, allocated=8000, limit=8000)
+
+
+def test_a_gang_larger_than_the_limit_is_refused_one_that_could_follow_later_waits() -> None:
+    made = cluster(nodes=4, gpus=4) + queue("red", limit=8) + gang("now", pods=2, gpus=3, queue="red", priority=1)
+    decided = decide(made + gang("later", pods=1, gpus=4, queue="red") + gang("never", pods=3, gpus=4, queue="red"))
+    verdicts = {decision.gang: decision.verdict for decision in decided.gangs}
+    assert verdicts == {
+        "default/later": Verdict.PENDING,
+        "default/never": Verdict.REFUSED,
+        "default/now": Verdict.PLACED,
+    }
+
+
+def test_what_cannot_be_preempted_must_fit_in_the_quota_of_every_queue_above() -> None:
+    """Source: KAI docs, preemptibility."""
+    made = cluster(nodes=4, gpus=4) + queue("team", quota=4) + queue("red", parent="team", quota=8)
+    decided = decide(made + gang("firm", pods=2, gpus=4, queue="red", preemptible=False))
+    assert decided.why("firm") == OverQuota(queue="team", resource="gpu", asked=8000, allocated=0, quota=4000)
+    assert started(decide(made + gang("soft", pods=2, gpus=4, queue="red"))) == ["soft"]
+
+
+def test_claims_count_against_limits_like_extended_resources() -> None:
+    made = cluster(nodes=2, gpus=4) + node("driver", gpus=4, dra=True) + gpu_class() + queue("red", limit=6)
+    made += gang("plugin", pods=1, gpus=4, queue="red", priority=1) + gang("driver", claims={"g": ask(3)}, queue="red")
+    decided = decide(made)
+    assert decided.why("driver") == OverLimit(queue="red", resource="gpu", asked=3000, allocated=4000, limit=6000)
+
+
+def test_a_quota_per_device_class_counts_devices_of_that_class() -> None:
+    made = cluster(nodes=2, gpus=4, dra=True)
+    made += queue("red", **{"deviceclass/gpu.nvidia.com": QueueResource(limit=2000)})
+    made += gang("two", pods=2, claims={"g": ask(1)}, queue="red", priority=1) + gang(
+        "three", claims={"g": ask(1)}, queue="red"
+    )
+    decided = decide(made)
+    assert started(decided) == ["two"]
+    reason = decided.why("three")
+    assert isinstance(reason, OverLimit)
+    assert reason.resource == "deviceclass/gpu.nvidia.com"
+
+
+def test_running_work_is_charged_before_anything_starts() -> None:
+    made = cluster(nodes=2, gpus=4) + queue("red", limit=6)
+    made += gang("old", pods=1, gpus=4, queue="red", on=["node-0"]) + gang("new", pods=1, gpus=4, queue="red")
+    assert isinstance(decide(made).why("new"), OverLimit)
+
+
+def test_the_queue_that_has_less_of_its_share_is_served_first() -> None:
+    made = cluster(nodes=2, gpus=4) + queue("red", quota=4) + queue("blue", quota=4)
+    made += gang("old", pods=1, gpus=4, queue="red", on=["node-0"])
+    made += gang("more", pods=1, gpus=4, queue="red") + gang("first", pods=1, gpus=4, queue="blue", created_ms=9)
+    assert started(decide(made)) == ["first"]
+
+
+def test_every_queue_that_cannot_take_work_says_why() -> None:
+    made = cluster(nodes=1, gpus=4) + queue("team") + queue("red", parent="team") + queue("orphan", parent="nobody")
+    for name, where, reason in (
+        ("a", "missing", QueueDoesNotExist),
+        ("b", "team", QueueIsNoLeaf),
+        ("c", "orphan", QueueUnusable),
+    ):
+        made += gang(name, pods=1, gpus=1, queue=where)
+        decided = decide(made)
+        assert isinstance(decided.why(name), reason)
+        assert next(d.verdict for d in decided.gangs if d.gang == f"default/{name}") is Verdict.REFUSED
+    assert next(report.problem for report in decided.queues if report.name == "orphan") is not None
+
+
+def test_a_gang_that_names_no_queue_goes_to_the_default_one_if_there_is_one() -> None:
+    without = queue("red") + node("n", gpus=4) + gang("train", pods=1, gpus=1)
+    assert decide(without).why("train") == NoQueueNamed(queue="default")
+    assert started(decide(without + queue("default"))) == ["train"]
+
+
+def test_the_report_of_a_queue_adds_up() -> None:
+    made = cluster(nodes=2, gpus=4) + queue("team") + queue("red", parent="team", quota=2, limit=4)
+    made += gang("a", pods=2, gpus=1, queue="red") + gang("b", pods=1, gpus=4, queue="red")
+    reports = {report.name: report for report in decide(made).queues}
+    assert reports["red"].allocated["gpu"] == reports["team"].allocated["gpu"] == 2000
+    assert reports["red"].requested["gpu"] == 6000
+    assert reports["red"].fair_share["gpu"] == 4000
+    assert (reports["red"].running, reports["red"].pending) == (1, 1)
