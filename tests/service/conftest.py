@@ -86,9 +86,9 @@ class Cluster:
         getting = asyncio.create_task(queue.get())
         try:
             await asyncio.wait({getting, *self.schedulers}, return_when=asyncio.FIRST_COMPLETED)
-            for scheduler in self.schedulers:
-                if scheduler.done():
-                    scheduler.result()
+            for scheduler in [each for each in self.schedulers if each.done()]:
+                scheduler.result()
+                self.schedulers.discard(scheduler)
             return await getting
         finally:
             getting.cancel()
@@ -152,6 +152,23 @@ class Tutti:
     def __init__(self) -> None:
         self.cycles: list[CycleReport] = []
         self.page = ""
+        self._stop = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        """End it well, as SIGTERM does."""
+        self._stop.set()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Until it has ended, well or not."""
+        assert self._serving is not None
+        await asyncio.wait({self._serving})
+
+    async def serve(self, settings: config.Config, ready: asyncio.Event) -> None:
+        self._serving = asyncio.current_task()
+        onlooker = service.Onlooker(cycle=self.cycles.append, page=lambda page: setattr(self, "page", page))
+        await service.serve(settings, ready=ready, stop=self._stop, onlooker=onlooker)
 
 
 @pytest.fixture
@@ -173,10 +190,12 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @contextlib.asynccontextmanager
-async def scheduling(cluster: Cluster, kubeconfig: Path | None = None, **settings: Any) -> AsyncIterator[Tutti]:
-    """The service, from its first cycle to the end of the block; `kubeconfig`: another way to the cluster."""
-    tutti = Tutti()
-    ready, stop = asyncio.Event(), asyncio.Event()
+async def scheduling(
+    cluster: Cluster, kubeconfig: Path | None = None, *, leads: bool = True, **settings: Any
+) -> AsyncIterator[Tutti]:
+    """The service, from its first cycle to the end of the block; what it raised is raised there.
+
+    `kubeconfig`: another way to the cluster. `leads` False: do not wait for a cycle, another replica leads."""
     chosen = config.load(
         flags={
             "kubeconfig": kubeconfig or cluster.kubeconfig,
@@ -188,21 +207,22 @@ async def scheduling(cluster: Cluster, kubeconfig: Path | None = None, **setting
         },
         environment={},
     )
-    onlooker = service.Onlooker(cycle=tutti.cycles.append, page=lambda page: setattr(tutti, "page", page))
-    serving = asyncio.create_task(service.serve(chosen, ready=ready, stop=stop, onlooker=onlooker))
+    tutti, ready = Tutti(), asyncio.Event()
+    serving = asyncio.create_task(tutti.serve(chosen, ready))
     starting = asyncio.create_task(ready.wait())
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.wait({starting, serving}, return_when=asyncio.FIRST_COMPLETED)
-        cluster.schedulers.add(serving)
+        if leads:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.wait({starting, serving}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
+        cluster.schedulers.add(serving)
         yield tutti
     finally:
         cluster.schedulers.discard(serving)
         starting.cancel()
-        stop.set()
-        await serving
+        await tutti.stop()
+    serving.result()
 
 
 @pytest.fixture
