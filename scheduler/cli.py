@@ -27,6 +27,10 @@ Output = Annotated[str, typer.Option("-o", "--output", help="json or text.")]
 @app.command()
 def plan(
     filename: Files = None,
+    machine: Annotated[
+        list[str] | None,
+        typer.Option(help="Add simulated machines, as NAME=COUNT: h100x8, gb200-nvl72, cpu, ... May be repeated."),
+    ] = None,
     context: Annotated[str | None, typer.Option(help="Read a live cluster by its kubeconfig context.")] = None,
     kubeconfig: Annotated[Path | None, typer.Option(help="The kubeconfig to use with --context.")] = None,
     now: Annotated[
@@ -50,7 +54,7 @@ def plan(
     if not filename and context is None and kubeconfig is None:
         raise _refused("nothing to plan: give manifests with -f, or a live cluster with --context")
     try:
-        documents = _documents(filename or [])
+        documents = [*_machines(machine or []), *_documents(filename or [])]
         if context is not None or kubeconfig is not None:
             documents = [*asyncio.run(_live(kubeconfig, context)), *documents]
             now = now or datetime.now(UTC).isoformat()
@@ -166,6 +170,21 @@ def _documents(paths: list[Path]) -> list[tuple[str, dict[str, Any]]]:
                 ) from None
             found += manifests.parse(text, str(file))
     return found
+
+
+def _machines(counts: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Nodes, slices and device classes of simulated machines, as documents."""
+    from scheduler.devcluster import shapes
+
+    if not counts:
+        return []
+    try:
+        chosen = shapes.parse_counts(counts)
+    except shapes.ShapeError as problem:
+        raise _refused(f"--machine: {problem}") from None
+    made = [made for name, count in chosen.items() for made in shapes.shape_named(name).machines(count)]
+    documents = [*shapes.DEVICE_CLASSES, *(document for one in made for document in (one.node, *one.slices))]
+    return [(f"machine {document['metadata']['name']}", document) for document in documents]
 
 
 async def _live(kubeconfig: Path | None, context: str | None) -> list[tuple[str, dict[str, Any]]]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from scheduler.api import kinds
 from scheduler.cli import app
+from scheduler.demo import SHAPES as DEMO
 from tests.service.conftest import Cluster, allocated, scheduling
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
@@ -114,6 +115,21 @@ def test_unreadable_input_ends_with_2_and_says_where_and_what_to_do(text: str, s
     assert result.exit_code == 2
     assert says in result.stderr
     assert "; " in result.stderr, "the cure follows the cause"
+
+
+def test_examples_are_planned_on_simulated_machines():
+    machines = [word for shape, count in DEMO.items() for word in ("--machine", f"{shape}={count}")]
+    code, text, _ = plan("-f", str(EXAMPLES), *machines)
+    assert code == 0
+    assert "example-gang/llama-finetune in queue team-ml-research: Placed, 8 of 8 pods" in text
+    assert "example-too-large/hero in queue team-ml-research: Refused (OverLimit), 0 of 5 pods" in text
+    assert text == plan("-f", str(EXAMPLES), *machines)[1]
+
+
+def test_a_machine_that_does_not_exist_is_refused_with_those_that_do():
+    code, _, error = plan("-f", str(EXAMPLES), "--machine", "h1000=2")
+    assert code == 2
+    assert "h100x8" in error
 
 
 def test_nothing_to_plan_is_said():
