@@ -24,7 +24,9 @@ PATIENCE_SECONDS = 30.0
 Document = dict[str, Any]
 Objects = Mapping[str, Document]
 
-_APPLIED = {kind.kind: kind for kind in kinds.APPLIED}
+_APPLIED = {
+    (kind.api_version, kind.kind): kind for kind in (*kinds.APPLIED, *kinds.WATCHED, kinds.CUSTOM_RESOURCE_DEFINITION)
+}
 
 
 class Cluster:
@@ -44,7 +46,7 @@ class Cluster:
     async def apply(self, manifests: str) -> None:
         """Merge every document of the YAML text into what exists, or create it."""
         for document in yaml.safe_load_all(textwrap.dedent(manifests)):
-            kind = _APPLIED[document["kind"]]
+            kind = _APPLIED[document["apiVersion"], document["kind"]]
             namespace = document["metadata"].get("namespace", "default") if kind.namespaced else None
             name = document["metadata"]["name"]
             try:
