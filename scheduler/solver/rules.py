@@ -36,13 +36,14 @@ class Model:
     def of(cls, problem: Problem) -> "Model":
         """Variables, rules and objective of a problem."""
         model = cls(problem=problem)
-        model._name_variables()
+        model.name_variables()
         for rule in HARD:
             rule(model)
         model.cp.maximize(objective(model))
         return model
 
-    def _name_variables(self) -> None:
+    def name_variables(self) -> None:
+        """Make the variables of every family."""
         problem, cp = self.problem, self.cp
         for number, contender in enumerate(problem.contenders):
             for way, group in _ways(contender.group):

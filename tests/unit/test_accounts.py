@@ -1,0 +1,47 @@
+"""What pods cost their queue, before and after their devices are known."""
+
+from queues.resources import Resources
+from scheduler.api.dra import AllocationResult, DeviceAllocationResult, DeviceRequestAllocationResult
+from scheduler.dra.pools import Inventory
+from scheduler.plan import accounts
+from scheduler.plan.accounts import Accounts
+from scheduler.plan.shapes import Shapes
+from tests.builders import World, ask, claim, cluster, devices, divided_gpu, gpu_class, node, pod
+
+
+def books(made: World) -> tuple[Accounts, Shapes]:
+    held = {key: one.allocation for key, one in made.claims.items()}
+    shapes = Shapes(made.claims, made.classes, held.get)
+    return Accounts(made.claims, Inventory.of(made.slices, made.classes), shapes), shapes
+
+
+def test_gpus_of_a_device_plugin_are_told_by_the_name_of_the_resource() -> None:
+    assert accounts.by_name(Resources({"nvidia.com/gpu": 3}))["gpu"] == 3000
+    assert accounts.by_name(Resources({"nvidia.com/mig-3g.40gb": 2}))["gpu"] == 2 * 3000 // 7
+    assert accounts.by_name(Resources({"example.com/fpga": 2})) == Resources()
+
+
+def test_an_estimate_counts_claims_once_and_made_claims_by_their_resource() -> None:
+    made = cluster(nodes=1, gpus=4, dra=True) + claim("s", ask(2)) + gpu_class(serves="nvidia.com/gpu")
+    book, shapes = books(made)
+    (pair,) = shapes.bundles([pod("a", claims={"g": "s"}), pod("b", claims={"g": "s"})])
+    assert book.estimate(pair)["gpu"] == 2000
+    assert book.estimate(pair)["deviceclass/gpu.nvidia.com"] == 2000
+    assert book.estimate(pair)["cpu"] == 2000
+    (made_for,) = shapes.bundles([pod("c", gpus=3)])
+    assert book.estimate(made_for)["gpu"] == 3000
+
+
+def test_a_claim_is_paid_by_the_first_of_its_consumers_only() -> None:
+    made = cluster(nodes=1, gpus=4, dra=True)
+    result = DeviceRequestAllocationResult(request="main", driver="gpu.nvidia.com", pool="node-0", device="gpu-0")
+    made += claim("s", ask(1), holds=AllocationResult(devices=DeviceAllocationResult(results=(result,))))
+    book, _ = books(made)
+    assert [book.running(pod(name, on="node-0", claims={"g": "s"}))["gpu"] for name in "ab"] == [1000, 0]
+
+
+def test_the_pool_counts_a_board_once_however_it_may_be_divided() -> None:
+    parts, counters = divided_gpu(0)
+    made = node("n", cpu=4) + devices("n", parts, [counters]) + node("m", gpus=2, cpu=4)
+    whole = accounts.pool(made.nodes, Inventory.of(made.slices, made.classes))
+    assert (whole["gpu"], whole["cpu"]) == (3000, 8000)

@@ -1,0 +1,300 @@
+"""The checker rejects planted errors: a good plan is spoilt in one place, and exactly that is told."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from scheduler.api.core import Taint
+from scheduler.api.dra import AllocationResult
+from scheduler.dra.selection import only_on
+from scheduler.model.plan import ClaimAllocation, Placement, Plan
+from scheduler.model.reasons import InvalidGang
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import (
+    GPU,
+    World,
+    ask,
+    claim,
+    cluster,
+    devices,
+    divided_gpu,
+    gang,
+    gang_of,
+    gpu_class,
+    label_in,
+    node,
+    pod,
+    queue,
+    running,
+    sub_group,
+    topology,
+)
+
+RACKS = topology("racks", "rack")
+PLAIN = (
+    cluster(nodes=4, gpus=4, racks=2, cpu=8)
+    + RACKS
+    + gang("train", pods=3, gpus=2, cpu=4, minimum=3, topology=("racks", "rack", None), selector={"rack": "r0"})
+)
+DEVICES = (
+    cluster(nodes=2, gpus=4, dra=True)
+    + node("mixed", gpus=0)
+    + gang("train", pods=2, claims={"gpu": ask(2, match=f"{GPU}/nvlinkDomain")})
+    + claim("shared", ask(1))
+    + gang("pair", pods=2, shared={"gpu": "shared"})
+)
+
+
+def spoilt(made: World, change: Callable[[Placement], Placement | None]) -> tuple[str, ...]:
+    """What the checker says once `change` has been at every placement (None: left out)."""
+    good = plan(made)
+    assert good.placements
+    assert check(made, good) == ()
+    return check(made, _with(good, [new for old in good.placements if (new := change(old)) is not None]))
+
+
+def _with(good: Plan, placements: list[Placement]) -> Plan:
+    return replace(good, placements=tuple(placements))
+
+
+def only(name: str, **new: Any) -> Callable[[Placement], Placement]:
+    return lambda placement: replace(placement, **new) if placement.pod == f"default/{name}" else placement
+
+
+def told(violations: tuple[str, ...], words: str) -> bool:
+    return any(words in violation for violation in violations)
+
+
+def test_a_pod_placed_twice() -> None:
+    good = plan(PLAIN)
+    assert told(check(PLAIN, _with(good, [*good.placements, good.placements[0]])), "is placed twice")
+
+
+def test_a_pod_that_does_not_wait() -> None:
+    assert told(spoilt(PLAIN, only("train-0", pod="default/other")), "does not wait for a node")
+
+
+def test_a_pod_of_another_uid_or_gang() -> None:
+    assert told(spoilt(PLAIN, only("train-0", pod_uid="old")), "as another pod of that name")
+    assert told(spoilt(PLAIN, only("train-0", gang="default/nobody")), "as another gang's")
+
+
+def test_a_node_that_does_not_exist() -> None:
+    assert told(spoilt(PLAIN, only("train-0", node="gone")), "on node gone, which does not exist")
+
+
+def test_a_gang_cut_short() -> None:
+    cut = spoilt(PLAIN, lambda placement: None if placement.pod.endswith("-2") else placement)
+    assert cut == ("gang default/train gets pods placed and has not its minimum: 2 pods on nodes",)
+
+
+def test_a_gang_with_a_problem() -> None:
+    good = plan(PLAIN)
+    bad = InvalidGang(gang="default/train", problem="contradicts itself", remedy="Correct it.")
+    (whole,) = PLAIN.gangs
+    assert told(check(replace(PLAIN, gangs=(replace(whole, problems=(bad,)),)), good), "contradicts itself")
+
+
+def test_a_node_too_full() -> None:
+    assert told(spoilt(PLAIN, lambda placement: replace(placement, node="node-0")), "node node-0 has 4 nvidia.com/gpu")
+    good = plan(PLAIN)
+    crowded = PLAIN + running("late", on=good.placements[0].node, cpu=6)
+    assert told(check(crowded, good), "cpu, and")
+
+
+def test_a_node_that_does_not_take_the_pod() -> None:
+    violations = spoilt(PLAIN, lambda placement: replace(placement, node="node-3"))
+    assert told(violations, "on node node-3 does not match the node selector")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"unschedulable": True}, "does not tolerate node.kubernetes.io/unschedulable"),
+        ({"taints": (Taint(key="down", effect="NoExecute"),)}, "does not tolerate down:NoExecute"),
+    ],
+)
+def test_a_node_that_keeps_pods_out(change: dict[str, Any], words: str) -> None:
+    good = plan(PLAIN)
+    barred = replace(PLAIN, nodes=tuple(replace(one, **change) for one in PLAIN.nodes))
+    assert told(check(barred, good), words)
+
+
+def test_a_node_affinity_that_does_not_hold() -> None:
+    made = cluster(nodes=2, racks=2) + gang("train", pods=1, affinity=label_in("rack", "r1"))
+    assert told(spoilt(made, only("train-0", node="node-0")), "does not match the node affinity")
+
+
+def test_a_host_port_taken_twice() -> None:
+    made = cluster(nodes=2) + gang("train", pods=2, ports=[80])
+    assert told(spoilt(made, lambda placement: replace(placement, node="node-0")), "collides at port 80")
+
+
+def test_a_gang_in_two_racks() -> None:
+    (whole,) = PLAIN.gangs
+    loose = replace(PLAIN, gangs=(replace(whole, pods=tuple(replace(p, node_selector={}) for p in whole.pods)),))
+    good = plan(loose)
+    apart = [replace(p, node=f"node-{number}") for number, p in enumerate(good.placements)]
+    assert check(loose, _with(good, apart)) == (
+        "group default/train of gang default/train is not in one domain of rack",
+    )
+
+
+def test_a_sub_group_in_two_racks() -> None:
+    pods = [pod(f"p-{i}", sub_group="g") for i in range(2)]
+    groups = (sub_group("g", 2, topology=("racks", "rack", None)),)
+    made = cluster(nodes=2, racks=2) + RACKS + gang_of("train", pods, sub_groups=groups)
+    assert told(spoilt(made, only("p-1", node="node-1")), "group g of gang default/train")
+
+
+def test_a_sub_group_below_its_minimum() -> None:
+    pods = [pod(f"{name}-{i}", sub_group=name) for name in ("a", "b") for i in range(2)]
+    made = cluster(nodes=1) + gang_of("train", pods, sub_groups=(sub_group("a", 2), sub_group("b", 2)))
+    cut = spoilt(made, lambda placement: None if placement.pod.endswith("b-1") else placement)
+    assert told(cut, "has not its minimum")
+
+
+def test_a_queue_past_its_limit_at_any_level() -> None:
+    made = (
+        cluster(nodes=4, gpus=4) + queue("team") + queue("red", parent="team") + gang("a", pods=2, gpus=4, queue="red")
+    )
+    good = plan(made)
+    limited = replace(made, queues=(queue("team", limit=7) + queue("red", parent="team")).queues)
+    assert check(limited, good) == ("queue team goes past its limit of gpu: 8000 of 7000",)
+
+
+def test_a_queue_past_its_quota_with_work_that_cannot_be_preempted() -> None:
+    made = cluster(nodes=4, gpus=4) + queue("red", quota=8) + gang("a", pods=2, gpus=4, queue="red", preemptible=False)
+    good = plan(made)
+    smaller = replace(made, queues=queue("red", quota=4).queues)
+    assert told(check(smaller, good), "queue red goes past its quota of gpu")
+
+
+def test_a_queue_that_takes_no_work() -> None:
+    good = plan(PLAIN)
+    assert told(check(replace(PLAIN, queues=()), good), "although Queue default does not exist")
+
+
+def results(change: Callable[[Any], Any]) -> Callable[[Placement], Placement]:
+    """Change the first device of every allocation of train-0."""
+
+    def spoil(placement: Placement) -> Placement:
+        if placement.pod != "default/train-0":
+            return placement
+        (part,) = placement.claims
+        assert part.allocation is not None
+        return replace(placement, claims=(_with_results(part, change(part.allocation.devices.results)),))
+
+    return spoil
+
+
+def _with_results(part: ClaimAllocation, changed: Any) -> ClaimAllocation:
+    assert part.allocation is not None
+    devices_ = msgspec.structs.replace(part.allocation.devices, results=tuple(changed))
+    return replace(part, allocation=msgspec.structs.replace(part.allocation, devices=devices_))
+
+
+def test_a_device_given_twice() -> None:
+    good = plan(DEVICES)
+    first = next(p for p in good.placements if p.pod == "default/train-0").claims[0].allocation
+    again = [
+        replace(p, node="node-0", claims=(replace(p.claims[0], allocation=first),)) if p.pod == "default/train-1" else p
+        for p in good.placements
+    ]
+    assert told(check(DEVICES, _with(good, again)), "is given to default/train-0-gpu and default/train-1-gpu")
+
+
+def test_a_device_that_somebody_else_holds() -> None:
+    good = plan(DEVICES)
+    held = good.placements[-1].claims[0].allocation
+    taken = DEVICES + claim("theirs", ask(2), holds=held, by=["x"])
+    assert told(check(taken, good), "is given to")
+
+
+def test_too_few_devices() -> None:
+    assert told(spoilt(DEVICES, results(lambda given: given[:1])), "request main has 1 devices")
+
+
+def test_a_device_that_is_not_published() -> None:
+    unknown = results(lambda given: [msgspec.structs.replace(given[0], device="gpu-9"), given[1]])
+    assert told(spoilt(DEVICES, unknown), "which is not published")
+
+
+def test_a_device_of_another_node() -> None:
+    def elsewhere(given: Any) -> list[Any]:
+        other = {"node-0": "node-1", "node-1": "node-0"}[given[0].pool]
+        return [msgspec.structs.replace(given[0], pool=other), given[1]]
+
+    violations = spoilt(DEVICES, results(elsewhere))
+    assert told(violations, "cannot use")
+    assert told(violations, "do not agree in gpu.nvidia.com/nvlinkDomain")
+
+
+def test_a_device_for_a_request_that_is_not_there() -> None:
+    strange = results(lambda given: [*given, msgspec.structs.replace(given[0], request="other", device="gpu-3")])
+    assert told(spoilt(DEVICES, strange), "request other, which is not there")
+
+
+def test_a_device_that_no_selector_selects() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True) + gang("train", claims={"gpu": ask(1)})
+    good = plan(made)
+    picky = {key: replace(one, spec=ask(1, where='device.driver == "other"')) for key, one in made.claims.items()}
+    assert told(check(replace(made, claims=picky), good), 'is not selected by device.driver == "other"')
+
+
+def test_a_claim_left_undecided_or_without_devices() -> None:
+    assert told(spoilt(DEVICES, only("train-0", claims=())), "its claim gpu is not decided")
+
+    def emptied(placement: Placement) -> Placement:
+        return replace(placement, claims=tuple(replace(part, allocation=None) for part in placement.claims))
+
+    assert told(spoilt(DEVICES, emptied), "claim default/train-0-gpu holds no devices")
+
+
+def test_a_shared_claim_allocated_twice() -> None:
+    good = plan(DEVICES)
+    whole = next(
+        part for p in good.placements for part in p.claims if part.claim == "default/shared" and part.allocation
+    )
+    twice = [replace(p, claims=(whole,)) if p.gang == "default/pair" else p for p in good.placements]
+    assert told(check(DEVICES, _with(good, twice)), "claim default/shared is allocated twice")
+
+
+def test_a_pod_that_cannot_reach_what_its_claim_holds() -> None:
+    good = plan(DEVICES)
+    (first, second) = [p for p in good.placements if p.gang == "default/pair"]
+    other = "node-1" if first.node == "node-0" else "node-0"
+    moved = [replace(p, node=other) if p.pod == second.pod else p for p in good.placements]
+    assert told(check(DEVICES, _with(good, moved)), "cannot use what claim default/shared holds")
+
+
+def test_more_consumers_than_a_claim_may_have() -> None:
+    good = plan(DEVICES)
+    many = {
+        **DEVICES.claims,
+        "default/shared": replace(DEVICES.claims["default/shared"], reserved_for=tuple(map(str, range(255)))),
+    }
+    assert told(check(replace(DEVICES, claims=many), good), "claim default/shared is reserved for 257 pods")
+
+
+def test_counters_overdrawn() -> None:
+    parts, counters = divided_gpu(0)
+    made = queue("default") + node("n") + devices("n", parts, [counters]) + gpu_class()
+    made += gpu_class("mig", kind="mig") + gang("train", claims={"gpu": ask(1)})
+    good = plan(made)
+    half = next(iter(plan(made + gang("half", claims={"gpu": ask(1, of="mig")})).placements)).claims[0].allocation
+    assert half is not None
+    device = msgspec.structs.replace((half.devices.results or ())[0], device="gpu-0-part-0")
+    taken = AllocationResult(
+        devices=msgspec.structs.replace(half.devices, results=(device,)), node_selector=only_on("n")
+    )
+    assert told(check(made + claim("theirs", ask(1, of="mig"), holds=taken, by=["x"]), good), "is overdrawn")
+
+
+def test_an_extended_resource_that_nothing_serves() -> None:
+    made = cluster(nodes=1, gpus=2) + node("bare", cpu=4) + gang("train", gpus=1)
+    assert told(spoilt(made, only("train-0", node="bare")), "gets no nvidia.com/gpu")

@@ -1,0 +1,110 @@
+"""The greedy on a toy room: GPUs per node, a shape asks for its number of them."""
+
+from collections.abc import Sequence
+
+from scheduler.solver.greedy import Load, Seated, Short, place
+from scheduler.solver.problem import Group, Level, Unit
+
+RACK: Level = ("t", "rack")
+
+
+class Toy:
+    """Shape n asks for n GPUs; nodes of one first letter are a rack."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = free
+
+    def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
+        left = self.free[node] - sum(of * count for of, count in load)
+        return min(left // shape, at_most)
+
+    def rank(self, node: str, shape: int) -> tuple[int | str, ...]:
+        return self.free[node] - shape, node
+
+    def weight(self, node: str) -> int:
+        return self.free[node]
+
+    def hardness(self, shape: int) -> tuple[int, ...]:
+        return (shape,)
+
+    def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+        assert level == RACK
+        racks = sorted({name[0] for name in nodes})
+        return [(rack, tuple(name for name in nodes if name[0] == rack)) for rack in racks]
+
+
+def group(*shapes: int, name: str = "", minimum: int | None = None, **more: object) -> Group:
+    units = tuple(Unit(shape=shape) for shape in shapes)
+    return Group(name=name, minimum=len(shapes) if minimum is None else minimum, units=units, **more)  # type: ignore[arg-type]
+
+
+def seats(asked: Group, room: Toy) -> dict[str, list[tuple[str, int, int]]] | Short:
+    found = place(asked, tuple(sorted(room.free)), room)
+    if isinstance(found, Short):
+        return found
+    assert isinstance(found, Seated)
+    return {
+        node: [(m.leaf, m.shape, m.count) for m in found.moves if m.node == node]
+        for node in sorted({m.node for m in found.moves})
+    }
+
+
+def test_each_pod_goes_where_the_least_is_left_over() -> None:
+    assert seats(group(2, 2), Toy(a=8, b=3, c=2)) == {"b": [("", 2, 1)], "c": [("", 2, 1)]}
+
+
+def test_the_hardest_go_first() -> None:
+    assert seats(group(1, 4), Toy(a=4, b=1)) == {"a": [("", 4, 1)], "b": [("", 1, 1)]}
+
+
+def test_what_does_not_fit_whole_takes_nothing_and_says_how_far_it_got() -> None:
+    assert seats(group(2, 2, 2), Toy(a=3, b=2)) == Short(placeable=2, shape=2, domain="", certain=True)
+
+
+def test_pods_of_two_kinds_leave_the_answer_open() -> None:
+    short = seats(group(3, 3, 2), Toy(a=4, b=4))
+    assert isinstance(short, Short)
+    assert not short.certain
+
+
+def test_the_tightest_rack_that_holds_all_is_taken() -> None:
+    bound = group(2, 2, steps=(RACK,), required=RACK)
+    assert list(seats(bound, Toy(a0=4, a1=4, b0=2, b1=2))) == ["b0", "b1"]
+    assert list(seats(bound, Toy(a0=4, a1=4, b0=2, c0=2))) == ["a0"]
+
+
+def test_a_rack_that_holds_pods_already_goes_before_a_tighter_one() -> None:
+    near = group(2, steps=(RACK,), near=frozenset({"a0"}))
+    assert list(seats(near, Toy(a0=8, b0=2))) == ["a0"]
+
+
+def test_a_pinned_group_stays_where_it_is_or_waits() -> None:
+    pinned = group(2, 2, steps=(RACK,), required=RACK, pinned="b")
+    short = seats(pinned, Toy(a0=8, b0=3))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.domain) == (1, "b")
+
+
+def test_where_no_rack_is_required_anywhere_is_the_last_resort() -> None:
+    assert list(seats(group(2, 2, steps=(RACK,)), Toy(a0=3, b0=3))) == ["a0", "b0"]
+
+
+def test_leaves_of_one_shape_are_told_apart() -> None:
+    """Two sub-groups of equal pods, each in a rack of its own."""
+    children = tuple(group(2, 2, name=name, steps=(RACK,), required=RACK) for name in ("x", "y"))
+    placed = seats(Group(name="", minimum=2, children=children), Toy(a0=4, b0=4))
+    assert placed == {"a0": [("x", 2, 2)], "b0": [("y", 2, 2)]}
+
+
+def test_of_optional_groups_the_first_that_fit_are_taken() -> None:
+    children = (group(8, name="x"), group(2, name="y"), group(2, name="z"))
+    assert seats(Group(name="", minimum=2, children=children), Toy(a=4)) == {"a": [("y", 2, 1), ("z", 2, 1)]}
+
+
+def test_a_leaf_takes_no_more_units_than_its_minimum() -> None:
+    assert seats(group(1, 1, 1, 1, minimum=2), Toy(a=4)) == {"a": [("", 1, 2)]}
+
+
+def test_a_bundle_counts_all_its_pods() -> None:
+    bundles = Group(name="", minimum=4, units=(Unit(shape=2, pods=2), Unit(shape=2, pods=2), Unit(shape=2, pods=2)))
+    assert seats(bundles, Toy(a=8)) == {"a": [("", 2, 2)]}

@@ -1,0 +1,66 @@
+"""The allocate stage: order, memory of what failed, growth, budgets of search."""
+
+import pytest
+
+from scheduler.plan import joint
+from scheduler.plan.allocate import place_pending
+from scheduler.plan.desk import SEARCHES, Desk
+from scheduler.plan.planner import plan
+from tests.builders import World, cluster, gang, gang_of, pod, queue
+
+
+def desk(made: World) -> Desk:
+    return Desk.of(made)
+
+
+def test_higher_priority_is_served_first_then_age_then_name() -> None:
+    made = cluster(nodes=1, gpus=1)
+    made += (
+        gang("a", gpus=1, created_ms=5) + gang("b", gpus=1, created_ms=3) + gang("c", gpus=1, priority=1, created_ms=9)
+    )
+    here = desk(made)
+    place_pending(here)
+    assert list(here.order) == ["default/c", "default/b", "default/a"]
+    assert list(here.placed) == ["default/c"]
+
+
+def test_what_failed_once_is_not_tried_again_for_others_that_ask_the_same() -> None:
+    made = cluster(nodes=1, gpus=3)
+    for number in range(20):
+        made += gang(f"g{number:02d}", pods=2, gpus=2)
+    here = desk(made)
+    place_pending(here)
+    assert len(here.fruitless) == 1
+    assert [reason.message.split()[0] for reason in here.reasons.values()] == [f"default/g{n:02d}" for n in range(20)]
+
+
+def test_surplus_is_placed_after_every_minimum_and_in_turns() -> None:
+    made = cluster(nodes=1, gpus=4) + queue("red") + gang("a", pods=4, gpus=1, minimum=1)
+    made += gang("b", pods=4, gpus=1, minimum=1, queue="red")
+    here = desk(made)
+    place_pending(here)
+    assert {key: len(parts) for key, parts in here.placed.items()} == {"default/a": 2, "default/b": 2}
+
+
+def test_searches_end_when_their_time_together_is_spent() -> None:
+    made = cluster(nodes=2, gpus=4)
+    for number in range(3):
+        made += gang_of(f"m{number}", [pod(f"m{number}-{i}", gpus=3 - i // 2) for i in range(3)])
+    here = desk(made)
+    here.search_seconds = 0.0
+    place_pending(here)
+    assert {report.status for report in here.solved.values()} == {"budget"}
+    assert desk(made).search_seconds == SEARCHES * 0.5
+
+
+def test_what_is_charged_is_what_the_devices_cost_not_what_was_estimated() -> None:
+    made = cluster(nodes=1, gpus=4) + queue("red", limit=4) + gang("a", pods=2, gpus=2, queue="red")
+    here = desk(made)
+    place_pending(here)
+    assert here.ledger.allocated["red"]["gpu"] == 4000
+
+
+def test_a_problem_too_large_for_the_model_is_left_to_the_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cluster(nodes=2, gpus=4) + gang_of("m", [pod("m-0", gpus=3), pod("m-1", gpus=3), pod("m-2", gpus=2)])
+    monkeypatch.setattr(joint, "MOST_VARIABLES", 1)
+    assert plan(made).solver.status == "budget"

@@ -1,0 +1,106 @@
+"""Room per node: judged as a whole, remembered by state, ranked for best fit."""
+
+from scheduler.api.core import PreferredSchedulingTerm
+from scheduler.dra.pools import Inventory
+from scheduler.model.snapshot import Policy
+from scheduler.model.workloads import Pod
+from scheduler.plan.ledger import Grant, Ledger
+from scheduler.plan.rooms import Rooms
+from scheduler.plan.shapes import Shapes
+from scheduler.plan.topology import Domains
+from tests.builders import (
+    GPU,
+    World,
+    ask_first,
+    claim,
+    cluster,
+    devices,
+    divided_gpu,
+    gpu_class,
+    label_in,
+    node,
+    pod,
+    policy,
+    running,
+)
+
+
+def rooms(made: World, choices: Policy | None = None) -> Rooms:
+    inventory = Inventory.of(made.slices, made.classes)
+    ledger = Ledger.of(made.nodes, inventory, pods=made.pods, claims=made.claims.values())
+    shapes = Shapes(made.claims, made.classes, ledger.held)
+    return Rooms(ledger, shapes, Domains(made.nodes, made.topologies, inventory), choices or Policy())
+
+
+def shape(of: Rooms, wanted: Pod) -> int:
+    (bundle,) = of.shapes.bundles([wanted])
+    return bundle.shape
+
+
+def test_capacity_is_the_least_of_all_that_is_asked_for() -> None:
+    here = rooms(cluster(nodes=1, gpus=8, cpu=10))
+    assert here.capacity("node-0", (), shape(here, pod("p", gpus=1, cpu=3)), 99) == 3
+    assert here.capacity("node-0", (), shape(here, pod("p", gpus=3, cpu=1)), 99) == 2
+    assert here.capacity("node-0", (), shape(here, pod("p", cpu=1)), 4) == 4
+
+
+def test_what_a_load_takes_is_gone() -> None:
+    here = rooms(cluster(nodes=1, gpus=8))
+    three, two = shape(here, pod("p", gpus=3)), shape(here, pod("q", gpus=2))
+    assert here.capacity("node-0", ((three, 1),), two, 9) == 2
+
+
+def test_two_pods_with_one_host_port_need_two_nodes() -> None:
+    here = rooms(cluster(nodes=1))
+    assert here.capacity("node-0", (), shape(here, pod("p", ports=[80])), 2) == 1
+
+
+def test_alternatives_of_a_load_are_chosen_together() -> None:
+    parts, counters = divided_gpu(0)
+    made = node("n") + devices("n", parts, [counters]) + gpu_class() + gpu_class("mig", kind="mig")
+    made += claim("c", ask_first(("whole", GPU, 1), ("half", "mig", 1)))
+    here = rooms(made)
+    wanted = shape(here, pod("p", claims={"gpu": "c"}))
+    assert here.capacity("n", (), wanted, 9) == 2
+    assert [here.verdict("n", ((wanted, count),)).alternatives for count in (1, 2)] == [0, 2]
+
+
+def test_best_fit_goes_where_the_fewest_gpus_are_left() -> None:
+    here = rooms(node("whole", gpus=8) + node("half", gpus=4) + node("full", gpus=1))
+    assert here.best(shape(here, pod("p", gpus=2))) == "half"
+
+
+def test_spread_goes_where_the_most_are_left() -> None:
+    here = rooms(node("whole", gpus=8) + node("half", gpus=4), policy(spread=True))
+    assert here.best(shape(here, pod("p", gpus=2))) == "whole"
+
+
+def test_pods_without_devices_leave_gpu_nodes_alone() -> None:
+    here = rooms(node("gpus", gpus=8, cpu=8) + node("plain", cpu=64))
+    assert here.best(shape(here, pod("p", cpu=4))) == "plain"
+
+
+def test_the_best_node_is_found_again_after_every_change() -> None:
+    here = rooms(cluster(nodes=3, gpus=2))
+    wanted = pod("p", gpus=1)
+    seen = []
+    while (best := here.best(shape(here, wanted))) is not None:
+        seen.append(best)
+        here.ledger.take(Grant(pod=wanted, node=best, requests=wanted.requests))
+    assert seen == ["node-0", "node-0", "node-1", "node-1", "node-2", "node-2"]
+
+
+def test_a_preferred_node_goes_before_a_better_fit() -> None:
+
+    here = rooms(node("tight", gpus=1) + node("wished", gpus=8, labels={"pool": "b"}))
+    (term,) = label_in("pool", "b").node_selector_terms
+    wish = (PreferredSchedulingTerm(weight=1, preference=term),)
+    assert here.best(shape(here, pod("p", gpus=1, preferred_affinity=wish))) == "wished"
+
+
+def test_causes_are_counted_most_first() -> None:
+    made = cluster(nodes=3, gpus=1, cpu=4) + node("cordoned", gpus=4, unschedulable=True)
+    made += running("a", on="node-0", cpu=4) + running("b", on="node-1", cpu=4)
+    here = rooms(made)
+    causes = here.causes(shape(here, pod("p", gpus=1, cpu=2)), here.nodes)
+    assert [str(cause) for cause in causes] == ["2 nodes have too little free cpu", "1 node is unschedulable"]
