@@ -67,6 +67,19 @@ async def test_killed_at_a_write_the_next_start_makes_the_gang_whole(cluster: Cl
             await whole(cluster, verifier)
 
 
+@pytest.mark.slow
+async def test_killed_again_and_again_the_work_gets_done_and_no_device_is_given_twice(cluster: Cluster, tmp_path: Path):
+    await cluster.add_nodes("h100x8", 4)
+    await cluster.apply(template(count=2))
+    async with verified(cluster.client) as verifier:
+        for round_, number in enumerate((3, 7, 2, 11, 5)):
+            await cluster.apply(gang(f"train-{round_}", 3))
+            await killed_at(cluster, number, tmp_path)
+        async with Process(cluster.kubeconfig):
+            await cluster.running("default", 5 * 3)
+            assert sum(map(len, verifier.holders.values())) == 5 * 3 * 2
+
+
 async def test_devices_that_can_no_longer_be_used_are_released_by_the_next_start(cluster: Cluster, tmp_path: Path):
     node, _ = await cluster.add_nodes("h100x8", 2)
     await cluster.apply(template(count=2))
