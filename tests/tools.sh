@@ -20,7 +20,9 @@ if [ ! -x "$built" ]; then
     fi
     echo "building kubectl $version ..." >&2
     mkdir -p "$(dirname "$built")"
-    (cd "$root/tests/real" && go build -trimpath -o "$built.partial" k8s.io/kubernetes/cmd/kubectl)
+    stamp=k8s.io/component-base/version
+    flags="-X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
+    (cd "$root/tests/real" && go build -trimpath -ldflags "$flags" -o "$built.partial" k8s.io/kubernetes/cmd/kubectl)
     mv "$built.partial" "$built"
 fi
 echo "$built"
