@@ -141,7 +141,7 @@ def _greedily(desk: Desk, group: Group) -> Seated | Short:
 def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     """Why a piece found no room: it cannot be decided, it could never run here, or there is too little free now."""
     for bundle in piece.chosen():
-        refused = desk.rooms.refused.get(bundle.shape)
+        refused = desk.rooms.refusal(bundle, anywhere=False)
         if refused is not None:
             return refused
         never = _never(desk, bundle)
@@ -158,11 +158,9 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
 
 
 def _never(desk: Desk, bundle: Bundle) -> Reason | None:
-    """Why the bundle could run on no node even if all were empty; an error in a selector goes first."""
+    """Why the bundle could run on no node even if all were empty; an error in a selector goes first, being mendable."""
     bare = desk.bare_rooms()
     if bare.best(bundle.shape) is not None:
         return None
-    undecided = bare.undecided.get(bundle.shape)
-    if undecided is not None:
-        return undecided
-    return NoNodeFits(pod=bundle.pods[0].key, causes=bare.causes(bundle.shape, bare.nodes))
+    causes = bare.causes(bundle.shape, bare.nodes)
+    return bare.refusal(bundle, anywhere=True) or NoNodeFits(pod=bundle.pods[0].key, causes=causes)

@@ -6,7 +6,6 @@ placed the pods, and what the solver answers is allocated for real before it is 
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 from queues.limits import under_quota
 from queues.resources import NOTHING, Resources, total
@@ -25,6 +24,9 @@ from scheduler.solver.solve import Answer, Hint, OutOfTime, ProvedImpossible, So
 
 MOST_VARIABLES = 3_000
 """Beyond this the first answer of a model costs more than it is worth (measured: 0.25 to 1 s)."""
+
+MOST_SHAPES = 8
+"""More kinds of pods than this fill a node in too many ways."""
 
 MOST_PATTERNS = 256
 """Maximal ways to fill one node."""
@@ -46,20 +48,18 @@ def place_jointly(desk: Desk) -> None:
     """Let gangs that wait for room, and those that this plan has placed, find their places together."""
     policy = desk.snapshot.policy
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
-    waiting = waiting[: policy.solver_gangs]
-    if not waiting or not policy.solver_enabled:
+    movable = [key for key in desk.placed if _is_movable(desk, key)]
+    if not waiting or not movable or not policy.solver_enabled:
         return
-    seats = policy.solver_gangs - min(len(waiting), policy.solver_gangs // 2)
-    movable = list(islice((key for key in desk.placed if _is_movable(desk, key)), seats))
-    if not movable:
-        return
+    waiting = _few_shapes(desk, waiting, policy.solver_gangs // 2)
+    movable = _few_shapes(desk, movable, policy.solver_gangs - len(waiting), with_=waiting)
     ledger = desk.ledger.fork()
     for key in movable:
         for grant in desk.placed[key][0].grants:
             ledger.give_back(grant)
             desk.charge(ledger, desk.wants[key].gang, grant.cost * -1)
     rooms = Rooms(ledger, desk.shapes, desk.domains, policy)
-    hopeful = [key for key in waiting if _may_fit(rooms, desk.waiting[key])][: policy.solver_gangs - len(movable)]
+    hopeful = [key for key in waiting if _may_fit(rooms, desk.waiting[key])]
     if not hopeful:
         return
     head = sorted([*movable, *hopeful], key=lambda key: desk.order[key])
@@ -70,6 +70,22 @@ def place_jointly(desk: Desk) -> None:
     if isinstance(answer, Solved) and len(answer.moves) > len(movable) and not _accept(desk, ledger, answer):
         report = SolverReport(status="budget", seconds=answer.seconds)
     desk.solved.update(dict.fromkeys(head, report))
+
+
+def _few_shapes(desk: Desk, gangs: Sequence[str], most: int, with_: Sequence[str] = ()) -> list[str]:
+    """The first of the gangs, at most so many, as long as they and `with_` have no more shapes than a model takes."""
+    shapes = {shape for key in with_ for shape in _piece(desk, key).group.shapes()}
+    chosen: list[str] = []
+    for key in gangs:
+        more = shapes.union(_piece(desk, key).group.shapes())
+        if len(chosen) < most and len(more) <= MOST_SHAPES:
+            shapes = more
+            chosen.append(key)
+    return chosen
+
+
+def _piece(desk: Desk, key: str) -> Wanted:
+    return desk.waiting[key] if key in desk.waiting else desk.placed[key][0].piece
 
 
 def _is_movable(desk: Desk, gang: str) -> bool:
@@ -90,7 +106,7 @@ def _may_fit(rooms: Rooms, piece: Wanted) -> bool:
 
 def _accept(desk: Desk, ledger: Ledger, answer: Solved) -> bool:
     """Put the answer into the plan, if its devices can be had and its queues may take it; whether that was so."""
-    pieces = {key: desk.waiting[key] if key in desk.waiting else desk.placed[key][0].piece for key in answer.moves}
+    pieces = {key: _piece(desk, key) for key in answer.moves}
     grants = realise(desk, [(pieces[gang], moves) for gang, moves in answer.moves.items()], ledger.in_use)
     if grants is None:
         return False
@@ -150,13 +166,12 @@ def _contenders(desk: Desk, ledger: Ledger, head: Sequence[str]) -> tuple[list[C
     """The gangs of the head with what they take of each budget; and the budgets, what their queues may still take.
 
     Worth: GPUs, twice as much at the head of the queue as at its end."""
-    pieces = {key: desk.waiting[key] if key in desk.waiting else desk.placed[key][0].piece for key in head}
     costs = {key: _cost(desk, key) for key in head}
     budgets = _budgets(desk, ledger, costs)
     contenders = [
         Contender(
             gang=key,
-            group=pieces[key].group,
+            group=_piece(desk, key).group,
             must=key in desk.placed,
             value=(1 + costs[key][GPU] // 1000) * (2 * len(head) - place),
             amounts=tuple(amounts.get(key, 0) for _, amounts in budgets),

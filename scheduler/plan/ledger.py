@@ -50,7 +50,7 @@ class Ledger:
         self._consumers: dict[str, frozenset[str]] = {}
         self._allocated: dict[str, Resources] = {}
         self._nonpreemptible: dict[str, Resources] = {}
-        self._states: dict[str, tuple[int, int]] = {}
+        self._states: dict[str, tuple[int, int, int]] = {}
         self._known: dict[Hashable, int] = {}
         self._reaching: Mapping[PoolKey, Sequence[str]] = {}
 
@@ -174,6 +174,10 @@ class Ledger:
         """A number for all that passes on the node: free amounts, ports in use, devices in use."""
         return self._measured(node)[0]
 
+    def devices(self, node: str) -> int:
+        """A number for the node's devices alone, and what of them is in use."""
+        return self._measured(node)[2]
+
     def gpus(self, node: str) -> int:
         """What is free of the node's GPUs, in thousandths, a device plugin's and a driver's together: for packing."""
         return self._measured(node)[1]
@@ -184,15 +188,19 @@ class Ledger:
         total = accounts.by_name(of.allocatable)[accounts.GPU] + accounts.gpus_on(self.inventory.on(of), self.inventory)
         return 0 < total <= self.gpus(node)
 
-    def _measured(self, node: str) -> tuple[int, int]:
+    def _measured(self, node: str) -> tuple[int, int, int]:
+        """State, free GPUs, and the state of the devices."""
         known = self._states.get(node)
         if known is None:
             free, of = self._free[node], self.nodes[node]
-            devices = self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)
-            key = (frozenset(of.allocatable.amounts), frozenset(free.amounts.items()), self.ports(node), devices)
-            state = self._known.setdefault(key, len(self._known))
-            known = self._states[node] = state, self._free_gpus(of)
+            devices = self._number((self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)))
+            amounts = frozenset(of.allocatable.amounts), frozenset(free.amounts.items())
+            state = self._number((amounts, self.ports(node), devices))
+            known = self._states[node] = state, self._free_gpus(of), devices
         return known
+
+    def _number(self, key: Hashable) -> int:
+        return self._known.setdefault(key, len(self._known))
 
     def _free_gpus(self, node: Node) -> int:
         view = self.inventory.on(node)

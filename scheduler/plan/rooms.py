@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from queues.resources import total
-from scheduler.dra.allocate import Allocated, Ask, NoRoom, Refused, allocate
-from scheduler.model.reasons import NodeCount, Reason
+from scheduler.dra.allocate import Allocated, Answer, Ask, NoRoom, Refused, allocate
+from scheduler.model.nodes import Node
+from scheduler.model.reasons import ClaimRefused, NodeCount, Reason
 from scheduler.model.snapshot import Policy
 from scheduler.plan.fit import LASTING, PASSING, Need, Seat, aversion, misfit
 from scheduler.plan.ledger import Ledger
-from scheduler.plan.shapes import Demand, Shapes
+from scheduler.plan.shapes import Bundle, Demand, Shapes
 from scheduler.plan.topology import Domains
 from scheduler.solver.problem import Level
 
@@ -44,10 +45,7 @@ class Rooms:
         self.shapes = shapes
         self.domains = domains
         self.nodes = tuple(ledger.nodes)
-        self.refused: dict[int, Reason] = {}
-        """Shapes whose claims can be decided on no node, with the reason."""
-        self.undecided: dict[int, Reason] = {}
-        """Shapes whose claims could not be decided on some node, for instance for an error in a selector, and why."""
+        self._undecided: dict[int, tuple[str, bool]] = {}
         self.proved = True
         """Whether every answer so far was searched to its end."""
         self._policy = policy
@@ -55,8 +53,11 @@ class Rooms:
         kinds: dict[object, int] = {}
         for name, node in ledger.nodes.items():
             self._kinds[name] = kinds.setdefault((node.taints, node.unschedulable), len(kinds))
+        self._neighbourhood = domains.neighbourhoods()
+        self._free_around: dict[str, tuple[int, int]] = {}
         self._lasting: dict[tuple[object, ...], str] = {}
         self._verdicts: dict[tuple[int, Load], Verdict] = {}
+        self._devices: dict[tuple[int, Load], Verdict] = {}
         self._capacities: dict[tuple[int, Load, int], tuple[int, bool]] = {}
         self._ranks: dict[tuple[int, int], tuple[int, ...]] = {}
         self._hardness: dict[int, tuple[int, ...]] = {}
@@ -110,7 +111,8 @@ class Rooms:
         known = self._ranks.get(key)
         if known is None:
             known = self._ranks[key] = self._rank(node, shape)
-        return (self._aversion(node, shape), *known, node)
+        before, after = known[:2], known[2:]
+        return (self._aversion(node, shape), *before, self._around(node), *after, node)
 
     def best(self, shape: int) -> str | None:
         """The node that is best for one bundle of this shape among those that take it; None if none does."""
@@ -121,7 +123,7 @@ class Rooms:
         else:
             changed = dict.fromkeys(self.ledger.changes[heap.seen :])
             heap.seen = len(self.ledger.changes)
-        for node in changed:
+        for node in self._with_neighbours(changed):
             takes = not self.suits(node, shape) and not self.verdict(node, ((shape, 1),)).cause
             heap.put(node, self.rank(node, shape) if takes else None)
         return heap.first()
@@ -153,6 +155,21 @@ class Rooms:
             known = self._causes[key] = now, self._count_causes(shape, nodes)
         return known[1]
 
+    def refusal(self, bundle: Bundle, *, anywhere: bool) -> Reason | None:
+        """Why the bundle's claims cannot be decided: on any node whatever (an unknown class), or with `anywhere` on the
+        first node where that is so (a selector that fails on what this node publishes). None if they can be."""
+        for demand in self.shapes[bundle.shape].demands.values():
+            node, fatal = self._undecided.get(demand.kind, ("", False))
+            if node and (fatal or anywhere):
+                of = self.ledger.nodes[node]
+                asks = [Ask(claim=ask.claim) for ask in self.shapes.demand_of(bundle, of).asks]
+                answer = allocate(
+                    of, asks, self.ledger.inventory, self.ledger.in_use, steps=self._policy.allocator_steps
+                )
+                if isinstance(answer, Refused):
+                    return answer.reason
+        return None
+
     def _count_causes(self, shape: int, nodes: Iterable[str]) -> tuple[NodeCount, ...]:
         counts: dict[str, int] = {}
         for node in nodes:
@@ -173,18 +190,32 @@ class Rooms:
         cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
         if cause is not None:
             return Verdict(cause=cause)
-        asks = [Ask(claim=ask.claim) for demand, count in demands for _ in range(count) for ask in demand.asks]
-        if not asks:
+        asking = sorted((demand.kind, count, shape) for (shape, count), (demand, _) in zip(load, demands, strict=True))
+        key = self.ledger.devices(node), tuple((kind, count) for kind, count, _ in asking if kind)
+        if not key[1]:
             return Verdict()
-        answer = allocate(of, asks, self.ledger.inventory, self.ledger.in_use, steps=self._policy.allocator_steps)
+        known = self._devices.get(key)
+        if known is None:
+            known = self._devices[key] = self._allot(of, [(shape, count) for kind, count, shape in asking if kind])
+        return known
+
+    def _allot(self, node: Node, load: Sequence[tuple[int, int]]) -> Verdict:
+        """Whether there are devices for all of these together."""
+        demands = [(self.shapes.demand(shape, node), count) for shape, count in load]
+        asks = [Ask(claim=ask.claim) for demand, count in demands for _ in range(count) for ask in demand.asks]
+        answer = self._allocate(node, asks)
         if isinstance(answer, Allocated):
             return Verdict(alternatives=_alternatives(answer, asks))
         if isinstance(answer, NoRoom):
             self.proved = self.proved and answer.searched_all
             return Verdict(cause=answer.cause, proved=answer.searched_all)
         if len(load) == 1:
-            (self.refused if answer.fatal else self.undecided).setdefault(load[0][0], answer.reason)
+            self._undecided.setdefault(demands[0][0].kind, (node.name, answer.fatal))
         return Verdict(cause=_undecided(answer))
+
+    def _allocate(self, node: Node, asks: Sequence[Ask]) -> Answer:
+        steps = self._policy.allocator_steps
+        return allocate(node, asks, self.ledger.inventory, self.ledger.in_use, steps=steps)
 
     def _bound(self, node: str, load: Load, demand: Demand) -> int:
         """How often the amounts alone would go into what `load` leaves free."""
@@ -214,6 +245,24 @@ class Rooms:
             sign * left["cpu"],
             sign * left["memory"],
         )
+
+    def _around(self, node: str) -> int:
+        """Free GPUs of the whole NVLink domain, where it spans nodes: a domain that is broken into goes before others,
+        so that large ones stay whole."""
+        domain = self._neighbourhood.get(node)
+        if domain is None:
+            return 0
+        now = len(self.ledger.changes)
+        known = self._free_around.get(domain[0])
+        if known is None or known[0] != now:
+            known = self._free_around[domain[0]] = now, sum(map(self.ledger.gpus, domain))
+        return -known[1] if self._policy.spread else known[1]
+
+    def _with_neighbours(self, nodes: Iterable[str]) -> Iterable[str]:
+        """The nodes, and those whose rank changes with them."""
+        if not self._neighbourhood:
+            return nodes
+        return dict.fromkeys(other for node in nodes for other in self._neighbourhood.get(node, (node,)))
 
     def _aversion(self, node: str, shape: int) -> int:
         wanted, of = self.shapes[shape], self.ledger.nodes[node]
@@ -264,4 +313,8 @@ def _alternatives(answer: Allocated, asks: Sequence[Ask]) -> int:
 
 
 def _undecided(refused: Refused) -> str:
-    return f"cannot be judged: {refused.reason.message.removesuffix('.')}"
+    """In words that hold for every claim that asks the same."""
+    reason = refused.reason
+    where = f"request {reason.request}: " if isinstance(reason, ClaimRefused) and reason.request else ""
+    what = reason.problem if isinstance(reason, ClaimRefused) else reason.message.removesuffix(".")
+    return f"cannot be judged: {where}{what}"

@@ -5,7 +5,7 @@ depends on the node: a device plugin serves them there, or a claim made for the 
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from queues.resources import Resources, total
 from scheduler.api import attributes
@@ -42,11 +42,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Demand:
-    """What a bundle takes of a node: amounts and ports of all its pods, and devices for these claims."""
+    """What a bundle takes of a node: amounts and ports of all its pods, and devices for these claims. `kind`: equal for
+    demands that ask for the same devices, 0 for none."""
 
     requests: Resources
     ports: tuple[HostPort, ...]
     asks: tuple[Asked, ...]
+    kind: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +91,7 @@ class Shapes:
         self._serving = classes_by_resource(classes)
         self._numbers: dict[Hashable, int] = {}
         self._shapes: list[Shape] = []
+        self._kinds: dict[Hashable, int] = {(): 0}
 
     def __getitem__(self, number: int) -> Shape:
         return self._shapes[number]
@@ -112,7 +115,7 @@ class Shapes:
         if not like.asks:
             return like
         via = self._by_claim(self._shapes[bundle.shape].served, node)
-        return Demand(requests=like.requests, ports=like.ports, asks=self._asks(bundle, via, node))
+        return replace(like, asks=self._asks(bundle, via, node))
 
     def served(self, pod: Pod) -> tuple[str, ...]:
         """The pod's extended resources that a device class serves, sorted."""
@@ -199,10 +202,12 @@ class Shapes:
         return frozenset(name for name in served if not node.allocatable[name]) if served else frozenset()
 
     def _demand(self, bundle: Bundle, via: frozenset[str], node: Node) -> Demand:
+        asks = self._asks(bundle, via, node)
         return Demand(
             requests=_without(total(pod.requests for pod in bundle.pods), via),
             ports=tuple(port for pod in bundle.pods for port in pod.host_ports),
-            asks=self._asks(bundle, via, node),
+            asks=asks,
+            kind=self._kinds.setdefault(tuple(ask_shape(ask.claim) for ask in asks), len(self._kinds)),
         )
 
     def _asks(self, bundle: Bundle, via: frozenset[str], node: Node) -> tuple[Asked, ...]:

@@ -40,6 +40,7 @@ class Domains:
         self._inventory = inventory
         self._levels: dict[Level, dict[str, str]] = {}
         self._nvlink: dict[str, str | None] = {}
+        self._neighbours: dict[str, tuple[str, ...]] | None = None
 
     def ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
         """The levels to try under this constraint, or why it cannot be used."""
@@ -90,6 +91,18 @@ class Domains:
         if node not in self._nvlink:
             self._nvlink[node] = self._read_nvlink(self._nodes[node])
         return self._nvlink[node]
+
+    def neighbourhoods(self) -> Mapping[str, tuple[str, ...]]:
+        """For every node in an NVLink domain of several nodes, all nodes of that domain, by name."""
+        if self._neighbours is None:
+            domains: dict[str, list[str]] = {}
+            for name in self._nodes:
+                domain = self.nvlink(name)
+                if domain is not None:
+                    domains.setdefault(domain, []).append(name)
+            together = [tuple(sorted(names)) for names in domains.values() if len(names) > 1]
+            self._neighbours = {name: names for names in together for name in names}
+        return self._neighbours
 
     def _value(self, node: Node, key: str) -> str | None:
         if key == NVLINK_LEVEL:

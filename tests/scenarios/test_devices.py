@@ -235,3 +235,16 @@ def test_admin_access_takes_nothing_from_anybody() -> None:
     decided = decide(made)
     assert len(decided.placements) == 2
     assert next(q.allocated["gpu"] for q in decided.queues) == 2000
+
+
+def test_a_selector_that_fails_on_what_nodes_publish_names_the_claim_of_the_gang_itself() -> None:
+    """A missing attribute is an error, not "no match". Source: KEP 4381, CEL environment."""
+    missing = ask(1, where='device.attributes["gpu.nvidia.com"].tensorCores > 4')
+    made = (
+        cluster(nodes=2, gpus=2, dra=True) + gang("one", claims={"gpu": missing}) + gang("two", claims={"gpu": missing})
+    )
+    decided = decide(made)
+    for name in ("one", "two"):
+        reason = decided.why(name)
+        assert isinstance(reason, ClaimRefused)
+        assert reason.claim == f"default/{name}-0-gpu"

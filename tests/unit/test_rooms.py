@@ -1,6 +1,7 @@
 """Room per node: judged as a whole, remembered by state, ranked for best fit."""
 
 from scheduler.api.core import PreferredSchedulingTerm
+from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.pools import Inventory
 from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
@@ -11,6 +12,7 @@ from scheduler.plan.topology import Domains
 from tests.builders import (
     GPU,
     World,
+    ask,
     ask_first,
     claim,
     cluster,
@@ -73,6 +75,24 @@ def test_best_fit_goes_where_the_fewest_gpus_are_left() -> None:
 def test_spread_goes_where_the_most_are_left() -> None:
     here = rooms(node("whole", gpus=8) + node("half", gpus=4), policy(spread=True))
     assert here.best(shape(here, pod("p", gpus=2))) == "whole"
+
+
+def test_a_small_pod_goes_to_the_nvlink_domain_that_is_broken_into_already() -> None:
+    made = gpu_class() + claim("c", ask(1)) + claim("held", ask(1))
+    for number in range(4):
+        made += node(f"n{number}", gpus=4, dra=True, domain=f"nvl-{number // 2}")
+    here = rooms(made)
+    first, second = pod("p", claims={"gpu": "held"}), pod("q", claims={"gpu": "c"})
+    assert here.best(shape(here, first)) == "n0"
+    taken = pod("t", cpu=1)
+    inventory, ledger = here.ledger.inventory, here.ledger
+    (wanted,) = claim("held", ask(1)).claims.values()
+    answer = allocate(ledger.nodes["n3"], [Ask(claim=wanted)], inventory, ledger.in_use)
+    assert isinstance(answer, Allocated)
+    allocated = ((wanted, answer.allocations[0]),)
+    ledger.take(Grant(pod=taken, node="n3", requests=taken.requests, allocated=allocated, joins=(wanted.key,)))
+    assert here.best(shape(here, second)) == "n3"
+    assert sorted(["n0", "n1", "n2"], key=lambda name: here.rank(name, shape(here, second))) == ["n2", "n0", "n1"]
 
 
 def test_pods_without_devices_leave_gpu_nodes_alone() -> None:
