@@ -25,21 +25,31 @@ def _serve(kubeconfig: Path) -> None:
 
 
 class Process:
-    """`async with Process(kubeconfig) as scheduler:`; it is stopped at the end unless it was killed before."""
+    """`async with Process(kubeconfig) as scheduler:`. It must not fail: at the end it obeys SIGTERM, or was killed."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self._process = _context.Process(target=_serve, args=(kubeconfig,), daemon=True)
+        self._killed = False
 
     async def __aenter__(self) -> "Process":
         await asyncio.to_thread(self._process.start)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process.is_alive():
-            self._process.terminate()
+        if not self._killed:
+            await self.stop()
         await asyncio.to_thread(self._process.join)
+        # Asked to end before it has begun, it ends as any process does.
+        assert self._process.exitcode in ((-signal.SIGKILL,) if self._killed else (0, -signal.SIGTERM))
+
+    async def stop(self) -> int | None:
+        """SIGTERM, and wait for the end; the exit code."""
+        self._process.terminate()
+        await asyncio.to_thread(self._process.join)
+        return self._process.exitcode
 
     def kill(self) -> None:
         """SIGKILL; the end of the block waits until it is gone."""
         assert self._process.pid is not None
+        self._killed = True
         os.kill(self._process.pid, signal.SIGKILL)

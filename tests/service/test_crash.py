@@ -67,6 +67,15 @@ async def test_killed_at_a_write_the_next_start_makes_the_gang_whole(cluster: Cl
             await whole(cluster, verifier)
 
 
+async def test_asked_to_end_it_ends_well(cluster: Cluster):
+    await cluster.add_nodes("h100x8")
+    await cluster.apply(template(count=2))
+    await cluster.apply(gang("train", 2))
+    async with Process(cluster.kubeconfig) as scheduler:
+        await cluster.running("default", 2)
+        assert await scheduler.stop() == 0
+
+
 @pytest.mark.slow
 async def test_killed_again_and_again_the_work_gets_done_and_no_device_is_given_twice(cluster: Cluster, tmp_path: Path):
     await cluster.add_nodes("h100x8", 4)
