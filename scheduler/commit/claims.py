@@ -2,14 +2,13 @@
 
 A claim is written from its raw document, so that fields newer than us survive, and guarded by its resourceVersion. The
 allocation and the reservation go in one request: an allocation without a reservation would never be released.
-Source: reference/kubernetes.md 2.2 to 2.6 (KEP 4381, KEP 5004, KEP 5007).
+Source: KEP 4381 (structured parameters), KEP 5004 (extended resources), KEP 5007 (binding conditions).
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -17,19 +16,30 @@ import msgspec
 from scheduler.api import kinds
 from scheduler.api.dra import (
     CLAIM_FINALIZER,
-    EXTENDED_RESOURCE_CLAIM_ANNOTATION,
     MOST_CONSUMERS,
     AllocationResult,
     ResourceClaim,
 )
 from scheduler.commit.attempts import Patience, WriteRefused, persist
+from scheduler.commit.documents import (
+    Document,
+    binding_conditions,
+    controller_uid,
+    devices_of,
+    is_made,
+    key_of,
+    made_claim,
+    named,
+    placeholder,
+    reservation,
+    wanted_devices,
+    with_finalizer,
+    with_status,
+)
 from scheduler.commit.known import Known
 from scheduler.commit.slots import Slots
 from scheduler.commit.writes import ClaimMaking, ClaimWrite, Consumer
 from scheduler.kube.client import ApiError, Client
-
-Document = dict[str, Any]
-DeviceName = tuple[str, str, str, str]
 
 
 class Claims:
@@ -65,18 +75,18 @@ class Claims:
             return
         self._before[write.claim] = raw
         claim: Document = msgspec.json.decode(raw)
-        reserved = [*((claim.get("status") or {}).get("reservedFor") or ()), *map(_reservation, write.consumers)]
-        intended = _with_status(claim, allocation=self._allocation(write.allocation), reservedFor=reserved)
+        reserved = [*((claim.get("status") or {}).get("reservedFor") or ()), *map(reservation, write.consumers)]
+        intended = with_status(claim, allocation=self._allocation(write.allocation), reservedFor=reserved)
         self._state.assume_claim(intended, in_flight=True, now_ms=self._now_ms())
 
     def intend_making(self, making: ClaimMaking) -> None:
         """The same for a claim that does not exist yet, under a name of its own until it does."""
         namespace, _, pod = making.consumer.pod.partition("/")
-        claim = _made(making, namespace, pod)
-        claim["metadata"] = {"namespace": namespace, "name": _placeholder(making).partition("/")[2], "uid": ""}
+        claim = made_claim(making, namespace, pod)
+        claim["metadata"] = {"namespace": namespace, "name": placeholder(making).partition("/")[2], "uid": ""}
         claim["status"] = {
             "allocation": self._allocation(making.allocation),
-            "reservedFor": [_reservation(making.consumer)],
+            "reservedFor": [reservation(making.consumer)],
         }
         self._state.assume_claim(claim, in_flight=True, now_ms=self._now_ms())
 
@@ -87,7 +97,7 @@ class Claims:
                 self._state.forget_claim(write.claim)
         for making in makings:
             self._made.pop(making.consumer.uid, None)
-            self._state.forget_claim(_placeholder(making))
+            self._state.forget_claim(placeholder(making))
 
     async def secure(self, write: ClaimWrite) -> Document:
         """The claim holds the allocation and is reserved for the consumers: at most two requests, none if it was so.
@@ -105,7 +115,7 @@ class Claims:
             return await self._secure(claim, write)
 
         async with lock:
-            return await persist(_named(write.claim), self._patience, self._may_write, step)
+            return await persist(named(write.claim), self._patience, self._may_write, step)
 
     async def make(self, making: ClaimMaking) -> Document:
         """A claim for the pod's extended resources exists, allocated and reserved, and the pod's status names it.
@@ -114,15 +124,17 @@ class Claims:
         devices or none, otherwise released and deleted."""
         namespace, _, pod = making.consumer.pod.partition("/")
         left = self._left_over(making)
-        if left is not None and devices_of(left) not in (frozenset(), _wanted(making.allocation)):
-            await self.release(_key(left), left["metadata"]["uid"], {making.consumer.uid})
+        if left is not None and devices_of(left) not in (frozenset(), wanted_devices(making.allocation)):
+            await self.release(key_of(left), left["metadata"]["uid"], {making.consumer.uid})
             left = None
 
         async def step(attempt: int) -> Document:
             claim = await self._made_earlier(making) if attempt else left
             if claim is None:
                 async with self._slots.commit():
-                    claim = await self._client.create(kinds.RESOURCE_CLAIM, namespace, _made(making, namespace, pod))
+                    claim = await self._client.create(
+                        kinds.RESOURCE_CLAIM, namespace, made_claim(making, namespace, pod)
+                    )
             return claim
 
         created = await persist(
@@ -132,7 +144,7 @@ class Claims:
             step,
         )
         write = ClaimWrite(
-            claim=_key(created),
+            claim=key_of(created),
             uid=created["metadata"]["uid"],
             allocation=making.allocation,
             consumers=(making.consumer,),
@@ -151,10 +163,10 @@ class Claims:
         while True:
             claim = await self._known(key)
             if not (claim.get("status") or {}).get("allocation"):
-                raise WriteRefused(_named(key), "lost its allocation before its pods were bound")
+                raise WriteRefused(named(key), "lost its allocation before its pods were bound")
             waiting, failed = binding_conditions(claim)
             if failed:
-                raise WriteRefused(_named(key), f"cannot be used: {failed[0]}")
+                raise WriteRefused(named(key), f"cannot be used: {failed[0]}")
             if not waiting:
                 return
             left = self._patience.binding_conditions_seconds - self._age(claim)
@@ -164,7 +176,7 @@ class Claims:
                 await asyncio.wait_for(changed, max(left, 0))
             except TimeoutError:
                 raise WriteRefused(
-                    _named(key),
+                    named(key),
                     f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}",
                 ) from None
 
@@ -196,7 +208,7 @@ class Claims:
 
         patience = self._patience if attempts is None else replace(self._patience, attempts=attempts)
         async with lock:
-            await persist(_named(key), patience, self._may_write, step)
+            await persist(named(key), patience, self._may_write, step)
 
     async def _secure(self, claim: Document, write: ClaimWrite) -> Document:
         _refuse_unusable(claim, write)
@@ -207,12 +219,12 @@ class Claims:
         if status.get("allocation") and not missing:
             return claim
         if len(reserved) + len(missing) > MOST_CONSUMERS:
-            raise WriteRefused(_named(write.claim), f"is reserved for {len(reserved)} pods, {MOST_CONSUMERS} at most")
+            raise WriteRefused(named(write.claim), f"is reserved for {len(reserved)} pods, {MOST_CONSUMERS} at most")
         allocation = status.get("allocation") or self._allocation(write.allocation)
         if CLAIM_FINALIZER not in claim["metadata"].get("finalizers", ()):
-            claim = await self._put(_with_finalizer(claim))
-        reserved += [_reservation(consumer) for consumer in missing]
-        stored = await self._put(_with_status(claim, allocation=allocation, reservedFor=reserved), "status")
+            claim = await self._put(with_finalizer(claim))
+        reserved += [reservation(consumer) for consumer in missing]
+        stored = await self._put(with_status(claim, allocation=allocation, reservedFor=reserved), "status")
         self._before.pop(write.claim, None)
         self._state.assume_claim(stored, now_ms=self._now_ms())
         return stored
@@ -225,8 +237,8 @@ class Claims:
             changes: Document = (
                 {"reservedFor": kept} if kept else {"reservedFor": None, "allocation": None, "devices": None}
             )
-            claim = await self._put(_with_status(claim, **changes), "status")
-        self._before.pop(_key(claim), None)
+            claim = await self._put(with_status(claim, **changes), "status")
+        self._before.pop(key_of(claim), None)
         if not kept and is_made(claim):
             await self._delete_made(claim)
         else:
@@ -248,7 +260,7 @@ class Claims:
         except ApiError as error:
             if not error.not_found:
                 raise
-        self._state.forget_claim(_key(claim))
+        self._state.forget_claim(key_of(claim))
 
     async def _name_in_status(self, making: ClaimMaking, name: str) -> None:
         namespace, _, pod = making.consumer.pod.partition("/")
@@ -282,7 +294,7 @@ class Claims:
         """The same, asked of the server: the answer to an earlier try may be lost."""
         claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, making.consumer.pod.partition("/")[0])
         return next(
-            (claim for claim in claims if is_made(claim) and _controller_uid(claim) == making.consumer.uid), None
+            (claim for claim in claims if is_made(claim) and controller_uid(claim) == making.consumer.uid), None
         )
 
     async def _known(self, key: str) -> Document:
@@ -296,7 +308,7 @@ class Claims:
     async def _read(self, key: str) -> Document:
         claim = await self._read_if_there(key)
         if claim is None:
-            raise WriteRefused(_named(key), "is gone")
+            raise WriteRefused(named(key), "is gone")
         return claim
 
     async def _read_if_there(self, key: str) -> Document | None:
@@ -330,112 +342,16 @@ class Claims:
         return (self._now() - datetime.fromisoformat(text)).total_seconds() if text else 0.0
 
 
-def binding_conditions(claim: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the claim's devices still wait for, and what has failed: each as "condition X of device d" (KEP 5007)."""
-    status: Document = claim.get("status") or {}
-    reported = {_device(entry): _conditions(entry) for entry in status.get("devices") or ()}
-    waiting: list[str] = []
-    failed: list[str] = []
-    for result in (status.get("allocation") or {}).get("devices", {}).get("results") or ():
-        conditions = reported.get(_device(result), {})
-        where = f"of device {result['driver']}/{result['pool']}/{result['device']}"
-        failed += [
-            f"condition {name} {where} is true"
-            for name in result.get("bindingFailureConditions") or ()
-            if conditions.get(name) == "True"
-        ]
-        waiting += [
-            f"condition {name} {where}"
-            for name in result.get("bindingConditions") or ()
-            if conditions.get(name) != "True"
-        ]
-    return tuple(waiting), tuple(failed)
-
-
-def devices_of(claim: Document) -> frozenset[DeviceName]:
-    """The devices the claim holds; the share tells parts of one device apart."""
-    allocation = (claim.get("status") or {}).get("allocation") or {}
-    return frozenset(_device(result) for result in allocation.get("devices", {}).get("results") or ())
-
-
-def is_made(claim: Document) -> bool:
-    """Whether the claim was made by a scheduler for a pod's extended resources."""
-    annotations: Mapping[str, str] = claim["metadata"].get("annotations") or {}
-    return annotations.get(EXTENDED_RESOURCE_CLAIM_ANNOTATION) == "true"
-
-
 def _refuse_unusable(claim: Document, write: ClaimWrite) -> None:
     metadata = claim["metadata"]
     if metadata["uid"] != write.uid:
-        raise WriteRefused(_named(write.claim), "was replaced by another of its name")
+        raise WriteRefused(named(write.claim), "was replaced by another of its name")
     if metadata.get("deletionTimestamp"):
-        raise WriteRefused(_named(write.claim), "is being deleted")
+        raise WriteRefused(named(write.claim), "is being deleted")
     held = (claim.get("status") or {}).get("allocation")
     if held is None:
         if not write.first:
-            raise WriteRefused(_named(write.claim), "lost the allocation that its pods were to share")
+            raise WriteRefused(named(write.claim), "lost the allocation that its pods were to share")
         return
-    if devices_of(claim) != _wanted(write.allocation):
-        raise WriteRefused(_named(write.claim), "was allocated elsewhere meanwhile")
-
-
-def _wanted(allocation: AllocationResult) -> frozenset[DeviceName]:
-    return frozenset(
-        (result.driver, result.pool, result.device, result.share_id or "")
-        for result in allocation.devices.results or ()
-    )
-
-
-def _with_finalizer(claim: Document) -> Document:
-    metadata = claim["metadata"]
-    return {**claim, "metadata": {**metadata, "finalizers": [*metadata.get("finalizers", ()), CLAIM_FINALIZER]}}
-
-
-def _with_status(claim: Document, **fields: Any) -> Document:
-    status = {**(claim.get("status") or {}), **fields}
-    return {**claim, "status": {name: value for name, value in status.items() if value is not None}}
-
-
-def _reservation(consumer: Consumer) -> Document:
-    return {"resource": "pods", "name": consumer.pod.partition("/")[2], "uid": consumer.uid}
-
-
-def _made(making: ClaimMaking, namespace: str, pod: str) -> Document:
-    owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": making.consumer.uid, "controller": True}
-    return {
-        "apiVersion": kinds.RESOURCE_CLAIM.api_version,
-        "kind": kinds.RESOURCE_CLAIM.kind,
-        "metadata": {
-            "generateName": f"{pod}-extended-resources-",
-            "namespace": namespace,
-            "annotations": {EXTENDED_RESOURCE_CLAIM_ANNOTATION: "true"},
-            "finalizers": [CLAIM_FINALIZER],
-            "ownerReferences": [owner],
-        },
-        "spec": msgspec.json.decode(msgspec.json.encode(making.spec)),
-    }
-
-
-def _placeholder(making: ClaimMaking) -> str:
-    return f"{making.consumer.pod}-extended-resources-{making.consumer.uid}"
-
-
-def _controller_uid(claim: Document) -> str:
-    owners = claim["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
-
-
-def _device(entry: Document) -> DeviceName:
-    return (entry["driver"], entry["pool"], entry["device"], entry.get("shareID") or "")
-
-
-def _conditions(entry: Document) -> dict[str, str]:
-    return {condition["type"]: condition["status"] for condition in entry.get("conditions") or ()}
-
-
-def _key(claim: Document) -> str:
-    return f"{claim['metadata']['namespace']}/{claim['metadata']['name']}"
-
-
-def _named(key: str) -> str:
-    return f"ResourceClaim {key}"
+    if devices_of(claim) != wanted_devices(write.allocation):
+        raise WriteRefused(named(write.claim), "was allocated elsewhere meanwhile")

@@ -16,7 +16,8 @@ import structlog
 
 from scheduler.api import changes, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
-from scheduler.commit.claims import Claims, binding_conditions, is_made
+from scheduler.commit.claims import Claims
+from scheduler.commit.documents import binding_conditions, is_made, key_of
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
 from scheduler.commit.recheck import Recheck
@@ -176,7 +177,7 @@ class Committer:
                 if not any(binding_conditions(claim)[0] for claim in claims):
                     return await self._bind_all(gang)
             self._in_flight[gang.gang] = "waiting for its devices to become ready"
-            await _all(self.claims.wait_until_ready(_key(claim)) for claim in claims)
+            await _all(self.claims.wait_until_ready(key_of(claim)) for claim in claims)
             async with self._turns:
                 return await self._bind_all(gang)
         except WriteRefused as refused:
@@ -336,7 +337,3 @@ async def _all(parts: Iterable[Awaitable[T]]) -> list[T]:
 def _set(future: asyncio.Future[bool], value: bool) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _key(claim: Mapping[str, Any]) -> str:
-    return f"{claim['metadata']['namespace']}/{claim['metadata']['name']}"

@@ -1,6 +1,6 @@
 """Plan -> ordered writes: what is to be sent for each gang, as values, before anything is sent.
 
-Order per gang (reference: KEP 4381, KEP 5004): claims made for extended resources; per claim the finalizer, then one
+Order per gang (KEP 4381, KEP 5004): claims made for extended resources; per claim the finalizer, then one
 status write with allocation and reservation; the pods' extendedResourceClaimStatus; the devices' binding conditions;
 then the binds. Every claim stands before the first bind.
 """

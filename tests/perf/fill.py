@@ -22,7 +22,7 @@ from tests.perf.processes import Child, cluster, scheduler
 NAMESPACE = "default"
 SUBMISSIONS_AT_ONCE = 16
 KAI_SECONDS = 398
-"""KAI's published figure for 500 nodes of 8 GPUs and 4,000 Jobs (reference: its scale tests)."""
+"""KAI's published figure for 500 nodes of 8 GPUs and 4,000 Jobs (its scale tests)."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
