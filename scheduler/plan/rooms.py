@@ -45,9 +45,10 @@ class Rooms:
         self.shapes = shapes
         self.domains = domains
         self.nodes = tuple(ledger.nodes)
-        self._undecided: dict[int, tuple[str, bool]] = {}
         self.proved = True
         """Whether every answer so far was searched to its end."""
+        # Kinds of demand whose claims could not be decided: the first node where that was so, and whether on any.
+        self._undecided: dict[int, tuple[str, bool]] = {}
         self._policy = policy
         self._kinds: dict[str, int] = {}
         kinds: dict[object, int] = {}
@@ -163,9 +164,7 @@ class Rooms:
             if node and (fatal or anywhere):
                 of = self.ledger.nodes[node]
                 asks = [Ask(claim=ask.claim) for ask in self.shapes.demand_of(bundle, of).asks]
-                answer = allocate(
-                    of, asks, self.ledger.inventory, self.ledger.in_use, steps=self._policy.allocator_steps
-                )
+                answer = self._allocate(of, asks)
                 if isinstance(answer, Refused):
                     return answer.reason
         return None
@@ -223,9 +222,8 @@ class Rooms:
         if load:
             of = self.ledger.nodes[node]
             free = free - total(self.shapes.demand(shape, of).requests * count for shape, count in load)
-        return min(
-            (free[name] // amount for name, amount in demand.requests.amounts.items() if amount > 0), default=_MANY
-        )
+        times = [free[name] // amount for name, amount in demand.requests.amounts.items() if amount > 0]
+        return max(min(times, default=_MANY), 0)
 
     def _asks_devices(self, node: str, load: Load) -> bool:
         """Whether the load itself is in doubt; without claims and ports it has been counted already."""

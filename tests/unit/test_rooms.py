@@ -46,6 +46,12 @@ def test_capacity_is_the_least_of_all_that_is_asked_for() -> None:
     assert here.capacity("node-0", (), shape(here, pod("p", cpu=1)), 4) == 4
 
 
+def test_a_node_in_which_more_is_used_than_there_is_takes_nothing_and_takes_nothing_from_others() -> None:
+    here = rooms(cluster(nodes=2, cpu=4) + running("a", on="node-0", cpu=9))
+    wanted = shape(here, pod("p", cpu=2))
+    assert [here.capacity(node, (), wanted, 9) for node in here.nodes] == [0, 2]
+
+
 def test_what_a_load_takes_is_gone() -> None:
     here = rooms(cluster(nodes=1, gpus=8))
     three, two = shape(here, pod("p", gpus=3)), shape(here, pod("q", gpus=2))
