@@ -7,12 +7,9 @@ matter which of them is confined to which block either. What failed once is not 
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
+from scheduler.dra.items import Group, Item
 from scheduler.dra.room import Room
-
-if TYPE_CHECKING:
-    from scheduler.dra.search import Group, Item
 
 
 class Stages:

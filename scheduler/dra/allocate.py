@@ -12,12 +12,13 @@ from typing import TypeAlias
 from scheduler.api.dra import MOST_RESULTS, AllocationResult
 from scheduler.dra import causes, requests, result
 from scheduler.dra.counters import InUse
+from scheduler.dra.items import Item
 from scheduler.dra.matching import Matching
 from scheduler.dra.options import Choice, Options, Request, Trouble
 from scheduler.dra.pools import Inventory
 from scheduler.dra.requests import Problem, Question
 from scheduler.dra.room import OutOfSteps, Room
-from scheduler.dra.search import Item, Search
+from scheduler.dra.search import Search
 from scheduler.model.nodes import Node
 from scheduler.model.reasons import ClaimRefused, Reason
 from scheduler.model.workloads import Claim

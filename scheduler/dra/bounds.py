@@ -1,14 +1,12 @@
 """Sums that show at once that there is no answer: more counters, capacity or values are needed than are left."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from scheduler.dra.devices import Amount
+from scheduler.dra.items import Group, Item
 from scheduler.dra.pools import CounterKey
 from scheduler.dra.room import Room
-
-if TYPE_CHECKING:
-    from scheduler.dra.search import Group, Item
 
 UNITS = ""
 """Stands for all counters of size one together: the slices of a board, of which each partition takes some."""
@@ -19,7 +17,7 @@ Kind: TypeAlias = tuple[tuple[str, str, str], str]
 """(board as driver, pool and counter set, or ALL_BOARDS; counter, or UNITS)"""
 
 
-def impossible(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> bool:
+def impossible(room: Room, items: Sequence[Item], distinct: Sequence[Group]) -> bool:
     """Whether the items need more than is left, even if each gets the device that takes least."""
     return (
         any(len(item.candidates) < item.need for item in items)
@@ -28,7 +26,7 @@ def impossible(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]")
     )
 
 
-def _too_few_values(items: "Sequence[Item]", group: "Group") -> bool:
+def _too_few_values(items: Sequence[Item], group: Group) -> bool:
     """Whether fewer values occur than devices are wanted with different ones."""
     covered = [items[position] for position in group.items]
     numbers = {number for item in covered for number in (*item.candidates, *item.pinned)}
@@ -36,7 +34,7 @@ def _too_few_values(items: "Sequence[Item]", group: "Group") -> bool:
     return len(values) < sum(item.need + len(item.pinned) for item in covered)
 
 
-def _too_few_counters(room: Room, items: "Sequence[Item]") -> bool:
+def _too_few_counters(room: Room, items: Sequence[Item]) -> bool:
     """Whether what all need at least of some kind of counter is more than is left: on all boards together, and on each
     board for the items that no other board can serve.
 

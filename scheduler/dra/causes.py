@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from scheduler.dra.items import Token
 from scheduler.dra.options import Choice, Options
 from scheduler.dra.requests import Candidates, Constraint, Want
-from scheduler.dra.search import Token
 
 
 def cause(options: Options) -> str:

@@ -5,13 +5,10 @@ What makes it short: devices that stand for each other are tried once, and so is
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from scheduler.dra import choice
+from scheduler.dra.items import Group, Item, Token
 from scheduler.dra.room import Room
-
-if TYPE_CHECKING:
-    from scheduler.dra.search import Group, Item, Token
 
 
 @dataclass(slots=True)

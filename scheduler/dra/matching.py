@@ -4,13 +4,10 @@ Source: Kuhn's augmenting paths, with several devices per request.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from scheduler.dra import choice
+from scheduler.dra.items import Item
 from scheduler.dra.room import Room
-
-if TYPE_CHECKING:
-    from scheduler.dra.search import Item
 
 
 class Matching:

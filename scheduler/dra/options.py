@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from scheduler.api.dra import MOST_RESULTS
 from scheduler.dra.devices import Features, is_list, values_of
+from scheduler.dra.items import Group, Item, Token
 from scheduler.dra.requests import Candidates, Constraint, Question, Want, candidates
 from scheduler.dra.room import Room
-from scheduler.dra.search import Group, Item, Token
 from scheduler.dra.verdicts import Failure
 
 _NO_TOKENS: frozenset[Token] = frozenset()
