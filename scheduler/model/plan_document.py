@@ -130,7 +130,8 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value.value if isinstance(value, Enum) else value
         case Wire():
-            return msgspec.to_builtins(value)
+            # By way of text: what a wire value keeps as it came (opaque parameters) is a value here.
+            return msgspec.json.decode(msgspec.json.encode(value))
         case Resources():
             return amounts(value)
         case Mapping():

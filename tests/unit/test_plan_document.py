@@ -1,11 +1,14 @@
 """The Plan's JSON: keys, quantities and times as the contract says."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from msgspec import structs
 
+from scheduler.api.dra import DeviceAllocationConfiguration, OpaqueDeviceConfiguration
 from scheduler.model.plan import Eviction
 from scheduler.model.plan_document import rfc3339, to_json
 from scheduler.model.reasons import Unreadable
@@ -60,3 +63,16 @@ def test_an_eviction_tells_its_cost_in_gpu_seconds() -> None:
 def test_times_are_those_of_the_calendar(moment: int) -> None:
     text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
     assert rfc3339(moment) == text.replace("+00:00", "Z")
+
+
+def test_opaque_parameters_of_a_driver_are_values_too() -> None:
+    sharing = OpaqueDeviceConfiguration(driver="gpu.x", parameters=msgspec.Raw(b'{"sharing": {"strategy": "MPS"}}'))
+    config = (DeviceAllocationConfiguration(source="FromClass", opaque=sharing),)
+    decided = plan(cluster(nodes=1, gpus=1, dra=True) + gang("a", claims={"gpu": ask(1)}))
+    (placement,) = decided.placements
+    (part,) = placement.claims
+    allocation = structs.replace(part.allocation, devices=structs.replace(part.allocation.devices, config=config))
+    configured = replace(placement, claims=(replace(part, allocation=allocation),))
+    document = json.loads(json.dumps(to_json(replace(decided, placements=(configured,)))))
+    (shown,) = document["placements"][0]["claims"][0]["allocation"]["devices"]["config"]
+    assert shown["opaque"] == {"driver": "gpu.x", "parameters": {"sharing": {"strategy": "MPS"}}}
