@@ -1,7 +1,8 @@
 """Reports -> what is to be written: statuses, conditions and Events, as values; only what changed.
 
 The first word about an object is compared with what its status says already, later ones with what was said last, so a
-restart repeats nothing. A new reason is said at once; new numbers for the same reason are said now and then.
+restart repeats nothing. A new reason is said at once; new numbers for the same reason are said now and then. A status
+that the server refuses is tried again after pauses that grow; its Event is not repeated.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,9 @@ from scheduler.model.snapshot import SetAside
 _FAILED = "FailedScheduling"
 _CALM_MS = 1_000
 _CALM_PODS_MS = 10_000
+# Until a refused status is tried again: doubles from the first to the last.
+_FIRST_PAUSE_MS = 2_000
+_LAST_PAUSE_MS = 60_000
 # Said about a PodGroup of scheduling.k8s.io once, and never taken back.
 _FOR_EVER = [("PodGroupInitiallyScheduled", "True")]
 
@@ -71,10 +75,15 @@ class StatusWrite:
 
 @dataclass(slots=True, kw_only=True)
 class _Told:
-    """What was said last about an object, and when."""
+    """What was said last about an object, and when a write of it was last tried."""
 
     said: Said
     at_ms: int
+    refused: bool = False
+    """The server has not got it."""
+
+    pause_ms: int = 0
+    """Between the last try and the next, if it is refused."""
 
 
 _Subject = tuple[str, str, str]
@@ -127,9 +136,15 @@ class Teller:
         return tuple(writes)
 
     def unsaid(self, write: StatusWrite) -> None:
-        """A write did not get through: it is made again the next time."""
+        """The server refused a write. A status is made again after a pause; an Event is not."""
+        told = self._told.get((write.kind.plural, write.key, write.uid))
+        if told is None or write.how == "create":
+            return
         self._said.clear()
-        self._told.pop((write.kind.plural, write.key, write.uid), None)
+        told.refused = True
+        told.pause_ms = min(max(2 * told.pause_ms, _FIRST_PAUSE_MS), _LAST_PAUSE_MS)
+        due_ms = told.at_ms + told.pause_ms
+        self.due_ms = due_ms if self.due_ms is None else min(self.due_ms, due_ms)
 
     def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
         if report.verdict is Verdict.PLACED:
@@ -218,23 +233,30 @@ class _Turn:
         if subject in self.told:
             return
         last = self._before.get(subject)
-        if last is not None and last.said == said:
+        refused = last is not None and last.refused
+        if last is not None and last.said == said and not refused:
             self._keep(subject)
             return
+        code = documents.code_of(said)
+        if last is not None and refused and self.now_ms < last.at_ms + last.pause_ms:
+            self.told[subject] = replace(last, said=said)
+            self.wait_until(last.at_ms + last.pause_ms)
+            if reason is not None and code and documents.code_of(last.said) != code:
+                yield self.event(regarding, token, sentence(reason), "Warning")
+            return
         observed = self._status_of(regarding)
-        known = last.said if last is not None else part_said(observed, said)
+        known = last.said if last is not None and not refused else part_said(observed, said)
         final = regarding.kind is kinds.NATIVE_POD_GROUP and outcomes(known) == _FOR_EVER
         if known == said or final:
             self._remember(subject, said, 0)
             return
-        code = documents.code_of(said)
         calm = _CALM_PODS_MS if regarding.kind is kinds.POD else _CALM_MS
         renewed = documents.code_of(known) == code and outcomes(known) == outcomes(said)
-        if renewed and last is not None and self.now_ms - last.at_ms < calm:
+        if renewed and last is not None and not refused and self.now_ms - last.at_ms < calm:
             self._keep(subject)
             self.wait_until(last.at_ms + calm)
             return
-        self._remember(subject, said, self.now_ms)
+        self._remember(subject, said, self.now_ms, last.pause_ms if last is not None else 0)
         yield StatusWrite(
             kind=regarding.kind,
             key=regarding.key,
@@ -242,7 +264,8 @@ class _Turn:
             body={"metadata": {"uid": regarding.uid}, "status": self._timed(said, observed, known)},
             how="strategic" if regarding.kind is kinds.POD else "merge",
         )
-        if reason is not None and code and documents.code_of(known) != code:
+        heard = known if last is None else last.said
+        if reason is not None and code and documents.code_of(heard) != code:
             yield self.event(regarding, token, sentence(reason), "Warning")
 
     def only_event(self, regarding: Regarding, reason: Reason, token: str) -> Iterator[StatusWrite]:
@@ -275,8 +298,8 @@ class _Turn:
         if subject in self._before:
             self.told[subject] = self._before[subject]
 
-    def _remember(self, subject: _Subject, said: Said, at_ms: int) -> None:
-        self.told[subject] = _Told(said=said, at_ms=at_ms)
+    def _remember(self, subject: _Subject, said: Said, at_ms: int, pause_ms: int = 0) -> None:
+        self.told[subject] = _Told(said=said, at_ms=at_ms, pause_ms=pause_ms)
 
     def document(self, kind: Kind, key: str) -> Document | None:
         found = self._observed.object(kind, key)

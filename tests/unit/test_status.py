@@ -1,9 +1,11 @@
 """What is written about a decision, on made-up objects; patches are applied as the embedded cluster applies them."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import Resources
@@ -14,12 +16,14 @@ from scheduler.api.kinds import Kind
 from scheduler.api.meta import Wire
 from scheduler.devcluster import patch
 from scheduler.devcluster.schema import Schema
+from scheduler.explain import documents
 from scheduler.explain.status import StatusWrite, Teller
 from scheduler.explain.why import ClaimReport, GangReport, PlacedPod, Reports, WaitingPod
 from scheduler.model.plan import QueueReport, Verdict
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, Unreadable, WaitingForPods
 from scheduler.model.snapshot import SetAside
 
+DEPLOYMENT = Path(__file__).parents[2] / "deploy" / "scheduler.yaml"
 NOW = 1_700_000_000_000
 NO_ROOM = GangDoesNotFit(gang="team/train", needed=2, placeable=1)
 OVER = OverLimit(queue="q", resource="gpu", asked=4000, allocated=30_000, limit=32_000)
@@ -415,10 +419,61 @@ def test_a_long_reason_makes_an_event_the_server_takes():
     assert len({event["metadata"]["name"] for event in there.events}) == len(there.events)
 
 
-def test_a_write_that_did_not_get_through_is_made_again():
+def refusing(teller: Teller, there: World, *gangs: GangReport, at: int) -> list[str]:
+    """A turn in which the server takes Events and refuses the status of the PodGroup: what it was asked to write."""
+    writes = teller.status_writes(said(*gangs, at=at))
+    there.apply(tuple(write for write in writes if write.how != "merge"))
+    for write in writes:
+        if write.how == "merge":
+            teller.unsaid(write)
+    return ["Event" if write.how == "create" else write.kind.kind for write in writes if write.how != "strategic"]
+
+
+def test_a_status_that_is_refused_is_tried_again_after_pauses_that_grow_and_its_event_is_not_repeated():
     there = world()
     teller = Teller(there)
-    lost = teller.status_writes(said(gang()))
-    teller.unsaid(lost[0])
-    again = teller.status_writes(said(gang(), at=NOW + 50))
-    assert [write.key for write in again if write.how == "merge"] == ["team/train"]
+    assert refusing(teller, there, gang(), at=NOW) == ["PodGroup", "Event", "Event", "Event"]
+    tries = [second for second in range(1, 301) if refusing(teller, there, gang(), at=NOW + second * 1000)]
+    assert tries == [2, 6, 14, 30, 62, 122, 182, 242]
+    assert teller.due_ms == NOW + 302_000
+    assert len(there.events) == 3
+
+
+def test_once_a_status_gets_through_it_is_not_written_again():
+    there = world()
+    teller = Teller(there)
+    refusing(teller, there, gang(), at=NOW)
+    there.apply(teller.status_writes(said(gang(), at=NOW + 2000)))
+    assert there.status(kinds.POD_GROUP, "team/train")["reason"]["code"] == "GangDoesNotFit"
+    assert teller.status_writes(said(gang(), at=NOW + 600_000)) == ()
+
+
+def test_a_new_reason_has_its_event_though_the_status_is_refused():
+    there = world()
+    teller = Teller(there)
+    refusing(teller, there, gang(waiting=()), at=NOW)
+    assert refusing(teller, there, gang(reason=OVER, waiting=()), at=NOW + 1000) == ["Event"]
+    assert refusing(teller, there, gang(reason=OVER, waiting=()), at=NOW + 2000) == ["PodGroup"]
+    assert len(there.events) == 2
+
+
+def test_an_event_that_is_refused_is_not_made_again():
+    there = world()
+    teller = Teller(there)
+    for write in there.apply(teller.status_writes(said(gang()))):
+        if write.how == "create":
+            teller.unsaid(write)
+    assert teller.status_writes(said(gang(), at=NOW + 60_000)) == ()
+
+
+def test_the_deployment_may_write_every_status_that_is_said():
+    (role,) = [each for each in yaml.safe_load_all(DEPLOYMENT.read_text()) if each["kind"] == "ClusterRole"]
+    granted = {
+        (group, resource)
+        for rule in role["rules"]
+        if "patch" in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    written = [kinds.POD, kinds.QUEUE, *(kind for kind, say in documents.POD_GROUPS if say is not None)]
+    assert [kind for kind in written if (kind.group, f"{kind.plural}/status") not in granted] == []
