@@ -217,6 +217,9 @@ class Claims:
         there = {entry["uid"] for entry in reserved}
         missing = [consumer for consumer in write.consumers if consumer.uid not in there]
         if status.get("allocation") and not missing:
+            # Perhaps by a write of ours whose answer was lost: then the watch need not have told it yet.
+            self._before.pop(write.claim, None)
+            self._state.assume_claim(claim, now_ms=self._now_ms())
             return claim
         if len(reserved) + len(missing) > MOST_CONSUMERS:
             raise WriteRefused(named(write.claim), f"is reserved for {len(reserved)} pods, {MOST_CONSUMERS} at most")

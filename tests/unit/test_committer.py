@@ -673,3 +673,15 @@ async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
         ("default/p1", "the budget allows no disruption"),
     ]
     assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is not None
+
+
+async def test_devices_stay_given_when_the_answer_to_their_allocation_was_lost(world: World):
+    snapshot, plan = await two_pods(world)
+    world.meddle(("PUT resourceclaims/c-p0/status", LoseAnswer()))
+
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert outcome.reason is None
+    for name in ("c-p0", "c-p1"):
+        known = world.state.object(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/{name}")
+        assert known.status.allocation is not None, "no watch has told it, and it is given nonetheless"
