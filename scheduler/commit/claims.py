@@ -63,8 +63,9 @@ class Claims:
         self._now = now
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._before: dict[str, bytes] = {}
-        """Claims whose devices are given but not written yet, as they were before: by key, the document."""
+        self._before: dict[tuple[str, str], tuple[ClaimWrite, bytes]] = {}
+        """Claims whose devices are given but not written yet: by key and uid, for which write, and the document as it
+        was before."""
         self._made: dict[str, tuple[str, str]] = {}
         """Claims made by commits under way, key and uid, by the uid of the pod."""
 
@@ -73,7 +74,7 @@ class Claims:
         raw = self._state.raw(kinds.RESOURCE_CLAIM, write.claim)
         if not write.first or raw is None:
             return
-        self._before[write.claim] = raw
+        self._before[write.claim, write.uid] = write, raw
         claim: Document = msgspec.json.decode(raw)
         reserved = [*((claim.get("status") or {}).get("reservedFor") or ()), *map(reservation, write.consumers)]
         intended = with_status(claim, allocation=self._allocation(write.allocation), reservedFor=reserved)
@@ -93,10 +94,13 @@ class Claims:
     def settle(self, writes: Iterable[ClaimWrite], makings: Iterable[ClaimMaking]) -> None:
         """The gang's writes have ended, well or not: only what the server answered counts from now on."""
         for write in writes:
-            if self._before.pop(write.claim, None) is not None:
-                self._state.forget_claim(write.claim)
+            before = self._before.get((write.claim, write.uid))
+            if before is not None and before[0] is write:
+                self._forget(write.claim, write.uid)
         for making in makings:
-            self._made.pop(making.consumer.uid, None)
+            made = self._made.pop(making.consumer.uid, None)
+            if made is not None:
+                self._before.pop(made, None)
             self._state.forget_claim(placeholder(making))
 
     async def secure(self, write: ClaimWrite) -> Document:
@@ -108,8 +112,8 @@ class Claims:
         async def step(attempt: int) -> Document:
             if attempt:
                 claim = await self._read(write.claim)
-            elif before := self._before.get(write.claim):
-                claim = msgspec.json.decode(before)
+            elif before := self._before.get((write.claim, write.uid)):
+                claim = msgspec.json.decode(before[1])
             else:
                 claim = await self._known(write.claim)
             return await self._secure(claim, write)
@@ -150,7 +154,7 @@ class Claims:
             consumers=(making.consumer,),
             first=True,
         )
-        self._before[write.claim] = msgspec.json.encode(created)
+        self._before[write.claim, write.uid] = write, msgspec.json.encode(created)
         self._made[making.consumer.uid] = (write.claim, write.uid)
         secured = await self.secure(write)
         await self._name_in_status(making, secured["metadata"]["name"])
@@ -201,8 +205,7 @@ class Claims:
         async def step(_: int) -> None:
             claim = await self._read_if_there(key)
             if claim is None or claim["metadata"]["uid"] != uid:
-                self._before.pop(key, None)
-                self._state.forget_claim(key)
+                self._forget(key, uid)
                 return
             await self._release(claim, frozenset(pods))
 
@@ -218,7 +221,7 @@ class Claims:
         missing = [consumer for consumer in write.consumers if consumer.uid not in there]
         if status.get("allocation") and not missing:
             # Perhaps by a write of ours whose answer was lost: then the watch need not have told it yet.
-            self._before.pop(write.claim, None)
+            self._before.pop((write.claim, write.uid), None)
             self._state.assume_claim(claim, now_ms=self._now_ms())
             return claim
         if len(reserved) + len(missing) > MOST_CONSUMERS:
@@ -228,7 +231,7 @@ class Claims:
             claim = await self._put(with_finalizer(claim))
         reserved += [reservation(consumer) for consumer in missing]
         stored = await self._put(with_status(claim, allocation=allocation, reservedFor=reserved), "status")
-        self._before.pop(write.claim, None)
+        self._before.pop((write.claim, write.uid), None)
         self._state.assume_claim(stored, now_ms=self._now_ms())
         return stored
 
@@ -241,7 +244,7 @@ class Claims:
                 {"reservedFor": kept} if kept else {"reservedFor": None, "allocation": None, "devices": None}
             )
             claim = await self._put(with_status(claim, **changes), "status")
-        self._before.pop(key_of(claim), None)
+        self._before.pop((key_of(claim), claim["metadata"]["uid"]), None)
         if not kept and is_made(claim):
             await self._delete_made(claim)
         else:
@@ -263,7 +266,14 @@ class Claims:
         except ApiError as error:
             if not error.not_found:
                 raise
-        self._state.forget_claim(key_of(claim))
+        self._forget(key_of(claim), claim["metadata"]["uid"])
+
+    def _forget(self, key: str, uid: str) -> None:
+        """What was assumed of this claim ends; another that has its name now is another gang's business."""
+        self._before.pop((key, uid), None)
+        known = self._state.object(kinds.RESOURCE_CLAIM, key)
+        if not isinstance(known, ResourceClaim) or known.metadata.uid == uid:
+            self._state.forget_claim(key)
 
     async def _name_in_status(self, making: ClaimMaking, name: str) -> None:
         namespace, _, pod = making.consumer.pod.partition("/")

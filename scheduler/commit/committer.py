@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _KINDS = {kind.kind: kind for kind in (kinds.POD, kinds.RESOURCE_CLAIM)}
 
+Allocating = dict[tuple[str, str], asyncio.Future[bool]]
+"""Claims (key, uid) that a gang in flight allocates; the future's result is whether they hold their devices."""
+
 _UNTIL_STOPPED = 1_000_000
 """Tries of taking back: as long as the server cannot be reached, nobody else may have the devices either."""
 
@@ -60,7 +63,7 @@ class Committer:
         self._turns = asyncio.Semaphore(gangs_in_flight)
         self._in_flight: dict[str, str] = {}
         self._under_way: set[str] = set()
-        self._allocating: dict[str, asyncio.Future[bool]] = {}
+        self._allocating: Allocating = {}
         self._releasing: set[str] = set()
         self._now = now
 
@@ -86,8 +89,8 @@ class Committer:
             if problem:
                 tasks.append(asyncio.create_task(_withdrawn(gang.gang, problem)))
                 continue
-            self._assume(gang)
-            tasks.append(asyncio.create_task(self._carry_out(gang), name=f"commit {gang.gang}"))
+            allocating = self._assume(gang)
+            tasks.append(asyncio.create_task(self._carry_out(gang, allocating), name=f"commit {gang.gang}"))
         return tuple(tasks)
 
     async def commit(self, plan: Plan, snapshot: Snapshot) -> tuple[GangOutcome, ...]:
@@ -133,7 +136,9 @@ class Committer:
                 (self._state.forget_pod if kind is kinds.POD else self._state.forget_claim)(key)
                 self._state.apply(change)
 
-    def _assume(self, gang: GangWrites) -> None:
+    def _assume(self, gang: GangWrites) -> Allocating:
+        """Count the gang's writes as written. Returns the claims that it allocates."""
+        allocating: Allocating = {}
         self._in_flight[gang.gang] = "waiting for its turn"
         self._under_way.update(_subjects(gang))
         for bind in gang.binds:
@@ -141,39 +146,41 @@ class Committer:
         for write in gang.claims:
             self.claims.intend(write)
             if write.first:
-                self._allocating[write.claim] = asyncio.get_running_loop().create_future()
+                allocating[write.claim, write.uid] = asyncio.get_running_loop().create_future()
         for making in gang.making:
             self.claims.intend_making(making)
+        self._allocating.update(allocating)
+        return allocating
 
-    async def _carry_out(self, gang: GangWrites) -> GangOutcome:
+    async def _carry_out(self, gang: GangWrites, allocating: Allocating) -> GangOutcome:
         try:
-            outcome = await self._claims_then_binds(gang)
+            outcome = await self._claims_then_binds(gang, allocating)
         except NotLeading:
             return GangOutcome(gang=gang.gang, reason=LeadershipLost(gang=gang.gang))
         finally:
             self._in_flight.pop(gang.gang, None)
             self._under_way.difference_update(_subjects(gang))
             self.claims.settle(gang.claims, gang.making)
-            for write in gang.claims:
-                if write.first:
-                    _set(self._allocating.pop(write.claim), False)
+            for claim, future in allocating.items():
+                _set(future, False)
+                if self._allocating.get(claim) is future:
+                    del self._allocating[claim]
         done = {*outcome.bound}
         for bind in gang.binds:
             if bind.pod not in done:
                 self._state.forget_pod(bind.pod)
         return outcome
 
-    async def _claims_then_binds(self, gang: GangWrites) -> GangOutcome:
-        shared = [
-            self._allocating[write.claim] for write in gang.claims if self._waits_for_another(write.claim, write.first)
-        ]
+    async def _claims_then_binds(self, gang: GangWrites, allocating: Allocating) -> GangOutcome:
+        joined = [(write.claim, write.uid) for write in gang.claims if not write.first]
+        shared = [self._allocating[claim] for claim in joined if claim in self._allocating]
         if shared:
             self._in_flight[gang.gang] = "waiting for a claim that another gang allocates"
             await asyncio.wait(shared)
         try:
             async with self._turns:
                 self._in_flight[gang.gang] = "writing its claims"
-                claims = await self._secure(gang)
+                claims = await self._secure(gang, allocating)
                 if not any(binding_conditions(claim)[0] for claim in claims):
                     return await self._bind_all(gang)
             self._in_flight[gang.gang] = "waiting for its devices to become ready"
@@ -186,10 +193,7 @@ class Committer:
             reason = CommitFailed(gang=gang.gang, object=refused.object, problem=refused.problem)
             return GangOutcome(gang=gang.gang, reason=reason)
 
-    def _waits_for_another(self, claim: str, first: bool) -> bool:
-        return not first and claim in self._allocating
-
-    async def _secure(self, gang: GangWrites) -> list[dict[str, Any]]:
+    async def _secure(self, gang: GangWrites, allocating: Allocating) -> list[dict[str, Any]]:
         """Every claim of the gang, written. All writes end before a failure is raised: then all can be taken back."""
 
         async def secure(write: ClaimWrite) -> dict[str, Any]:
@@ -200,7 +204,7 @@ class Committer:
                 return document
             finally:
                 if write.first:
-                    _set(self._allocating[write.claim], secured)
+                    _set(allocating[write.claim, write.uid], secured)
 
         return await _all([*map(secure, gang.claims), *map(self.claims.make, gang.making)])
 

@@ -685,3 +685,35 @@ async def test_devices_stay_given_when_the_answer_to_their_allocation_was_lost(w
     for name in ("c-p0", "c-p1"):
         known = world.state.object(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/{name}")
         assert known.status.allocation is not None, "no watch has told it, and it is given nonetheless"
+
+
+async def test_a_claim_made_anew_under_its_name_is_another_gangs_business(world: World):
+    await world.claim("c")
+    await world.pod("p", "c")
+    await world.pod("q", "c")
+    snapshot = await world.snapshot("p", "q")
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await go_on.wait()
+
+    world.meddle(("PUT resourceclaims/c", Around(before=wait)))
+    committer = world.committer()
+    first = Plan(now_ms=0, placements=(world.place("p", world.give("c", "gpu-0"), gang="p"),))
+    begun = committer.begin(first, snapshot)
+    await reached.wait()
+    await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c")
+    world.state.apply(changes.deleted(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c"))
+    await world.claim("c")
+    snapshot = await world.snapshot("p", "q")
+    second = Plan(now_ms=0, placements=(world.place("q", world.give("c", "gpu-1"), gang="q"),))
+    begun += committer.begin(second, snapshot)
+    go_on.set()
+
+    old, new = await asyncio.gather(*begun)
+
+    assert old.reason is not None
+    assert old.bound == ()
+    assert (new.bound, new.reason) == ((f"{NAMESPACE}/q",), None)
+    assert await world.holds("c") == (["gpu-1"], ["q"])
