@@ -4,6 +4,7 @@ The raw document is kept beside the decoded value: what is written back is the d
 is lost.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,8 @@ class Change:
     """`key`: `namespace/name`, or `name`; "" for LISTED, which says that all objects of the kind have been told.
 
     `object` None with a `problem`: the document cannot be decoded; `problem` says where and why. `meta` is there
-    whenever an object is meant. A DELETED without a document stands for an object that a new list lacks."""
+    whenever an object is meant. `raw` of one that is nested too deeply is `shallow`. A DELETED without a document stands
+    for an object that a new list lacks."""
 
     kind: Kind
     type: ChangeType
@@ -52,6 +54,9 @@ _named = msgspec.json.Decoder(_Named)
 _decoders: dict[type[Wire], msgspec.json.Decoder[Wire]] = {}
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_DEEPEST = 100
+_CUT = b'{"tutti.scheduler/cut":true}'
+_TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 
 def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
@@ -59,12 +64,16 @@ def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
 
     Never raises on bad content: an object that cannot be decoded becomes a Change with a `problem`."""
     raw = without_managed_fields(raw)
+    if _CUT in raw:
+        return _too_deep(kind, raw, type_)
     decoder = _decoders.get(kind.type)
     if decoder is None:
         decoder = _decoders[kind.type] = msgspec.json.Decoder(kind.type)
     try:
         decoded = decoder.decode(raw)
         meta: ObjectMeta = decoded.metadata  # type: ignore[attr-defined]
+    except RecursionError:
+        return _too_deep(kind, without_managed_fields(shallow(raw)), type_)
     except _UNDECODABLE as error:
         known = _meta_of(raw)
         if known is None or not known.name:
@@ -73,6 +82,36 @@ def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
     if not meta.name:
         return None
     return Change(kind=kind, type=type_, key=meta.key, raw=raw, object=decoded, meta=meta)
+
+
+def shallow(raw: bytes) -> bytes:
+    """JSON with a mark in place of what is nested too deeply for a decoder; `read` sets such an object aside.
+
+    The API server admits opaque parameters of 10 KiB, which may be thousands of brackets (KEP 4381). What is above
+    them, a name or an allocation, can be read all the same. Bytes that are no JSON stay none."""
+    kept: list[bytes] = []
+    depth, start = 0, 0
+    for token in _TOKENS.finditer(raw):
+        sign = raw[token.start()]
+        if sign in b"[{":
+            depth += 1
+            if depth == _DEEPEST + 1:
+                kept.append(raw[start : token.start()])
+        elif sign in b"]}":
+            if depth == _DEEPEST + 1:
+                kept.append(_CUT)
+                start = token.end()
+            depth -= 1
+    kept.append(raw[start:])
+    return b"".join(kept)
+
+
+def _too_deep(kind: Kind, raw: bytes, type_: ChangeType) -> Change | None:
+    known = _meta_of(raw)
+    if known is None or not known.name:
+        return None
+    problem = f"it is nested more than {_DEEPEST} levels deep"
+    return Change(kind=kind, type=type_, key=known.key, raw=raw, problem=problem, meta=known)
 
 
 def _meta_of(raw: bytes) -> ObjectMeta | None:
@@ -107,7 +146,7 @@ def without_managed_fields(raw: bytes) -> bytes:
     try:
         document = _fields.decode(raw)
         metadata = _fields.decode(document["metadata"])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+    except (*_UNDECODABLE, KeyError):
         return raw
     if metadata.pop("managedFields", None) is None:
         return raw

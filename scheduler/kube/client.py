@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from scheduler.api.changes import shallow
 from scheduler.api.kinds import POD, Kind
 from scheduler.kube.backoff import Backoff
 from scheduler.kube.errors import ApiError, from_answer
@@ -261,8 +262,14 @@ class Client:
         """The answer of a request, decoded. Raises ApiError, also for an answer that is not from a Kubernetes API."""
         answer = await self._ask(method, path, query=query, body=body, how=how)
         try:
-            return decoder.decode(answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            try:
+                return decoder.decode(answer)
+            except RecursionError:
+                if decoder is not _page:
+                    raise
+                # One object must not keep the others from being read: its depths are cut off, and it is set aside.
+                return decoder.decode(shallow(answer))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             message = f"the answer cannot be read ({error})"
             raise ApiError(request=f"{method} {path}", status=200, reason="Unreadable", message=message) from error
 

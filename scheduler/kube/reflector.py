@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from scheduler.api.changes import Change, ChangeType, deleted, listed, read
+from scheduler.api.changes import Change, ChangeType, deleted, listed, read, shallow
 from scheduler.api.kinds import Kind
 from scheduler.kube.backoff import Backoff, jittered
 from scheduler.kube.client import Client
@@ -229,7 +229,10 @@ class Reflector:
 
         Raises ApiError for an ERROR event, _Broken for a line that is no event."""
         try:
-            event = _event.decode(line)
+            try:
+                event = _event.decode(line)
+            except RecursionError:
+                event = _event.decode(shallow(line))
             if event.type == "BOOKMARK":
                 meta = _bookmark.decode(event.object).metadata
                 if not listing or (meta.annotations or {}).get(_INITIAL_END) == "true":

@@ -13,7 +13,7 @@ from kubernetes.aio.config import incluster_config
 from scheduler.api.kinds import NODE, POD, POD_GROUP, RESOURCE_CLAIM
 from scheduler.kube.client import ApiError, Client
 from scheduler.kube.identity import Identity, IdentityError, load
-from tests.fake_api import FakeApi, answer, failure, hang_up
+from tests.fake_api import FakeApi, answer, failure, hang_up, stream
 from tests.manifests import node, pod
 
 PODS = "/api/v1/pods"
@@ -80,6 +80,13 @@ async def test_a_read_gives_up_after_some_tries(api: FakeApi) -> None:
             await client.get(POD, "a", "p")
     assert caught.value.status == 503
     assert len(api.asked) == 2
+
+
+async def test_an_answer_nested_too_deeply_is_the_clusters_error(api: FakeApi, client: Client) -> None:
+    api.script("GET", ONE, stream('{"metadata":' + "[" * 5000 + "]" * 5000 + "}"))
+    with pytest.raises(ApiError, match="cannot be read") as caught:
+        await client.get(POD, "a", "p")
+    assert caught.value.reason == "Unreadable"
 
 
 async def test_a_busy_server_is_obeyed_and_asked_again(api: FakeApi, client: Client) -> None:

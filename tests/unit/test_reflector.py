@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from scheduler.api.core import Pod
-from scheduler.api.kinds import KAI_QUEUE, POD, RESOURCE_SLICE, Kind
+from scheduler.api.kinds import KAI_QUEUE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, Kind
 from scheduler.kube.client import Client
 from scheduler.kube.identity import Identity
 from scheduler.kube.reflector import Change, Reflector, Rhythm
+from scheduler.state.inventory import allocated_part
 from tests.fake_api import FakeApi, Reply, answer, bookmark, event, failure, failure_document, hang_up, stream
-from tests.manifests import gpu, merged, pod, resource_slice
+from tests.manifests import allocation, gpu, merged, pod, resource_claim, resource_slice
 
 PODS = "/api/v1/pods"
 QUICK = Rhythm(server=60, silence=5, listing=5, absent=0.01, backoff_first=0.001, backoff_most=0.01)
@@ -196,6 +197,57 @@ async def test_one_object_that_cannot_be_decoded_does_not_stop_the_others(api: F
     assert broken.problem == "Expected `int | null`, got `str` - at `$.spec.priority`"
     assert json.loads(broken.raw)["spec"]["priority"] == "high"
     assert isinstance(told.changes[2].object, Pod)
+
+
+def deep_claim(name: str, *, brackets: int = 5000) -> str:
+    """A claim with opaque parameters that the API server admits (10 KiB) and no decoder here can follow."""
+    nested = "[" * brackets + "]" * brackets
+    config = [{"opaque": {"driver": "d", "parameters": {"text": 'a "[" in {text}\\', "nested": "HERE"}}}]
+    held = allocation("n1", "gpu-0")
+    claim = merged(resource_claim(name, allocation=held), spec={"devices": {"config": config}})
+    managed = merged(claim, metadata={"resourceVersion": "4", "managedFields": [{"manager": "kubectl"}]})
+    return json.dumps(managed).replace('"HERE"', nested)
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed list", "pages"])
+async def test_an_object_nested_too_deeply_does_not_stop_the_others(api: FakeApi, *, streamed: bool) -> None:
+    others = [merged(resource_claim(name), metadata={"resourceVersion": "3"}) for name in ("c1", "c2")]
+    shown = [json.dumps(others[0]), deep_claim("deep"), json.dumps(others[1])]
+    if streamed:
+        events = [f'{{"type":"ADDED","object":{each}}}\n' for each in shown]
+        replies: tuple[Reply, ...] = (stream(*events, bookmark("9", ends_list=True), stay=True),)
+    else:
+        page = f'{{"metadata":{{"resourceVersion":"9"}},"items":[{",".join(shown)}]}}'
+        replies = listing(stream(page), stream(stay=True))
+    api.script("GET", RESOURCE_CLAIM.url(), *replies)
+    async with following(api, RESOURCE_CLAIM) as told:
+        await told.until(lambda told: "LISTED" in told.words)
+    assert told.words == ["ADDED a/c1@3", "ADDED a/deep@4", "ADDED a/c2@3", "LISTED"]
+    deep = told.changes[1]
+    assert deep.object is None
+    assert deep.problem == "it is nested more than 100 levels deep"
+    held = allocated_part(deep)
+    assert held is not None
+    assert held.status.allocation is not None
+    assert held.status.allocation.devices.results is not None
+    assert held.status.allocation.devices.results[0].device == "gpu-0"
+    assert [each.problem for each in told.changes if each is not deep] == [None, None, None]
+
+
+async def test_a_claim_that_becomes_nested_too_deeply_is_told_between_the_others(api: FakeApi) -> None:
+    api.script(
+        "GET",
+        RESOURCE_CLAIM.url(),
+        stream(
+            bookmark("2", ends_list=True),
+            f'{{"type":"ADDED","object":{deep_claim("deep")}}}\n',
+            event("ADDED", merged(resource_claim("c"), metadata={"resourceVersion": "5"})),
+            stay=True,
+        ),
+    )
+    async with following(api, RESOURCE_CLAIM) as told:
+        await told.until(lambda told: len(told.changes) == 3)
+    assert told.words == ["LISTED", "ADDED a/deep@4", "ADDED a/c@5"]
 
 
 async def test_an_object_without_a_name_is_left_out(api: FakeApi) -> None:
