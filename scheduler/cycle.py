@@ -20,7 +20,7 @@ from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import GangOutcome, Withdrawn
 from scheduler.explain import status, why
 from scheduler.model.errors import InvariantError
-from scheduler.model.plan import Plan, Verdict
+from scheduler.model.plan import Plan
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.plan import planner
@@ -125,10 +125,10 @@ class Cycle:
         version = self._state.version
         clock = Stopwatch()
         snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
+        snapshot = self._held.without_them(snapshot, time.monotonic())
         clock.lap("snapshot")
         plan = await asyncio.to_thread(decide, snapshot)
         clock.lap("plan")
-        plan = self._held.without_them(plan, time.monotonic())
         for commit in self._committer.begin(plan, snapshot):
             self._follow(self._conclude(commit))
         if plan.evictions:
@@ -242,22 +242,22 @@ class HeldBack:
         wait = min(self._first * 2 ** (failures - 1), _LONGEST_RETRY_SECONDS)
         self._until[outcome.gang] = (now + wait, outcome.reason)
 
-    def without_them(self, plan: Plan, now: float) -> Plan:
-        """The plan without the placements of gangs that still wait, and with why they do."""
+    def without_them(self, snapshot: Snapshot, now: float) -> Snapshot:
+        """The snapshot in which gangs that still wait ask for nothing: what they would take is free for others, and
+        what they have already stays theirs. Their decision says why they wait."""
         for gang in [gang for gang, (until, _) in self._until.items() if until <= now]:
             del self._until[gang]
-        decided = {decision.gang for decision in plan.gangs}
-        for gang in [gang for gang in self._failures if gang not in decided]:
+        there = {gang.key for gang in snapshot.gangs}
+        for gang in [gang for gang in self._failures if gang not in there]:
             del self._failures[gang]
+            self._until.pop(gang, None)
         if not self._until:
-            return plan
+            return snapshot
         gangs = tuple(
-            replace(decision, verdict=Verdict.PENDING, reason=self._until[decision.gang][1], placed=0)
-            if decision.gang in self._until and decision.verdict is Verdict.PLACED
-            else decision
-            for decision in plan.gangs
+            replace(gang, problems=(*gang.problems, self._until[gang.key][1])) if gang.key in self._until else gang
+            for gang in snapshot.gangs
         )
-        return replace(plan, gangs=gangs, placements=tuple(p for p in plan.placements if p.gang not in self._until))
+        return replace(snapshot, gangs=gangs)
 
     def seconds_left(self, now: float) -> float:
         """Until the first of them may be tried again; infinity if there is none."""

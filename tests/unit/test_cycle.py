@@ -17,8 +17,10 @@ from scheduler.cycle import Cycle, CycleReport, HeldBack, Rhythm
 from scheduler.explain.status import Teller
 from scheduler.kube.errors import ApiError
 from scheduler.model.errors import InvariantError
-from scheduler.model.plan import GangDecision, Placement, Plan, Verdict
-from scheduler.model.snapshot import Policy
+from scheduler.model.plan import Placement, Plan
+from scheduler.model.reasons import Reason
+from scheduler.model.snapshot import Policy, Snapshot
+from scheduler.model.workloads import Gang
 from scheduler.state.cluster import ClusterState
 from tests import manifests
 
@@ -193,28 +195,24 @@ async def test_a_gang_whose_binds_failed_says_so_and_waits_before_it_is_tried_ag
     assert world.server.bound == []
 
 
-def decided(*gangs: str) -> Plan:
-    return Plan(
-        now_ms=0,
-        placements=tuple(Placement(pod=f"{gang}-0", pod_uid="u", gang=gang, node="n") for gang in gangs),
-        gangs=tuple(
-            GangDecision(gang=gang, uid="u", owner="", queue="q", verdict=Verdict.PLACED, placed=1) for gang in gangs
-        ),
-    )
+def wanted(*gangs: str) -> Snapshot:
+    return Snapshot(now_ms=0, gangs=tuple(Gang(key=gang, uid="u", owner="", queue="q") for gang in gangs))
+
+
+def waiting(snapshot: Snapshot) -> dict[str, Reason]:
+    return {gang.key: gang.problems[0] for gang in snapshot.gangs if gang.problems}
 
 
 def test_a_failed_commit_holds_its_gang_back_twice_as_long_each_time():
     held = HeldBack(first_seconds=1)
     held.note(GangOutcome(gang=GANG, reason=FAILED), now=10)
-    plan = held.without_them(decided(GANG, "a/other"), now=10.5)
-    assert [placement.gang for placement in plan.placements] == ["a/other"]
-    assert plan.why(GANG) == FAILED
+    assert waiting(held.without_them(wanted(GANG, "a/other"), now=10.5)) == {GANG: FAILED}
     assert held.seconds_left(10.5) == 0.5
-    assert len(held.without_them(decided(GANG, "a/other"), now=11).placements) == 2
+    assert waiting(held.without_them(wanted(GANG, "a/other"), now=11)) == {}
 
     held.note(GangOutcome(gang=GANG, reason=FAILED), now=11)
     assert held.seconds_left(11) == 2
-    held.without_them(decided(GANG), now=13)
+    held.without_them(wanted(GANG), now=13)
     held.note(GangOutcome(gang=GANG), now=13)
     held.note(GangOutcome(gang=GANG, reason=FAILED), now=14)
     assert held.seconds_left(14) == 1, "a success in between starts over"
@@ -224,9 +222,32 @@ def test_a_gang_overtaken_by_a_change_is_decided_anew_at_once_the_first_time():
     held = HeldBack(first_seconds=1)
     withdrawn = GangOutcome(gang=GANG, reason=Withdrawn(gang=GANG, problem="Node n went away"))
     held.note(withdrawn, now=0)
-    assert len(held.without_them(decided(GANG), now=0).placements) == 1
+    assert waiting(held.without_them(wanted(GANG), now=0)) == {}
     held.note(withdrawn, now=0)
-    assert held.without_them(decided(GANG), now=0).placements == ()
+    assert GANG in waiting(held.without_them(wanted(GANG), now=0))
+
+
+def test_a_gang_that_went_away_is_not_waited_for():
+    held = HeldBack(first_seconds=1)
+    held.note(GangOutcome(gang=GANG, reason=FAILED), now=0)
+    held.without_them(wanted("a/other"), now=0)
+    assert held.gangs == frozenset()
+
+
+async def test_what_a_gang_that_is_held_back_would_take_is_free_for_others(world: World):
+    world.server.refusals = [403]
+    world.add(manifests.pod("greedy", cpu="4"))
+    await world.cycle.run_once()
+    await world.cycle.settled()
+    world.add(manifests.pod("patient", cpu="4"))
+
+    report = await world.cycle.run_once()
+    await world.cycle.settled()
+
+    assert world.server.bound == ["patient"]
+    reason = report.plan.why("a/greedy")
+    assert reason is not None
+    assert reason.code == "BindFailed"
 
 
 def test_the_wait_of_a_gang_that_never_succeeds_has_a_bound():
