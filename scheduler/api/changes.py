@@ -22,8 +22,8 @@ class Change:
     """`key`: `namespace/name`, or `name`; "" for LISTED, which says that all objects of the kind have been told.
 
     `object` None with a `problem`: the document cannot be decoded; `problem` says where and why. `meta` is there
-    whenever an object is meant. `raw` of one that is nested too deeply is `shallow`. A DELETED without a document stands
-    for an object that a new list lacks."""
+    whenever an object is meant. `raw` of one that is nested too deeply is `shallow`. A DELETED without a document
+    stands for an object that a new list lacks."""
 
     kind: Kind
     type: ChangeType

@@ -13,7 +13,7 @@ from scheduler.api.core import Pod
 from scheduler.api.dra import ResourceClaim
 from scheduler.api.kinds import POD, RESOURCE_CLAIM, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
-from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod
+from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
 from scheduler.state.pods import resize_is_infeasible
 
 
@@ -33,7 +33,9 @@ class ClusterState:
         self._changed: dict[Kind, set[str]] = {}
 
     def apply(self, change: Change) -> None:
-        """Take in one change. Kinds that this state does not hold, and what is older than known, are ignored."""
+        """Take in one change. Kinds that this state does not hold, and what is older than known, are ignored.
+
+        Older by resourceVersion, of one object (uid): a watch may lag behind what was read directly (KEP 5504)."""
         kind = change.kind
         told = self._told.get(kind)
         if told is None:
@@ -43,11 +45,13 @@ class ClusterState:
                 self._listed.add(kind)
                 self.version += 1
             return
+        known = told.get(change.key)
         before = self._entry(kind, change.key)
         if change.type == "DELETED":
-            known = told.get(change.key)
             if known is not None and change.meta.uid in ("", known.meta.uid):
                 del told[change.key]
+        elif known is not None and change.meta.uid == known.meta.uid and _older(change, known):
+            return
         else:
             told[change.key] = change
         if kind == POD:
@@ -207,6 +211,10 @@ class ClusterState:
             return
         self._changed.setdefault(kind, set()).add(key)
         self.version += 1
+
+
+def _older(change: Change, than: Change) -> bool:
+    return older(change.meta.resource_version, than.meta.resource_version)
 
 
 def _same(before: tuple[Change, Wire | None], after: tuple[Change, Wire | None]) -> bool:

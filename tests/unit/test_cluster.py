@@ -5,8 +5,9 @@ import pytest
 from scheduler.api import kinds
 from scheduler.api.changes import Change, deleted, listed
 from scheduler.api.core import Node, Pod
+from scheduler.api.dra import ResourceClaim
 from scheduler.state.cluster import ClusterState
-from tests.manifests import change, job, merged, node, pod, pod_group, queue, resource_claim, state
+from tests.manifests import allocation, change, job, merged, node, pod, pod_group, queue, resource_claim, state
 
 
 def test_nothing_may_be_decided_before_every_kind_is_listed() -> None:
@@ -28,6 +29,28 @@ def test_the_newest_object_of_a_key_counts_and_a_deleted_one_is_gone() -> None:
     assert isinstance(newest, Node)
     assert newest.status.allocatable is not None
     assert newest.status.allocatable["cpu"] == "8"
+
+
+def test_a_late_watch_does_not_bring_back_what_is_older() -> None:
+    held = resource_claim("c", version="100", allocation=allocation("n1", "gpu-0"))
+    found = state(resource_claim("c", version="90"))
+    found.assume_claim(held)
+    found.forget_claim("a/c")
+    found.apply(change(held, "MODIFIED"))
+    version = found.version
+    found.apply(change(resource_claim("c", version="95"), "MODIFIED"))
+    assert _allocated(found, "a/c")
+    assert found.version == version
+    found.apply(change(resource_claim("c", version="101"), "MODIFIED"))
+    assert not _allocated(found, "a/c")
+
+
+def test_another_object_of_the_name_counts_whatever_its_version() -> None:
+    found = state(merged(node("n", cpu="4"), metadata={"uid": "u1", "resourceVersion": "100"}))
+    found.apply(change(merged(node("n", cpu="8"), metadata={"uid": "u2", "resourceVersion": "20"}), "ADDED"))
+    newest = found.change(kinds.NODE, "n")
+    assert newest is not None
+    assert newest.meta.uid == "u2"
 
 
 def test_a_late_farewell_to_an_older_object_does_not_take_its_successor() -> None:
@@ -129,3 +152,9 @@ def _node(found: ClusterState, key: str) -> str:
     known = found.object(kinds.POD, key)
     assert isinstance(known, Pod)
     return known.spec.node_name
+
+
+def _allocated(found: ClusterState, key: str) -> bool:
+    known = found.object(kinds.RESOURCE_CLAIM, key)
+    assert isinstance(known, ResourceClaim)
+    return known.status.allocation is not None
