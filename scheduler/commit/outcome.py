@@ -80,6 +80,23 @@ class LeadershipLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InternalError:
+    """A defect of the scheduler shows with this gang: no plan that holds together can be made with it."""
+
+    code: ClassVar[str] = "InternalError"
+    gang: str
+    problem: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang} is left out because the scheduler fails with it: {self.problem}."
+
+    @property
+    def cure(self) -> str:
+        return "Report it as a defect of the scheduler, with the log; it is tried again by itself, ever more rarely."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangOutcome:
     """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile; both by key, sorted. `reason`
     None: all went through."""

@@ -143,18 +143,66 @@ async def test_a_change_runs_a_cycle_and_quiet_runs_none(world: World):
         assert len(world.reports) == seen
 
 
-async def test_a_plan_that_breaks_a_rule_stops_the_service_before_anything_is_written(
+def asking(snapshot: Snapshot) -> set[str]:
+    return {gang.name for gang in snapshot.gangs if gang.pending and not gang.problems}
+
+
+async def test_a_gang_that_the_planner_fails_with_is_left_out_and_says_so_while_all_others_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    def overfull(snapshot: Any) -> Plan:
+    plan, tries = cycles.planner.plan, []
+
+    def failing(snapshot: Snapshot) -> Plan:
+        tries.append(asking(snapshot))
+        if asking(snapshot) & {"bad", "worse"}:
+            raise ZeroDivisionError
+        return plan(snapshot)
+
+    monkeypatch.setattr(cycles.planner, "plan", failing)
+    world.add(*(manifests.pod(name, cpu="1") for name in ("bad", "fine", "good", "worse")))
+
+    first = await world.cycle.run_once()
+    await world.cycle.settled()
+    tries.clear()
+    second = await world.cycle.run_once()
+
+    assert sorted(world.server.bound) == ["fine", "good"]
+    for report in (first, second):
+        reasons = [report.plan.why(f"a/{name}") for name in ("bad", "worse")]
+        assert [reason.code for reason in reasons if reason] == ["InternalError"] * 2
+    assert len(tries) == 1, "what was found out once is not tried again in every cycle"
+
+
+async def test_a_plan_that_breaks_a_rule_is_made_again_without_the_solver(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    plan = cycles.planner.plan
+
+    def overfull(snapshot: Snapshot) -> Plan:
+        if not snapshot.policy.solver_enabled:
+            return plan(snapshot)
         pods = [pod for gang in snapshot.gangs for pod in gang.pods]
-        placements = tuple(Placement(pod=pod.key, pod_uid=pod.uid, gang=GANG, node="n1") for pod in pods)
+        placements = tuple(Placement(pod=pod.key, pod_uid=pod.uid, gang=GANG, node="gone") for pod in pods)
         return Plan(now_ms=0, placements=placements)
 
     monkeypatch.setattr(cycles.planner, "plan", overfull)
+    world.add(*manifests.pods("p", 2, group="train"))
+    await world.cycle.run_once()
+    await world.cycle.settled()
+
+    assert sorted(world.server.bound) == ["p-0", "p-1"]
+
+
+async def test_a_planner_that_fails_without_any_waiting_gang_stops_the_service(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(_: Snapshot) -> Plan:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cycles.planner, "plan", broken)
     world.add(*manifests.pods("p", 5, group="train"))
     async with world.running() as task:
-        with pytest.raises(InvariantError, match="the plan breaks"):
+        with pytest.raises(InvariantError, match="even without any waiting gang"):
             await task
     assert world.server.bound == []
 
