@@ -194,10 +194,18 @@ class Claims:
         """Key and uid of the claim that this commit made for the pod's extended resources, as far as is known."""
         return self._made.get(consumer.uid)
 
-    async def release(self, key: str, uid: str, pods: Collection[str], *, attempts: int | None = None) -> None:
+    async def release(
+        self,
+        key: str,
+        uid: str,
+        pods: Collection[str],
+        *,
+        attempts: int | None = None,
+        spare: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         """The claim is no longer reserved for these pods (uids); with its last reservation its allocation goes too, in
         the same request. A claim made for a pod's extended resources is then deleted. Nothing to do is no error.
-        `attempts`: other than those of a usual write.
+        `attempts`: other than those of a usual write. `spare`: whether a pod (uid) keeps it after all, asked last.
 
         Raises WriteRefused if the server will not have it: what is left is cleared by a later cycle."""
         lock = self._locks.setdefault(key, asyncio.Lock())
@@ -207,7 +215,9 @@ class Claims:
             if claim is None or claim["metadata"]["uid"] != uid:
                 self._forget(key, uid)
                 return
-            await self._release(claim, frozenset(pods))
+            leaving = frozenset(pod for pod in pods if not spare(pod))
+            if leaving:
+                await self._release(claim, leaving)
 
         patience = self._patience if attempts is None else replace(self._patience, attempts=attempts)
         async with lock:

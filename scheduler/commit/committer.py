@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from scheduler.api import changes, dra, kinds
+from scheduler.api import changes, core, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
 from scheduler.commit.claims import Claims
 from scheduler.commit.documents import binding_conditions, is_made, key_of
@@ -80,7 +80,7 @@ class Committer:
         work = writes(plan, snapshot)
         if not work:
             return ()
-        check = Recheck(snapshot, self._state)
+        check = Recheck(snapshot, self._state, releasing=self._releasing)
         tasks = []
         for gang in work:
             if gang.gang in self._in_flight:
@@ -271,7 +271,8 @@ class Committer:
 
     async def _release(self, stray: Stray) -> str:
         try:
-            pods = [await self._pod(key) for key, _ in stray.pods]
+            keys = {uid: key for key, uid in stray.pods}
+            pods = [await self._pod(key) for key in keys.values()]
             held = {
                 uid
                 for (_, uid), pod in zip(stray.pods, pods, strict=True)
@@ -279,7 +280,7 @@ class Committer:
             }
             if not held:
                 return ""
-            await self.claims.release(stray.claim, stray.uid, held)
+            await self.claims.release(stray.claim, stray.uid, held, spare=lambda uid: self._placed(keys[uid], uid))
         except (WriteRefused, ApiError) as problem:
             log.warning("a claim without an owner could not be released", claim=stray.claim, problem=str(problem))
             return ""
@@ -293,6 +294,11 @@ class Committer:
         return isinstance(claim, dra.ResourceClaim) and (
             claim.status.allocation is not None or is_made({"metadata": {"annotations": claim.metadata.annotations}})
         )
+
+    def _placed(self, pod: str, uid: str) -> bool:
+        """Whether the pod is on a node or on its way there: then it keeps its devices."""
+        known = self._state.object(kinds.POD, pod)
+        return isinstance(known, core.Pod) and known.metadata.uid == uid and bool(known.spec.node_name)
 
     async def _evict(self, eviction: Evict) -> EvictionOutcome:
         namespace, _, name = eviction.pod.partition("/")

@@ -1,6 +1,6 @@
 """Is everything still as it was decided? Asked of the newest state, right before a gang's first write."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scheduler.api import core, dra, kinds
 from scheduler.api.dra import AllocationResult
@@ -15,8 +15,10 @@ class Recheck:
     """For the gangs of one plan, in the order of their writes: a gang that joins a claim comes after the gang that
     allocates it, and is withdrawn with it."""
 
-    def __init__(self, snapshot: Snapshot, state: Known) -> None:
+    def __init__(self, snapshot: Snapshot, state: Known, *, releasing: Collection[str] = ()) -> None:
+        """`releasing`: claims whose devices are about to go, by key."""
         self._state = state
+        self._releasing = releasing
         self._snapshot = snapshot
         self._nodes = {node.name: node for node in snapshot.nodes}
         self._taken = self._taken_since()
@@ -69,6 +71,8 @@ class Recheck:
             return f"ResourceClaim {key} is being deleted"
         if first and claim.status.allocation is not None:
             return f"ResourceClaim {key} was allocated elsewhere"
+        if key in self._releasing:
+            return f"ResourceClaim {key} was being released"
         if key in self._withdrawn:
             return f"the gang that was to allocate ResourceClaim {key} changed"
         return ""

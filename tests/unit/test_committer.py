@@ -717,3 +717,57 @@ async def test_a_claim_made_anew_under_its_name_is_another_gangs_business(world:
     assert old.bound == ()
     assert (new.bound, new.reason) == ((f"{NAMESPACE}/q",), None)
     assert await world.holds("c") == (["gpu-1"], ["q"])
+
+
+async def reserved(world: World, claim: str, pod: str) -> Stray:
+    """The claim holds a device for the pod, as a killed scheduler left it."""
+    await world.claim(claim, finalizers=[CLAIM_FINALIZER])
+    await world.pod(pod, claim)
+    await world.learn()
+    document = await world.stored(claim)
+    document["status"] = {
+        "allocation": msgspec.json.decode(msgspec.json.encode(given("gpu-0"))),
+        "reservedFor": [{"resource": "pods", "name": pod, "uid": world.uid(pod)}],
+    }
+    await world.direct.replace(kinds.RESOURCE_CLAIM, NAMESPACE, claim, document, subresource="status")
+    uid = document["metadata"]["uid"]
+    return Stray(claim=f"{NAMESPACE}/{claim}", uid=uid, pods=((f"{NAMESPACE}/{pod}", world.uid(pod)),))
+
+
+async def test_nobody_is_placed_on_devices_that_are_being_released(world: World):
+    stray = await reserved(world, "c", "p")
+    snapshot = await world.snapshot()
+    committer = world.committer()
+
+    releasing = asyncio.create_task(committer.release([stray]))
+    await asyncio.sleep(0)
+    plan = Plan(now_ms=0, placements=(world.place("p", world.give("c")),))
+    (outcome,) = await committer.commit(plan, snapshot)
+
+    assert outcome.reason is not None
+    assert outcome.reason.code == "Withdrawn"
+    assert await releasing == (stray.claim,)
+    assert (await world.holds("c"), await world.node_of("p")) == (([], []), "")
+
+
+async def test_a_pod_that_is_on_its_way_keeps_the_devices_that_were_to_be_released(world: World):
+    stray = await reserved(world, "c", "p")
+    snapshot = await world.snapshot()
+    hold, reached = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await hold.wait()
+
+    world.meddle(("POST pods/p/binding", Around(before=wait)))
+    committer = world.committer()
+    plan = Plan(now_ms=0, placements=(world.place("p", world.give("c")),))
+    (commit,) = committer.begin(plan, snapshot)
+    await reached.wait()
+
+    await committer.release([stray])
+    hold.set()
+    outcome = await commit
+
+    assert outcome.bound == (f"{NAMESPACE}/p",)
+    assert await world.holds("c") == (["gpu-0"], ["p"])
