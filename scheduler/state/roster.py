@@ -1,8 +1,7 @@
 """Who belongs to which gang: kept up to date pod by pod, so that only the gangs that changed are made anew."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
-from itertools import pairwise
 
 from scheduler.model.workloads import Gang
 from scheduler.state.grouping import GangId, Member
@@ -21,7 +20,7 @@ class Roster:
         self._referring: dict[Reference, set[str]] = {}
         self._references: dict[str, tuple[Reference, ...]] = {}
         self._touched: set[GangId] = set()
-        self._gangs: SortedTable[Gang] = SortedTable()
+        self._gangs: SortedTable[tuple[GangId, Gang]] = SortedTable()
         self._ordered: tuple[Gang, ...] | None = ()
 
     def put(self, pod: str, member: Member | None, references: tuple[Reference, ...] = ()) -> None:
@@ -51,27 +50,42 @@ class Roster:
 
     def rebuild(self, make: Callable[[GangId, list[Member]], Gang | None]) -> None:
         """Make every touched gang anew."""
-        for gang in self._touched:
-            members = self._members.get(gang, {})
-            self._gangs.put(_order(gang), make(gang, [members[pod] for pod in sorted(members)]) if members else None)
+        for id_ in self._touched:
+            members = self._members.get(id_, {})
+            gang = make(id_, [members[pod] for pod in sorted(members)]) if members else None
+            self._gangs.put(_order(id_), None if gang is None else (id_, gang))
             if not members:
-                self._members.pop(gang, None)
+                self._members.pop(id_, None)
         if self._touched:
             self._ordered = None
         self._touched = set()
 
     def in_order(self) -> tuple[Gang, ...]:
         """All gangs by key. Of several with one name the first is a PodGroup of ours and keeps it, the others say what
-        they are in brackets, which no name of an object contains."""
+        they are in brackets, which no name of an object contains. No two have one key, whatever labels say."""
         if self._ordered is None:
-            found = list(self._gangs.mapping().items())
-            gangs = [gang for _, gang in found]
-            for index, (before, gang) in enumerate(pairwise([gang.key for gang in gangs]), 1):
-                if before == gang:
-                    kind = found[index][0].rpartition("\0")[2]
-                    gangs[index] = replace(gangs[index], key=f"{gang} ({kind})")
+            gangs: list[Gang] = []
+            plain = {gang.key for _, gang in self._gangs.values()}
+            taken: set[str] = set()
+            for id_, gang in self._gangs.values():
+                key = gang.key
+                if key in taken:
+                    key = _free(f"{key} ({id_.kind}{f', group {id_.part}' if id_.part else ''}", plain | taken)
+                    gang = replace(gang, key=key)
+                taken.add(key)
+                gangs.append(gang)
             self._ordered = tuple(gangs)
         return self._ordered
+
+
+def _free(name: str, taken: Set[str]) -> str:
+    """The name with its bracket closed; an owner reference may hold any text, so it may have to be numbered."""
+    found = f"{name})"
+    number = 2
+    while found in taken:
+        found = f"{name}, {number})"
+        number += 1
+    return found
 
 
 def _order(gang: GangId) -> str:

@@ -9,6 +9,7 @@ from scheduler.model.reasons import InvalidGang, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Gang, SubGroup, TopologyConstraint
 from scheduler.state.cluster import ClusterState
+from scheduler.state.grouping import LWS_GROUP_LABEL, LWS_LABEL
 from scheduler.state.translate import snapshot
 from tests.manifests import (
     Document,
@@ -130,6 +131,25 @@ def test_a_pod_and_a_group_of_one_name_are_two_gangs_with_two_keys() -> None:
         ("a/train", "PodGroup/a/train"),
         ("a/train (Pod)", "Pod/a/train"),
     ]
+
+
+def test_labels_that_read_alike_when_joined_are_still_gangs_of_their_own() -> None:
+    def labelled(name: str, owner: str, part: str) -> Document:
+        return pod(name, labels={LWS_LABEL: owner, LWS_GROUP_LABEL: part})
+
+    gangs = seen(labelled("p1", "x", "y-z-0"), labelled("p2", "x-y", "z-0"), labelled("p3", "x-y-z", "0")).gangs
+    assert [(gang.key, gang.owner) for gang in gangs] == [
+        ("a/x-y-z-0", "LeaderWorkerSet/a/x"),
+        ("a/x-y-z-0 (LeaderWorkerSet, group z-0)", "LeaderWorkerSet/a/x-y"),
+        ("a/x-y-z-0 (LeaderWorkerSet, group 0)", "LeaderWorkerSet/a/x-y-z"),
+    ]
+
+
+def test_an_owner_may_bear_any_name_and_its_gang_has_a_key_of_its_own() -> None:
+    owner = merged(job("train (Pod)"), kind="Widget", apiVersion="example.com/v1")
+    odd = pod("w", owner=owner, annotations={"tutti.scheduler/min-member": "1"})
+    gangs = seen(pod("train"), pod_group("train"), pod("p", group="train"), odd).gangs
+    assert sorted(gang.key for gang in gangs) == ["a/train", "a/train (Pod)", "a/train (Pod, 2)"]
 
 
 def test_pods_of_other_schedulers_form_no_gang() -> None:
