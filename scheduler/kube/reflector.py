@@ -102,7 +102,7 @@ class Reflector:
                 await self._turn(queue)
             except ApiError as error:
                 if self.kind.optional and error.status in (403, 404):
-                    await self._not_served(queue, error)
+                    await (self._not_served if error.not_found else self._forbidden)(queue, error)
                     await asyncio.sleep(jittered(self.rhythm.absent, self.jitter))
                     continue
                 self._note(error, backoff.tries)
@@ -216,11 +216,22 @@ class Reflector:
         await queue.put(changes)
 
     async def _not_served(self, queue: Changes, error: ApiError) -> None:
-        """An optional kind that is not there, or not for us: no objects, which is an answer too."""
+        """An optional kind that is not there: no objects, which is an answer too."""
         if not self._absent:
             log.info("kind is not served, looking again later", kind=str(self.kind), error=str(error))
         self._from = None
         if not self._told or self._versions:
+            await self._tell_list(queue, [])
+        self._absent = True
+
+    async def _forbidden(self, queue: Changes, error: ApiError) -> None:
+        """An optional kind that is not for us (any more). What is known of it stays: a taint on a device does not end
+        because nobody may read it. Forbidden from the beginning it counts as empty, so that work can start."""
+        if not self._absent:
+            consequence = "what is known of it stays" if self._told else "it counts as empty"
+            log.warning("kind is forbidden", kind=str(self.kind), error=str(error), consequence=consequence)
+        self._from = None
+        if not self._told:
             await self._tell_list(queue, [])
         self._absent = True
 

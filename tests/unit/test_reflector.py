@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from scheduler.api.core import Pod
-from scheduler.api.kinds import KAI_QUEUE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, Kind
+from scheduler.api.kinds import DEVICE_TAINT_RULE, KAI_QUEUE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, Kind
 from scheduler.kube.client import Client
 from scheduler.kube.identity import Identity
 from scheduler.kube.reflector import Change, Reflector, Rhythm
@@ -338,6 +339,35 @@ async def test_an_optional_kind_that_is_not_served_is_empty_until_it_appears(api
     async with following(api, KAI_QUEUE) as told:
         await told.until(lambda told: told.words.count("LISTED") == 3)
     assert told.words == ["LISTED", "ADDED team@3", "LISTED", "DELETED team", "LISTED"]
+
+
+async def test_an_optional_kind_that_becomes_forbidden_keeps_what_is_known(api: FakeApi) -> None:
+    rule = {"metadata": {"name": "r", "resourceVersion": "3"}, "spec": {}}
+    other = {"metadata": {"name": "s", "resourceVersion": "12"}, "spec": {}}
+    api.script(
+        "GET",
+        DEVICE_TAINT_RULE.url(),
+        stream(event("ADDED", rule), bookmark("9", ends_list=True)),
+        failure(403, "Forbidden"),
+        failure(403, "Forbidden"),
+        stream(event("ADDED", rule), event("ADDED", other), bookmark("15", ends_list=True), stay=True),
+    )
+    with capture_logs() as logs:
+        async with following(api, DEVICE_TAINT_RULE) as told:
+            await told.until(lambda told: told.words.count("LISTED") == 2)
+    assert told.words == ["ADDED r@3", "LISTED", "ADDED s@12", "LISTED"]
+    (warning,) = [each for each in logs if each["event"] == "kind is forbidden"]
+    assert warning["log_level"] == "warning"
+    assert warning["consequence"] == "what is known of it stays"
+
+
+async def test_an_optional_kind_that_is_forbidden_from_the_beginning_counts_as_empty(api: FakeApi) -> None:
+    api.script("GET", DEVICE_TAINT_RULE.url(), failure(403, "Forbidden"))
+    with capture_logs() as logs:
+        async with following(api, DEVICE_TAINT_RULE) as told:
+            await told.until(lambda told: "LISTED" in told.words)
+    assert told.words == ["LISTED"]
+    assert [each["consequence"] for each in logs if each["event"] == "kind is forbidden"] == ["it counts as empty"]
 
 
 async def test_a_kind_that_must_be_served_is_waited_for(api: FakeApi) -> None:
