@@ -90,7 +90,7 @@ class Committer:
                 tasks.append(asyncio.create_task(_withdrawn(gang.gang, problem)))
                 continue
             allocating = self._assume(gang)
-            tasks.append(asyncio.create_task(self._carry_out(gang, allocating), name=f"commit {gang.gang}"))
+            tasks.append(asyncio.create_task(self._carry_out(gang, allocating, check), name=f"commit {gang.gang}"))
         return tuple(tasks)
 
     async def commit(self, plan: Plan, snapshot: Snapshot) -> tuple[GangOutcome, ...]:
@@ -152,9 +152,9 @@ class Committer:
         self._allocating.update(allocating)
         return allocating
 
-    async def _carry_out(self, gang: GangWrites, allocating: Allocating) -> GangOutcome:
+    async def _carry_out(self, gang: GangWrites, allocating: Allocating, check: Recheck) -> GangOutcome:
         try:
-            outcome = await self._claims_then_binds(gang, allocating)
+            outcome = await self._claims_then_binds(gang, allocating, check)
         except NotLeading:
             return GangOutcome(gang=gang.gang, reason=LeadershipLost(gang=gang.gang))
         finally:
@@ -171,7 +171,7 @@ class Committer:
                 self._state.forget_pod(bind.pod)
         return outcome
 
-    async def _claims_then_binds(self, gang: GangWrites, allocating: Allocating) -> GangOutcome:
+    async def _claims_then_binds(self, gang: GangWrites, allocating: Allocating, check: Recheck) -> GangOutcome:
         joined = [(write.claim, write.uid) for write in gang.claims if not write.first]
         shared = [self._allocating[claim] for claim in joined if claim in self._allocating]
         if shared:
@@ -182,11 +182,11 @@ class Committer:
                 self._in_flight[gang.gang] = "writing its claims"
                 claims = await self._secure(gang, allocating)
                 if not any(binding_conditions(claim)[0] for claim in claims):
-                    return await self._bind_all(gang)
+                    return await self._bind_all(gang, check)
             self._in_flight[gang.gang] = "waiting for its devices to become ready"
             await _all(self.claims.wait_until_ready(key_of(claim)) for claim in claims)
             async with self._turns:
-                return await self._bind_all(gang)
+                return await self._bind_all(gang, check)
         except WriteRefused as refused:
             self._in_flight[gang.gang] = "taking back its claims"
             await self._take_back(gang)
@@ -208,7 +208,11 @@ class Committer:
 
         return await _all([*map(secure, gang.claims), *map(self.claims.make, gang.making)])
 
-    async def _bind_all(self, gang: GangWrites) -> GangOutcome:
+    async def _bind_all(self, gang: GangWrites, check: Recheck) -> GangOutcome:
+        """Raises WriteRefused, with nothing bound, if a pod or node went away while the claims were written."""
+        gone_before = check.gone(gang)
+        if gone_before is not None:
+            raise WriteRefused(*gone_before)
         self._in_flight[gang.gang] = "binding its pods"
         results = await asyncio.gather(*(self._bind(bind) for bind in gang.binds), return_exceptions=True)
         bound: list[str] = []

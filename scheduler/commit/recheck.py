@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 from scheduler.api import core, dra, kinds
 from scheduler.api.dra import AllocationResult
+from scheduler.api.meta import Wire
 from scheduler.commit.known import Known
 from scheduler.commit.writes import GangWrites
 from scheduler.model.snapshot import Snapshot
@@ -31,6 +32,17 @@ class Recheck:
             self._withdrawn.update(write.claim for write in gang.claims if write.first)
         return problem
 
+    def gone(self, gang: GangWrites) -> tuple[str, str] | None:
+        """What went away or was closed since the writes began (object, in a few words); None if all pods may still be
+        bound. To be asked before the first bind: from then on only forward."""
+        for bind in gang.binds:
+            pod = self._state.object(kinds.POD, bind.pod)
+            problem = self._pod_gone(bind.pod, bind.uid, pod) or self._node_changed(bind.node)
+            if problem:
+                kind, name, what = problem.split(" ", 2)
+                return f"{kind} {name}", what
+        return None
+
     def _changes(self, gang: GangWrites) -> Iterable[str]:
         for bind in gang.binds:
             yield self._pod_changed(bind.pod, bind.uid)
@@ -44,13 +56,14 @@ class Recheck:
 
     def _pod_changed(self, key: str, uid: str) -> str:
         pod = self._state.object(kinds.POD, key)
+        if isinstance(pod, core.Pod) and pod.metadata.uid == uid and pod.spec.node_name:
+            return f"Pod {key} was bound to {pod.spec.node_name} by another"
+        return self._pod_gone(key, uid, pod)
+
+    def _pod_gone(self, key: str, uid: str, pod: Wire | None) -> str:
         if not isinstance(pod, core.Pod) or pod.metadata.uid != uid or pod.metadata.deletion_timestamp:
             return f"Pod {key} went away"
-        if pod.spec.node_name:
-            return f"Pod {key} was bound to {pod.spec.node_name} by another"
-        if pod.spec.scheduling_gates:
-            return f"Pod {key} got a scheduling gate"
-        return ""
+        return f"Pod {key} got a scheduling gate" if pod.spec.scheduling_gates else ""
 
     def _node_changed(self, name: str) -> str:
         """A drained node is cordoned or tainted; a taint that came since the decision was weighed by nobody."""

@@ -771,3 +771,37 @@ async def test_a_pod_that_is_on_its_way_keeps_the_devices_that_were_to_be_releas
 
     assert outcome.bound == (f"{NAMESPACE}/p",)
     assert await world.holds("c") == (["gpu-0"], ["p"])
+
+
+async def test_a_pod_deleted_while_the_claims_were_written_leaves_the_gang_unbound(world: World):
+    snapshot, plan = await two_pods(world)
+
+    async def delete() -> None:
+        await world.direct.delete(kinds.POD, NAMESPACE, "p1", grace_seconds=0)
+        world.state.apply(changes.deleted(kinds.POD, f"{NAMESPACE}/p1"))
+
+    world.meddle(("PUT resourceclaims/c-p1/status", Around(after=delete)))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert outcome.bound == ()
+    assert outcome.reason is not None
+    assert "Pod default/p1 went away" in outcome.reason.message
+    assert await world.node_of("p0") == ""
+    for name in ("c-p0", "c-p1"):
+        assert await world.holds(name) == ([], [])
+
+
+async def test_a_node_deleted_while_the_claims_were_written_gets_no_pods(world: World):
+    snapshot, plan = await two_pods(world)
+
+    async def delete() -> None:
+        await world.direct.delete(kinds.NODE, None, "n1")
+        world.state.apply(changes.deleted(kinds.NODE, "n1"))
+
+    world.meddle(("PUT resourceclaims/c-p1/status", Around(after=delete)))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert outcome.bound == ()
+    assert outcome.reason is not None
+    assert "Node n1 went away" in outcome.reason.message
+    assert [await world.node_of(name) for name in ("p0", "p1")] == ["", ""]
