@@ -1,7 +1,8 @@
 """The debug API and the page (FastAPI). Read only; the one POST plans what would be and writes nothing.
 
 Every answer is of one cycle, named by its ETag. Loopback without a token: who may not see the cluster must not reach
-the port, and pages of other sites, which a browser on this machine may have open, are refused by their Host header.
+the port, and pages of other sites, which a browser on this machine may have open, are refused: by their Host header,
+and where they ask for work by their origin.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ WHAT_IF_WAITING = 4
 
 _PAGES = files("scheduler.web") / "pages"
 _OPEN_TO_ALL_HOSTS = ("/healthz", "/readyz", "/metrics")
+_HARMLESS = ("GET", "HEAD")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -238,13 +240,24 @@ def _add_page(app: FastAPI) -> None:
 
 
 async def _guard(hosts: set[str], request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse names that are not ours: a page of another site that points its name at this machine."""
+    """Refuse what other sites' pages ask: by names that are not ours, or for more than reading."""
+    if request.method not in _HARMLESS and not _from_our_page(request):
+        cure = "Ask from the page of this API, or by a program that is no browser."
+        return _problem(Problem(403, "The page of another site asks for work.", cure))
     if request.url.path not in _OPEN_TO_ALL_HOSTS and not _is_ours(request.headers.get("host", ""), hosts):
         cure = "Ask by localhost or 127.0.0.1, for instance through `kubectl port-forward`."
         return _problem(Problem(421, "This API answers to the names of its own machine only.", cure))
     response = await call_next(request)
     response.headers.update(_HEADERS)
     return response
+
+
+def _from_our_page(request: Request) -> bool:
+    """Whether no other site made a browser ask (Fetch Metadata; RFC 6454). A form needs no leave to post to us."""
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    origin = request.headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
 
 
 def _is_ours(host: str, hosts: set[str]) -> bool:

@@ -40,8 +40,8 @@ class Browser:
     async def get(self, url: str, **headers: str) -> Answer:
         return await self.ask("GET", url, b"", headers)
 
-    async def post(self, url: str, body: bytes) -> Answer:
-        return await self.ask("POST", url, body, {})
+    async def post(self, url: str, body: bytes, **headers: str) -> Answer:
+        return await self.ask("POST", url, body, headers)
 
     async def ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         path, _, query = url.partition("?")
@@ -360,6 +360,29 @@ async def test_so_many_what_ifs_at_once_and_no_more():
     assert (refused.status, refused.headers["retry-after"]) == (429, "2")
     source.released.set()
     assert sorted([(await task).status for task in asked]) == [200] * WHAT_IF_WAITING + [429]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": "null"},
+        {"origin": ""},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site", "origin": "http://127.0.0.1:8080"},
+    ],
+)
+async def test_no_work_is_done_for_the_pages_of_other_sites(headers):
+    """A browser posts text to this machine for any page, without asking us first."""
+    source = MadeUp(VIEW)
+    answer = await Browser(source).post("/api/v1/plan", b"kind: Pod\n", content_type="text/plain", **headers)
+    assert (answer.status, source.asked) == (403, [])
+
+
+async def test_our_own_page_may_ask_what_if():
+    headers = {"origin": "http://127.0.0.1:8080", "sec_fetch_site": "same-origin"}
+    assert (await Browser(MadeUp(VIEW)).post("/api/v1/plan", b"kind: Pod\n", **headers)).status == 200
 
 
 async def test_everything_but_the_what_if_is_read_only(browser):
