@@ -74,7 +74,6 @@ class Client:
         self._attempts = attempts
         self._jitter = jitter or random.Random()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._renewing = asyncio.Lock()
         self._session = self._new_session(connections)
         self._watches = self._new_session(0)
 
@@ -233,7 +232,7 @@ class Client:
             )
             async with answer:
                 if answer.status == 401:
-                    await self._renew()
+                    await self.identity.renew()
                 if answer.status != 200:
                     raise from_answer(request, answer.status, await answer.read(), answer.headers.get("Retry-After"))
                 yield answer.content.iter_any()
@@ -292,7 +291,7 @@ class Client:
             except ApiError as error:
                 if error.status == 401 and not renewed:
                     renewed = True
-                    if await self._renew():
+                    if await self.identity.renew():
                         continue
                 if attempt == self._attempts or not patient or not _again(method, error):
                     raise
@@ -321,10 +320,6 @@ class Client:
                 return content
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(request, error) from error
-
-    async def _renew(self) -> bool:
-        async with self._renewing:
-            return await self.identity.renew()
 
     def _url(self, path: str) -> URL:
         return URL(self.identity.server + path, encoded=True)

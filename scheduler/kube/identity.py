@@ -1,5 +1,6 @@
 """Who we are and where the API server is: from a kubeconfig, or from the service account of our pod."""
 
+import asyncio
 import os
 import ssl
 import time
@@ -8,8 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import structlog
+import yaml
+
 # A rotated service account token, or one from an exec plugin, is read again so often.
 _TOKEN_SECONDS = 60.0
+# What could not be read is tried again after so long.
+_AGAIN_SECONDS = 5.0
+# What the library raises on a file that is cut short, or has another shape than a kubeconfig.
+_MISSHAPEN = (yaml.YAMLError, TypeError, AttributeError, LookupError)
+
+log = structlog.get_logger(__name__)
 
 
 class IdentityError(Exception):
@@ -28,21 +39,32 @@ class Identity:
     clock: Callable[[], float] = time.monotonic
     _source: tuple[Path | None, str | None] | None = None
     _read_at: float = field(default=0.0)
+    _renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def headers(self) -> dict[str, str]:
-        """The headers that identify us, with a token not older than a minute."""
+        """The headers that identify us, with a token not older than a minute, or the last that could be read."""
         if self._source is not None and self.token and self.clock() - self._read_at > _TOKEN_SECONDS:
             await self.renew()
         return {"Authorization": self.token} if self.token else {}
 
     async def renew(self) -> bool:
-        """Read the credentials anew; False if there is nowhere to read them from."""
+        """Read the credentials anew. False if there is nowhere to read them from, or if they cannot be read now, as
+        while a kubeconfig is rewritten: then the old ones stay."""
         if self._source is None:
             return False
-        fresh = await load(*self._source)
-        self.token = fresh.token
-        self._read_at = self.clock()
-        return True
+        read_at = self._read_at
+        async with self._renewing:
+            if self._read_at != read_at:
+                return True
+            try:
+                fresh = await load(*self._source)
+            except (IdentityError, aiohttp.ClientError, TimeoutError) as error:
+                log.warning("credentials cannot be read again, the old ones stay", error=str(error))
+                self._read_at = self.clock() - _TOKEN_SECONDS + _AGAIN_SECONDS
+                return False
+            self.token = fresh.token
+            self._read_at = self.clock()
+            return True
 
 
 async def load(kubeconfig: Path | None = None, context: str | None = None) -> Identity:
@@ -77,7 +99,7 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Id
             _source=(kubeconfig, context),
             _read_at=time.monotonic(),
         )
-    except (ConfigException, OSError, ssl.SSLError, ValueError) as error:
+    except (ConfigException, OSError, ssl.SSLError, ValueError, *_MISSHAPEN) as error:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "the kubeconfig"
         named = f" (context {context})" if context else ""
         raise IdentityError(

@@ -228,6 +228,61 @@ async def test_a_kubeconfig_that_is_not_there_is_the_operators_error(tmp_path: P
         await load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "just words", "apiVersion: v1\nclusters: [3]\n", "clusters: {a: ["])
+async def test_a_kubeconfig_cut_short_is_the_operators_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(IdentityError, match=r"--kubeconfig"):
+        await load(path)
+
+
+@pytest.mark.parametrize("meanwhile", [None, "", "clusters: {a: ["], ids=["gone", "empty", "cut short"])
+async def test_a_kubeconfig_unreadable_for_a_moment_leaves_the_old_token_in_use(
+    tmp_path: Path, meanwhile: str | None
+) -> None:
+    path = _kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "first"})
+    identity = await load(path)
+    now = time.monotonic()
+    identity.clock = lambda: now
+    if meanwhile is None:
+        path.unlink()
+    else:
+        path.write_text(meanwhile)
+    now += 61
+    assert await identity.headers() == {"Authorization": "Bearer first"}
+    assert not await identity.renew()
+    _kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "second"})
+    now += 6
+    assert await identity.headers() == {"Authorization": "Bearer second"}
+
+
+async def test_a_refused_token_that_cannot_be_read_again_is_the_clusters_error(api: FakeApi, tmp_path: Path) -> None:
+    api.script("GET", ONE, failure(401, "Unauthorized"))
+    path = _kubeconfig(tmp_path, api.url, {"token": "first"})
+    async with Client(await load(path)) as client:
+        path.unlink()
+        with pytest.raises(ApiError) as caught:
+            await client.get(POD, "a", "p")
+    assert caught.value.status == 401
+
+
+async def test_requests_refused_together_read_the_credentials_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = await load(_kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "first"}))
+    read: list[str] = []
+
+    async def slowly(*_: object) -> Identity:
+        read.append("once")
+        await asyncio.sleep(0)
+        return Identity(server="http://127.0.0.1:1", token="Bearer second")
+
+    monkeypatch.setattr("scheduler.kube.identity.load", slowly)
+    assert all(await asyncio.gather(identity.renew(), identity.renew(), identity.renew()))
+    assert read == ["once"]
+    assert identity.token == "Bearer second"
+
+
 async def test_a_context_that_is_not_there_is_named(tmp_path: Path) -> None:
     kubeconfig = _kubeconfig(tmp_path, "http://127.0.0.1:1", {})
     with pytest.raises(IdentityError, match="context other"):
