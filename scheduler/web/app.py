@@ -8,8 +8,10 @@ and where they ask for work by their origin.
 import asyncio
 import functools
 import ipaddress
+import queue
+import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -95,6 +97,35 @@ class _Reader:
         if is_current(request.headers.get("if-none-match", ""), tag):
             return Response(status_code=304, headers=headers)
         return _json(make(answers), headers=headers)
+
+
+class _Worker:
+    """Answers one question after the other, in a daemon thread: no thought, however long, keeps the process from
+    ending, as those of an executor do."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._asked: queue.SimpleQueue[tuple[Callable[[], Document], Future[Document]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, question: Callable[[], Document]) -> Future[Document]:
+        """Ask; called from one thread only. The first question starts the worker."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._answer_all, name=self._name, daemon=True)
+            self._thread.start()
+        answer: Future[Document] = Future()
+        self._asked.put((question, answer))
+        return answer
+
+    def _answer_all(self) -> None:
+        while True:
+            question, answer = self._asked.get()
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                answer.set_result(question())
+            except BaseException as problem:  # noqa: BLE001 - the asker gets it
+                answer.set_exception(problem)
 
 
 def _add_health(app: FastAPI, source: Source) -> None:
@@ -187,7 +218,7 @@ def _add_lists(app: FastAPI, reader: _Reader) -> None:
 
 
 def _add_what_if(app: FastAPI, source: Source) -> None:
-    planning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="what-if")
+    planning = _Worker("what-if")
     waiting: set[asyncio.Future[Document]] = set()
 
     def plan(manifests: str) -> Document:
@@ -199,12 +230,15 @@ def _add_what_if(app: FastAPI, source: Source) -> None:
         manifests = await _body(request)
         if len(waiting) >= WHAT_IF_WAITING:
             raise Problem(429, "Other what-if questions are being answered.", "Ask again in a moment.", retry_after=2)
-        answer = asyncio.get_running_loop().run_in_executor(planning, plan, manifests)
+        answer = asyncio.wrap_future(planning.submit(functools.partial(plan, manifests)))
         waiting.add(answer)
         answer.add_done_callback(waiting.discard)
         try:
             async with asyncio.timeout(WHAT_IF_SECONDS):
                 return _json(await asyncio.shield(answer))
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
         except TimeoutError:
             answer.add_done_callback(_retrieve)
             raise Problem(

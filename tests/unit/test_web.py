@@ -345,8 +345,12 @@ class Slow(MadeUp):
     def __init__(self) -> None:
         super().__init__(VIEW)
         self.released = threading.Event()
+        self.thinking = threading.Event()
+        self.thread: threading.Thread | None = None
 
     def what_if(self, manifests: str) -> Plan:
+        self.thread = threading.current_thread()
+        self.thinking.set()
         self.released.wait(30)
         return super().what_if(manifests)
 
@@ -383,6 +387,16 @@ async def test_no_work_is_done_for_the_pages_of_other_sites(headers):
 async def test_our_own_page_may_ask_what_if():
     headers = {"origin": "http://127.0.0.1:8080", "sec_fetch_site": "same-origin"}
     assert (await Browser(MadeUp(VIEW)).post("/api/v1/plan", b"kind: Pod\n", **headers)).status == 200
+
+
+async def test_no_question_keeps_the_process_from_ending():
+    source = Slow()
+    asked = asyncio.create_task(Browser(source).post("/api/v1/plan", b"x"))
+    await asyncio.to_thread(source.thinking.wait, 30)
+    assert source.thread is not None
+    assert source.thread.daemon
+    source.released.set()
+    assert (await asked).status == 200
 
 
 async def test_everything_but_the_what_if_is_read_only(browser):
