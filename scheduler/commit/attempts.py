@@ -14,12 +14,13 @@ _LONGEST_BACKOFF_SECONDS = 5.0
 
 
 class WriteRefused(Exception):
-    """A write that will not get through: the object, and why in a few words."""
+    """A write that will not get through: the object, and why in a few words. `unanswered`: it may be stored even so."""
 
-    def __init__(self, object: str, problem: str) -> None:
+    def __init__(self, object: str, problem: str, *, unanswered: bool = False) -> None:
         super().__init__(f"{object} {problem}")
         self.object = object
         self.problem = problem
+        self.unanswered = unanswered
 
 
 class NotLeading(Exception):
@@ -57,7 +58,7 @@ async def persist(
                 raise WriteRefused(object, f"was refused: {error.message}") from error
             problem = error.message
             await asyncio.sleep(_pause(error, attempt, patience))
-    raise WriteRefused(object, f"could not be written in {patience.attempts} tries: {problem}")
+    raise WriteRefused(object, f"could not be written in {patience.attempts} tries: {problem}", unanswered=True)
 
 
 def _pause(error: ApiError, attempt: int, patience: Patience) -> float:

@@ -165,7 +165,7 @@ class Committer:
                 _set(future, False)
                 if self._allocating.get(claim) is future:
                     del self._allocating[claim]
-        done = {*outcome.bound}
+        done = {*outcome.bound, *outcome.unknown}
         for bind in gang.binds:
             if bind.pod not in done:
                 self._state.forget_pod(bind.pod)
@@ -217,10 +217,12 @@ class Committer:
         results = await asyncio.gather(*(self._bind(bind) for bind in gang.binds), return_exceptions=True)
         bound: list[str] = []
         gone: list[str] = []
+        unknown: list[str] = []
         failed: list[tuple[str, str]] = []
         for bind, result in zip(gang.binds, results, strict=True):
             if isinstance(result, WriteRefused):
                 failed.append((bind.pod, result.problem))
+                unknown += [bind.pod] if result.unanswered else []
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -229,7 +231,13 @@ class Committer:
         if failed:
             pod, problem = min(failed)
             reason = BindFailed(gang=gang.gang, bound=len(bound), failed=len(failed), pod=pod, problem=problem)
-        return GangOutcome(gang=gang.gang, bound=tuple(sorted(bound)), gone=tuple(sorted(gone)), reason=reason)
+        return GangOutcome(
+            gang=gang.gang,
+            bound=tuple(sorted(bound)),
+            gone=tuple(sorted(gone)),
+            unknown=tuple(sorted(unknown)),
+            reason=reason,
+        )
 
     async def _bind(self, bind: Bind) -> bool:
         """Whether the pod is on its node now; False if it vanished. Raises WriteRefused if it cannot be bound."""
@@ -245,17 +253,34 @@ class Committer:
                     return False
                 if not error.conflict:
                     raise
-                pod = await self._pod(bind.pod)
-                if pod is None or pod["metadata"]["uid"] != bind.uid or pod["metadata"].get("deletionTimestamp"):
-                    return False
-                node = pod["spec"].get("nodeName", "")
-                if node and node != bind.node:
-                    raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another") from error
-                if not node:
+                arrived = await self._arrived(bind)
+                if arrived is None:
                     raise
-                return True
+                return arrived
 
-        return await persist(f"Pod {bind.pod}", self._patience, self._may_write, step)
+        try:
+            return await persist(f"Pod {bind.pod}", self._patience, self._may_write, step)
+        except WriteRefused as refused:
+            if not refused.unanswered:
+                raise
+            try:
+                arrived = await self._arrived(bind)
+            except ApiError:
+                raise refused from None
+            if arrived is None:
+                raise WriteRefused(refused.object, refused.problem) from None
+            return arrived
+
+    async def _arrived(self, bind: Bind) -> bool | None:
+        """What the server says of the pod: True, it is on its node; False, it is gone; None, it waits. Raises
+        WriteRefused if it is on another node."""
+        pod = await self._pod(bind.pod)
+        if pod is None or pod["metadata"]["uid"] != bind.uid or pod["metadata"].get("deletionTimestamp"):
+            return False
+        node = pod["spec"].get("nodeName", "")
+        if node and node != bind.node:
+            raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another")
+        return True if node else None
 
     async def _take_back(self, gang: GangWrites) -> None:
         """Nothing of the gang is bound: its new reservations go, and allocations that then serve nobody."""

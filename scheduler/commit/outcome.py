@@ -98,12 +98,13 @@ class InternalError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangOutcome:
-    """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile; both by key, sorted. `reason`
-    None: all went through."""
+    """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile; `unknown`: pods of whose bind
+    the server gave no word, which count as bound until it does; all by key, sorted. `reason` None: all went through."""
 
     gang: str
     bound: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     reason: Reason | None = None
 
 

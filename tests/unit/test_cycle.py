@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler import cycle as cycles
+from scheduler.api.kinds import Kind
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import CommitFailed, GangOutcome, Withdrawn
@@ -34,6 +35,7 @@ class Server:
     def __init__(self) -> None:
         self.bound: list[str] = []
         self.refusals: list[int] = []
+        self.pods: dict[str, dict[str, Any]] = {}
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -42,6 +44,11 @@ class Server:
         if self.refusals:
             raise ApiError(request="POST", status=self.refusals.pop(0), reason="R", message="refused by the test")
         self.bound.append(name)
+
+    async def get(self, _kind: Kind, _namespace: str, name: str) -> dict[str, Any]:
+        if name not in self.pods:
+            raise ApiError(request="GET", status=503, reason="R", message="no answer in this test")
+        return self.pods[name]
 
 
 class World:
@@ -241,6 +248,26 @@ async def test_a_gang_whose_binds_failed_says_so_and_waits_before_it_is_tried_ag
     assert reason is not None
     assert reason.code == "BindFailed"
     assert world.server.bound == []
+
+
+async def test_a_pod_of_whose_bind_nothing_is_known_keeps_its_room_until_the_server_says_otherwise(world: World):
+    world.server.refusals = [503, 503]
+    silent = manifests.pod("silent", cpu="4")
+    world.add(silent)
+    await world.cycle.run_once()
+    await world.cycle.settled()
+    world.add(manifests.pod("next", cpu="4"))
+    await world.cycle.run_once()
+    await world.cycle.settled()
+    assert [outcome.unknown for outcome in world.outcomes] == [("a/silent",)]
+    assert world.server.bound == [], "silent may be on the node"
+
+    world.server.pods["silent"] = silent
+    await world.committer.look_again(["Pod/a/silent"])
+    await world.cycle.run_once()
+    await world.cycle.settled()
+
+    assert world.server.bound == ["next"]
 
 
 def wanted(*gangs: str) -> Snapshot:
