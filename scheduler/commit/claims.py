@@ -240,8 +240,12 @@ class Claims:
         if CLAIM_FINALIZER not in claim["metadata"].get("finalizers", ()):
             claim = await self._put(with_finalizer(claim))
         reserved += [reservation(consumer) for consumer in missing]
+        known = self._knows(write.claim, write.uid)
         stored = await self._put(with_status(claim, allocation=allocation, reservedFor=reserved), "status")
         self._before.pop((write.claim, write.uid), None)
+        if known and not self._knows(write.claim, write.uid):
+            # The watch was quicker than the answer; nothing would ever tell again that the claim is gone.
+            raise WriteRefused(named(write.claim), "is gone")
         self._state.assume_claim(stored, now_ms=self._now_ms())
         return stored
 
@@ -277,6 +281,10 @@ class Claims:
             if not error.not_found:
                 raise
         self._forget(key_of(claim), claim["metadata"]["uid"])
+
+    def _knows(self, key: str, uid: str) -> bool:
+        known = self._state.object(kinds.RESOURCE_CLAIM, key)
+        return isinstance(known, ResourceClaim) and known.metadata.uid == uid
 
     def _forget(self, key: str, uid: str) -> None:
         """What was assumed of this claim ends; another that has its name now is another gang's business."""

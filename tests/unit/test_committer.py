@@ -805,3 +805,28 @@ async def test_a_node_deleted_while_the_claims_were_written_gets_no_pods(world: 
     assert outcome.reason is not None
     assert "Node n1 went away" in outcome.reason.message
     assert [await world.node_of(name) for name in ("p0", "p1")] == ["", ""]
+
+
+async def test_a_claim_that_was_seen_going_before_its_write_was_answered_holds_nothing(world: World):
+    await world.claim("c")
+    await world.pod("p", "c")
+    snapshot = await world.snapshot()
+    plan = Plan(now_ms=0, placements=(world.place("p", world.give("c", "gpu-0")),))
+
+    async def remove() -> None:
+        claim = await world.stored("c")
+        claim = await world.direct.replace(
+            kinds.RESOURCE_CLAIM, NAMESPACE, "c", {**claim, "status": {}}, subresource="status"
+        )
+        claim["metadata"]["finalizers"] = []
+        await world.direct.replace(kinds.RESOURCE_CLAIM, NAMESPACE, "c", claim)
+        await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c")
+        world.state.apply(changes.deleted(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c"))
+
+    world.meddle(("PUT resourceclaims/c/status", Around(after=remove)))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert outcome.bound == ()
+    assert outcome.reason is not None
+    assert "ResourceClaim default/c is gone" in outcome.reason.message
+    assert world.state.object(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c") is None
