@@ -51,8 +51,9 @@ def replacing(value: Any, *before: Any) -> Any:
 
 
 def _entries(conditions: Any) -> list[Mapping[str, Any]]:
-    """The conditions that are maps: a status written by others may hold anything."""
-    return [each for each in conditions if isinstance(each, Mapping)] if isinstance(conditions, list | tuple) else []
+    """The conditions that are maps with a type in words, or none: a status written by others may hold anything."""
+    there = conditions if isinstance(conditions, list | tuple) else ()
+    return [each for each in there if isinstance(each, Mapping) and isinstance(each.get("type", ""), str)]
 
 
 def _without_times(value: Mapping[str, Any]) -> Said:

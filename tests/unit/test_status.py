@@ -304,6 +304,14 @@ def test_a_status_written_by_others_may_hold_anything(status):
     assert (first["reason"], first["transitionID"]) == ("OverLimit", "1")
 
 
+def test_a_condition_whose_type_is_no_word_is_passed_over():
+    there = world()
+    odd = [{"type": ["Scheduled"], "status": "True"}, {"type": {"a": 1}}, {"type": None}]
+    there.documents[kinds.POD_GROUP, "team/train"]["status"] = {"conditions": odd}
+    there.apply(Teller(there).status_writes(said(gang())))
+    assert [each["type"] for each in there.status(kinds.POD_GROUP, "team/train")["conditions"]] == ["Scheduled"]
+
+
 def test_a_native_pod_group_once_scheduled_stays_so():
     there = world(kinds.NATIVE_POD_GROUP)
     teller = Teller(there)
