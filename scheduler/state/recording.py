@@ -1,7 +1,8 @@
 """A cluster, a time and a policy as one JSON document, and back: what-if, bug reports, golden tests.
 
 Recorded is what we read, as we read it: a replay gives the same Snapshot, and what no decision depends on (environment
-variables, commands, kubectl's copy of the manifest) never leaves the cluster. Our writes not yet seen count as done.
+variables, commands, kubectl's copy of the manifest) never leaves the cluster. Of the owners of pods only what grouping
+reads is recorded, of an object that cannot be decoded its name and why. Our writes not yet seen count as done.
 """
 
 from collections.abc import Mapping
@@ -11,15 +12,32 @@ from typing import Any
 import msgspec
 
 from scheduler.api.changes import Change, listed, read
-from scheduler.api.kinds import WATCHED, Kind
+from scheduler.api.kinds import JOB, JOB_SET, LEADER_WORKER_SET, RESOURCE_CLAIM, WATCHED, Document, Kind
+from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
+from scheduler.state.inventory import allocated_part
 
 FORMAT = "tutti-recording/1"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 Usage = Mapping[str, Mapping[str, int]]
+Fields = Mapping[str, "Fields"]
+
+# What `scheduler.state.implied` reads of the owners of pods. Their templates hold environment variables and commands.
+_READ: Mapping[Kind, Fields] = {
+    JOB: {},
+    JOB_SET: {
+        "replicatedJobs": {
+            "name": {},
+            "replicas": {},
+            "template": {"spec": {"completions": {}, "parallelism": {}}},
+        },
+        "startupPolicy": {"startupPolicyOrder": {}},
+    },
+    LEADER_WORKER_SET: {"leaderWorkerTemplate": {"size": {}}, "startupPolicy": {}},
+}
 
 
 class RecordingError(Exception):
@@ -39,6 +57,17 @@ class Recording:
         return translate.snapshot(self.state, now_ms=self.now_ms, policy=self.policy, usage=self.usage)
 
 
+class _Headed(msgspec.Struct, frozen=True, kw_only=True):
+    metadata: ObjectMeta
+
+
+class _Unreadable(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An object that cannot be decoded. `object`: its identity, and for a claim what it holds."""
+
+    problem: str
+    object: msgspec.Raw
+
+
 class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     format: str
     now_ms: int
@@ -46,15 +75,20 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     usage: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     listed: list[str] = msgspec.field(default_factory=list)
     objects: dict[str, list[msgspec.Raw]]
+    unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
 
 
 def dump(state: ClusterState, *, now_ms: int, policy: Policy, usage: Usage | None = None) -> bytes:
     """The recording as JSON. Equal clusters give equal bytes."""
-    objects = {}
+    objects: dict[str, list[msgspec.Raw]] = {}
+    unreadable: dict[str, list[_Unreadable]] = {}
     for kind in sorted(state.kinds, key=_name):
-        found = [raw for key in state.keys(kind) if (raw := _recorded(state, kind, key)) is not None]
-        if found:
-            objects[_name(kind)] = found
+        for key in state.keys(kind):
+            found, change = state.object(kind, key), state.change(kind, key)
+            if found is not None:
+                objects.setdefault(_name(kind), []).append(_encoded(_as_read(kind, found)))
+            elif change is not None:
+                unreadable.setdefault(_name(kind), []).append(_outline(change))
     return msgspec.json.encode(
         _File(
             format=FORMAT,
@@ -63,6 +97,7 @@ def dump(state: ClusterState, *, now_ms: int, policy: Policy, usage: Usage | Non
             usage={queue: dict(amounts) for queue, amounts in sorted((usage or {}).items())},
             listed=sorted(_name(kind) for kind in state.kinds if state.lists(kind)),
             objects=objects,
+            unreadable=unreadable,
         ),
         order="deterministic",
     )
@@ -91,22 +126,65 @@ def load(data: bytes) -> Recording:
             change = read(kind, bytes(raw))
             if change is not None:
                 state.apply(change)
+        for each in file.unreadable.get(_name(kind), ()):
+            state.apply(_unreadable(kind, each))
         if _name(kind) in file.listed:
             state.apply(listed(kind))
     return Recording(state=state, now_ms=file.now_ms, policy=policy, usage=file.usage)
 
 
-def _recorded(state: ClusterState, kind: Kind, key: str) -> msgspec.Raw | None:
-    """The object as we read it; one that cannot be decoded as it came."""
-    found = state.object(kind, key)
-    if found is not None:
-        meta = found.metadata  # type: ignore[attr-defined]
-        if meta.annotations and _APPLIED in meta.annotations:
-            kept = {name: value for name, value in meta.annotations.items() if name != _APPLIED}
-            found = msgspec.structs.replace(found, metadata=msgspec.structs.replace(meta, annotations=kept))
-        return msgspec.Raw(msgspec.json.encode(found, order="deterministic"))
-    change: Change | None = state.change(kind, key)
-    return msgspec.Raw(change.raw) if change is not None else None
+def _as_read(kind: Kind, found: Wire) -> Wire:
+    """The object without what no decision reads."""
+    if isinstance(found, Document) and kind in _READ:
+        found = msgspec.structs.replace(found, spec=_only(found.spec, _READ[kind]), status={})
+    meta: ObjectMeta = found.metadata  # type: ignore[attr-defined]
+    if meta.annotations and _APPLIED in meta.annotations:
+        kept = {name: value for name, value in meta.annotations.items() if name != _APPLIED}
+        found = msgspec.structs.replace(found, metadata=msgspec.structs.replace(meta, annotations=kept))
+    return found
+
+
+def _only(value: Any, read: Fields) -> Any:
+    """The fields of a mapping, or of each in a list of mappings, that are read. What is of another form stays a value
+    of that form, so that it is refused for the same reason."""
+    if isinstance(value, Mapping):
+        return {name: _only(value[name], below) for name, below in sorted(read.items()) if name in value}
+    if isinstance(value, list | tuple):
+        return [_only(each, read) for each in value]
+    return value
+
+
+def _outline(change: Change) -> _Unreadable:
+    meta = change.meta
+    held = allocated_part(change) if change.kind == RESOURCE_CLAIM else None
+    document: dict[str, Any] = {
+        "metadata": ObjectMeta(
+            name=meta.name,
+            namespace=meta.namespace,
+            uid=meta.uid,
+            resource_version=meta.resource_version,
+            creation_timestamp=meta.creation_timestamp,
+            deletion_timestamp=meta.deletion_timestamp,
+            labels=meta.labels if held is not None else None,
+            owner_references=meta.owner_references if held is not None else None,
+        )
+    }
+    if held is not None:
+        document["status"] = held.status
+    return _Unreadable(problem=change.problem or "", object=_encoded(document))
+
+
+def _unreadable(kind: Kind, found: _Unreadable) -> Change:
+    """Raises RecordingError."""
+    try:
+        meta = msgspec.json.decode(found.object, type=_Headed).metadata
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RecordingError(f"an unreadable {kind.kind} of the recording: {error}; make it anew.") from None
+    return Change(kind=kind, type="ADDED", key=meta.key, raw=bytes(found.object), problem=found.problem, meta=meta)
+
+
+def _encoded(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value, order="deterministic"))
 
 
 def _name(kind: Kind) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from scheduler.model.snapshot import Policy
 from scheduler.state import recording
+from scheduler.state.grouping import JOB_SET_LABEL, LWS_GROUP_LABEL, LWS_LABEL, REPLICATED_JOB_LABEL
 from scheduler.state.recording import RecordingError
 from scheduler.state.translate import snapshot
 from tests.manifests import (
@@ -82,6 +83,50 @@ def test_what_no_decision_reads_is_not_recorded() -> None:
     assert "tutti.scheduler/pod-group" in data
 
 
+def test_of_the_owners_of_pods_only_what_grouping_reads_is_recorded() -> None:
+    template = {"spec": {"containers": [container(env=[{"name": "TOKEN", "value": "hunter2"}])]}}
+    set_ = {"metadata": {"name": "s", "namespace": "a", "uid": "s"}, "status": {"message": "hunter3"}}
+    replicated = {"name": "w", "replicas": 2, "template": {"spec": {"parallelism": 2, "template": template}}}
+    group_template = {"size": 3, "leaderTemplate": template, "workerTemplate": template}
+    found = state(
+        merged(OWNER, spec={"template": template}, status={"message": "hunter3"}),
+        pod("p1", owner=OWNER),
+        {
+            **set_,
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "spec": {"replicatedJobs": [replicated], "startupPolicy": {"startupPolicyOrder": "InOrder"}},
+        },
+        pod("p2", labels={JOB_SET_LABEL: "s", REPLICATED_JOB_LABEL: "w"}),
+        {
+            **set_,
+            "apiVersion": "leaderworkerset.x-k8s.io/v1",
+            "kind": "LeaderWorkerSet",
+            "spec": {"leaderWorkerTemplate": group_template, "startupPolicy": "LeaderReady"},
+        },
+        pod("p3", labels={LWS_LABEL: "s", LWS_GROUP_LABEL: "0"}),
+    )
+    data = recording.dump(found, now_ms=0, policy=POLICY)
+    assert b"hunter" not in data
+    assert recording.load(data).snapshot() == snapshot(found, now_ms=0, policy=POLICY)
+
+
+def test_an_object_that_cannot_be_decoded_is_recorded_by_its_name_problem_and_devices() -> None:
+    secret = container(env=[{"name": "TOKEN", "value": "hunter2"}], ports="many")
+    held = merged(
+        resource_claim("c", allocation=allocation("n1", "gpu-0")),
+        metadata={"annotations": {"note": "hunter3"}},
+        spec={"devices": {"requests": "hunter4"}},
+    )
+    found = state(pod("p", containers=[secret]), held)
+    data = recording.dump(found, now_ms=0, policy=POLICY)
+    assert b"hunter" not in data
+    replayed = recording.load(data).snapshot()
+    assert replayed == snapshot(found, now_ms=0, policy=POLICY)
+    assert [each.object for each in replayed.set_aside] == ["Pod/a/p", "ResourceClaim/a/c"]
+    assert replayed.claims["a/c"].allocation is not None
+
+
 def test_what_was_known_to_be_complete_stays_so() -> None:
     assert recording.load(recording.dump(state(), now_ms=0, policy=POLICY)).state.synced
 
@@ -103,6 +148,11 @@ def test_kinds_and_settings_of_other_releases_are_left_out() -> None:
         (b'{"format": "other/1", "nowMs": 0, "policy": {}, "objects": {}}', "'other/1'"),
         (b'{"format": "tutti-recording/1", "nowMs": "x", "policy": {}, "objects": {}}', "nowMs"),
         (b'{"format": "tutti-recording/1", "nowMs": 0, "policy": {"seed": "x"}, "objects": {}}', "field policy"),
+        (
+            b'{"format": "tutti-recording/1", "nowMs": 0, "policy": {}, "objects": {}, '
+            b'"unreadable": {"v1/pods": [{"problem": "x", "object": {}}]}}',
+            "unreadable Pod",
+        ),
     ],
 )
 def test_what_is_no_recording_is_refused_with_a_cure(data: bytes, cause: str) -> None:
