@@ -33,8 +33,9 @@ _NAMESPACED = {
 }
 # A kind of these groups in a version that is not read is a mistake, not somebody else's object.
 _GROUPS = {(name.rpartition("/")[0], kind): name for name, kind in sorted(_NAMESPACED)}
-_MOST_NODES = 2_000_000
+_MOST_BY_ALIASES = 100_000
 _DEEPEST = 100
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class InputError(Exception):
@@ -59,9 +60,11 @@ def parse(text: str, source: str) -> list[tuple[str, Document]]:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise InputError(object=source, field="", cause=cause, cure="give YAML or JSON documents") from None
     documents: list[tuple[str, Document]] = []
+    # Without aliases a text has no more values than letters.
+    most = len(text) + _MOST_BY_ALIASES
     for number, each in enumerate(found, 1):
         where = source if len(found) == 1 else f"{source} document {number}"
-        _bounded(each, where)
+        most -= _bounded(each, where, most)
         documents += _opened(each, where)
     return documents
 
@@ -221,14 +224,14 @@ def _generated(metadata: Mapping[str, Any], document: Document) -> str:
     return f"{prefix}{digest[:5]}"
 
 
-def _bounded(value: object, where: str) -> None:
-    """Refuse what YAML's aliases blow up, or what refers to itself."""
+def _bounded(value: object, where: str, most: int) -> int:
+    """How many values there are. Refuses what YAML's aliases blow up beyond `most`, or what refers to itself."""
     waiting = [(value, 0)]
     counted = 0
     while waiting:
         each, depth = waiting.pop()
         counted += 1
-        if depth > _DEEPEST or counted > _MOST_NODES:
+        if depth > _DEEPEST or counted > most:
             raise InputError(
                 object=where, field="", cause="is nested too deeply or too large", cure="write it without aliases"
             )
@@ -236,10 +239,13 @@ def _bounded(value: object, where: str) -> None:
             waiting += [(child, depth + 1) for child in each.values()]
         elif isinstance(each, list):
             waiting += [(child, depth + 1) for child in each]
+    return counted
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe, as the API server reads YAML: times stay text, and a key twice in one mapping is an error."""
+    """Safe, as the API server reads YAML: times stay text, and a key twice in one mapping is an error.
+
+    Merge keys (<<) are refused: a few of them, each of the one before, fill the memory while a mapping is made."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own way to configure a loader)
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -249,8 +255,12 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key, _ in node.value:
+            if key.tag == _MERGE:
+                raise yaml.constructor.ConstructorError(
+                    None, None, "merge keys (<<) are not read; write the fields out", key.start_mark
+                )
             name = getattr(key, "value", None)
-            if isinstance(name, str) and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(name, str):
                 if name in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is there twice", key.start_mark)
                 seen.add(name)

@@ -101,6 +101,21 @@ def test_aliases_cannot_blow_up_a_document() -> None:
         manifests.parse("\n".join(lines), "bomb.yaml")
 
 
+def test_merge_keys_are_refused_before_they_multiply() -> None:
+    lines = ["a0: &a0 {k: v}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))]
+    with pytest.raises(InputError, match="merge keys") as caught:
+        manifests.parse("\n".join(lines), "bomb.yaml")
+    assert "line 2" in caught.value.cause
+
+
+def test_documents_together_cannot_blow_up_what_each_of_them_may() -> None:
+    letters = ", ".join("x" * 100)
+    one = f"a: &a [{letters}]\nb: &b [{', '.join(['*a'] * 100)}]\nc: [{', '.join(['*b'] * 5)}]"
+    assert len(manifests.parse(one, "aliases.yaml")) == 1
+    with pytest.raises(InputError, match="document 2: is nested too deeply or too large"):
+        manifests.parse("\n---\n".join([one] * 3), "aliases.yaml")
+
+
 # What every object needs.
 
 
