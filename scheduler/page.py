@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 _ASK_SECONDS = 10.0
 _STOP_SECONDS = 3.0
+_MOST_CONNECTIONS = 200
+"""Open at once, idle ones included; further ones are told 503."""
+
 _MISSED_CYCLES = 10
 """So many periodic cycles may be missed in a row before the service calls itself unhealthy."""
 
@@ -111,6 +114,7 @@ async def served(config: Config, window: Window) -> AsyncIterator[str]:
             access_log=False,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=30,
+            limit_concurrency=_MOST_CONNECTIONS,
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="web", daemon=True)

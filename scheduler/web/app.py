@@ -19,6 +19,7 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment
+from starlette.requests import ClientDisconnect
 
 from scheduler.model.plan_document import to_json
 from scheduler.web import answers as documents
@@ -28,6 +29,7 @@ from scheduler.web.paging import LARGEST_PAGE, USUAL_PAGE, BadContinue, is_curre
 from scheduler.web.view import Source, WhatIfRefused
 
 LARGEST_BODY = 4 * 1024 * 1024
+BODY_SECONDS = 10.0
 WHAT_IF_SECONDS = 30.0
 WHAT_IF_WAITING = 4
 """What-if questions at once, the one being answered included; further ones are told to come back."""
@@ -227,7 +229,13 @@ def _add_what_if(app: FastAPI, source: Source) -> None:
     @app.post("/api/v1/plan")
     async def what_if(request: Request) -> Response:
         """The plan if the manifests in the body (YAML or JSON) were applied now, as `tutti plan -o json` prints it."""
-        manifests = await _body(request)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                manifests = await _body(request)
+        except TimeoutError:
+            raise Problem(408, f"The body did not arrive within {BODY_SECONDS:g} seconds.", "Ask again.") from None
+        except ClientDisconnect:
+            raise Problem(400, "The connection ended before the body did.", "Send all of the body.") from None
         if len(waiting) >= WHAT_IF_WAITING:
             raise Problem(429, "Other what-if questions are being answered.", "Ask again in a moment.", retry_after=2)
         answer = asyncio.wrap_future(planning.submit(functools.partial(plan, manifests)))
@@ -355,6 +363,8 @@ def _problem(problem: Problem) -> Response:
     headers = {**_HEADERS}
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
+    if problem.status == 408:
+        headers["Connection"] = "close"
     return _json({"error": {"message": problem.cause, "cure": problem.cure}}, status=problem.status, headers=headers)
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from scheduler.model.plan import Plan
+from scheduler.web import app
 from scheduler.web.app import LARGEST_BODY, WHAT_IF_WAITING, create_app
 from tests.views import MadeUp, empty_view, made_up_view
 
@@ -40,15 +41,20 @@ class Browser:
     async def get(self, url: str, **headers: str) -> Answer:
         return await self.ask("GET", url, b"", headers)
 
-    async def post(self, url: str, body: bytes, **headers: str) -> Answer:
-        return await self.ask("POST", url, body, headers)
+    async def post(self, url: str, body: bytes | None, *, ends: bool = True, **headers: str) -> Answer:
+        return await self.ask("POST", url, body, headers, ends=ends)
 
-    async def ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def ask(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, ends: bool = True
+    ) -> Answer:
+        """`body` None: it never arrives; `ends` False: the client leaves behind its first part."""
         path, _, query = url.partition("?")
         sent: list[dict[str, Any]] = []
-        parts = [{"type": "http.request", "body": body, "more_body": False}]
+        parts = [{"type": "http.request", "body": body, "more_body": not ends}]
 
         async def receive() -> dict[str, Any]:
+            if body is None:
+                await asyncio.Event().wait()
             return parts.pop(0) if parts else {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
@@ -337,6 +343,16 @@ async def test_a_manifest_that_cannot_be_used_is_refused_with_its_cause(browser)
 )
 async def test_a_body_without_manifests_or_too_large_is_refused(browser, body, status):
     assert (await browser.post("/api/v1/plan", body)).status == status
+
+
+async def test_a_body_that_does_not_arrive_is_not_awaited_for_ever(browser, monkeypatch):
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.0)
+    answer = await browser.post("/api/v1/plan", None)
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+
+
+async def test_a_client_that_leaves_amid_its_body_is_no_fault_of_ours(browser):
+    assert (await browser.post("/api/v1/plan", b"kind: ", ends=False)).status == 400
 
 
 class Slow(MadeUp):
