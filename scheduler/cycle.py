@@ -87,7 +87,6 @@ class Cycle:
         self._policy = policy
         self._rhythm = rhythm
         self._now_ms = now_ms
-        self._teller = status.Teller(state, scheduler_name=policy.scheduler_name)
         self._teller = teller
         self._tell = tell
         self._observe = observe
