@@ -6,6 +6,7 @@ depend on nothing but the documents. Unknown kinds are left out: a manifest may 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ _GROUPS = {(name.rpartition("/")[0], kind): name for name, kind in sorted(_NAMES
 _MOST_BY_ALIASES = 100_000
 _DEEPEST = 100
 _MERGE = "tag:yaml.org,2002:merge"
+# What PyYAML raises for a value that is not of the tag in front of it.
+_UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 class InputError(Exception):
@@ -56,7 +59,7 @@ def parse(text: str, source: str) -> list[tuple[str, Document]]:
     Raises InputError for what is no YAML, or no mapping."""
     try:
         found = [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, *_UNFIT) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise InputError(object=source, field="", cause=cause, cure="give YAML or JSON documents") from None
     documents: list[tuple[str, Document]] = []
@@ -242,13 +245,18 @@ def _bounded(value: object, where: str, most: int) -> int:
     return counted
 
 
+def _without_base_60(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """22:22 is text, as for the API server, and a long one costs no time."""
+    return re.compile(rf"(?!.*:)(?:{pattern.pattern})", pattern.flags)
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe, as the API server reads YAML: times stay text, and a key twice in one mapping is an error.
 
     Merge keys (<<) are refused: a few of them, each of the one before, fill the memory while a mapping is made."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own way to configure a loader)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, _without_base_60(pattern)) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

@@ -101,6 +101,19 @@ def test_aliases_cannot_blow_up_a_document() -> None:
         manifests.parse("\n".join(lines), "bomb.yaml")
 
 
+@pytest.mark.parametrize(
+    "text", ["!!map [a]", "!!map x", "!!set [a]", "!!timestamp x", "!!bool x", "!!int ''", "!!float x", "!!omap x"]
+)
+def test_a_tag_that_does_not_fit_its_value_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        manifests.parse(f"a: {text}", "gang.yaml")
+
+
+def test_numbers_in_base_60_are_text() -> None:
+    ((_, found),) = manifests.parse("{a: 22:22, b: 1:30.5, c: 0x10, d: -1.5e+3, e: 12, f: .5}", "gang.yaml")
+    assert found == {"a": "22:22", "b": "1:30.5", "c": 16, "d": -1500.0, "e": 12, "f": 0.5}
+
+
 def test_merge_keys_are_refused_before_they_multiply() -> None:
     lines = ["a0: &a0 {k: v}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))]
     with pytest.raises(InputError, match="merge keys") as caught:
