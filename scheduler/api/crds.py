@@ -245,6 +245,17 @@ class Queue(_Model):
 class PodGroup(_Model):
     """Pods that start together or not at all."""
 
+    # A rule of the whole object, so that leaving out the spec and putting it back is no way around it.
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(oldSelf.spec) || !has(oldSelf.spec.queue)"
+                " || (has(self.spec) && has(self.spec.queue) && self.spec.queue == oldSelf.spec.queue)",
+                "spec.queue cannot change once it is set; delete the PodGroup and its pods, and create them anew",
+            )
+        )
+    )
+
     spec: PodGroupSpec | None = None
     status: PodGroupStatus | None = None
 

@@ -1,13 +1,19 @@
 """The definitions made from the models, and their CEL rules evaluated by an independent CEL implementation."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cel_expr_python import cel
 from pydantic import BaseModel
 
 from scheduler.api.crd_schema import crds, structural
-from scheduler.api.crds import PodGroup, Queue, QueueSpec
+from scheduler.api.crds import POD_GROUP_LABEL, QUEUE_LABEL, PodGroup, Queue, QueueSpec
+from scheduler.state.gangs import KAI_QUEUE_LABEL
+from scheduler.state.grouping import COSCHEDULING_LABELS, KAI_GROUP_NAME
+
+ADMISSION = Path(__file__).parents[2] / "deploy" / "admission.yaml"
 
 
 def schema(kind: str, *path: str) -> dict[str, Any]:
@@ -132,3 +138,43 @@ def test_what_a_definition_cannot_say_is_refused_when_it_is_made():
         structural(Union)
     with pytest.raises(ValueError, match="Tree contains itself"):
         structural(Tree)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [
+        ({"queue": "a"}, {"queue": "a", "minMember": 2}, True),
+        ({"minMember": 2}, {"queue": "a"}, True),
+        (None, {"queue": "a"}, True),
+        ({"queue": "a"}, {"queue": "b"}, False),
+        ({"queue": "a"}, {"minMember": 2}, False),
+        ({"queue": "a"}, None, False),
+    ],
+)
+def test_a_pod_group_stays_in_its_queue(before, after, allowed):
+    """Or a gang that runs would be paid for by nobody, or by somebody else."""
+    (rule,) = schema("PodGroup")["x-kubernetes-validations"]
+    env = cel.NewEnv(variables={"self": cel.Type.DYN, "oldSelf": cel.Type.DYN})
+    told = {"oldSelf": {} if before is None else {"spec": before}, "self": {} if after is None else {"spec": after}}
+    assert env.compile(rule["rule"]).eval(data=told).value() is allowed
+
+
+def test_a_pod_on_a_node_keeps_whatever_says_who_pays_for_it():
+    policy = next(yaml.safe_load_all(ADMISSION.read_text()))
+    labels = (QUEUE_LABEL, KAI_QUEUE_LABEL, POD_GROUP_LABEL, KAI_GROUP_NAME, *COSCHEDULING_LABELS)
+    changes = [
+        *(("labels", key) for key in labels),
+        *(("annotations", key) for key in (POD_GROUP_LABEL, KAI_GROUP_NAME)),
+    ]
+    for field, key in changes:
+        assert refused(policy, {field: {key: "a"}}, {field: {key: "b"}}), key
+        assert refused(policy, {field: {key: "a"}}, {}), key
+        assert refused(policy, {}, {field: {key: "a"}}), key
+    assert not refused(policy, {"labels": {QUEUE_LABEL: "a", "x": "1"}}, {"labels": {QUEUE_LABEL: "a", "x": "2"}})
+
+
+def refused(policy: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> bool:
+    env = cel.NewEnv(variables={"object": cel.Type.DYN, "oldObject": cel.Type.DYN})
+    told = {"oldObject": {"metadata": before}, "object": {"metadata": after}}
+    rules = [each["expression"] for each in policy["spec"]["validations"]]
+    return not all(env.compile(rule).eval(data=told).value() for rule in rules)
