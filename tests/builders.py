@@ -20,6 +20,7 @@ from scheduler.api.dra import (
     Counter,
     CounterSet,
     Device,
+    DeviceAllocationResult,
     DeviceAttribute,
     DeviceCapacity,
     DeviceClaim,
@@ -28,6 +29,7 @@ from scheduler.api.dra import (
     DeviceConstraint,
     DeviceCounterConsumption,
     DeviceRequest,
+    DeviceRequestAllocationResult,
     DeviceSelector,
     DeviceSubRequest,
     ExactDeviceRequest,
@@ -37,6 +39,7 @@ from scheduler.api.dra import (
     ResourceSliceSpec,
 )
 from scheduler.api.meta import ObjectMeta
+from scheduler.dra.selection import only_on
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
@@ -244,6 +247,14 @@ def claim(
     key = keyed(name)
     made = Claim(key=key, uid=f"claim-{key}", spec=spec, allocation=holds, reserved_for=tuple(by))
     return world(claims={key: made})
+
+
+def holding(node: str, *indices: int) -> AllocationResult:
+    """What a claim of `ask` holds: these GPUs of the node, usable there alone."""
+    results = tuple(
+        DeviceRequestAllocationResult(request="main", driver=GPU, pool=node, device=f"gpu-{index}") for index in indices
+    )
+    return AllocationResult(devices=DeviceAllocationResult(results=results), node_selector=only_on(node))
 
 
 def queue(

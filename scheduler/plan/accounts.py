@@ -1,7 +1,12 @@
 """What pods cost their queue, and what there is to be divided. House units by queue resource name.
 
 CPU and memory as requested; GPUs and devices per class by what claims hold (`scheduler.dra.accounting`), and what a
-device plugin serves by the name of its resource. A claim is paid once, by the first of its consumers.
+device plugin serves by the name of its resource.
+
+Who pays for a claim: whoever brings it its devices. Afterwards, of its consumers on nodes whose queue can be charged,
+the first that it is reserved for, in the order of its reservations (those that it names nowhere come last, by key). A
+claim that holds devices while none of its consumers is on a node is paid by every gang that comes to it in a plan, once
+each: too much for one plan at most, never too little.
 """
 
 import re
@@ -21,17 +26,31 @@ _MIG_RESOURCE = re.compile(r"nvidia\.com/mig-(?P<slices>\d+)g\..*")
 
 
 class Accounts:
-    """Charges of pods and claims. `paid`: claims (key) that somebody pays for already."""
+    """Charges of pods and claims. `paid`: claims (key) that somebody on a node pays for."""
 
     def __init__(self, claims: Mapping[str, Claim], inventory: Inventory, shapes: Shapes) -> None:
         self._claims = claims
         self._inventory = inventory
         self._shapes = shapes
         self.paid: set[str] = set()
+        self._payers: dict[str, str] = {}
         self._estimates: dict[int, Resources] = {}
 
+    def settle(self, pods: Iterable[Pod]) -> None:
+        """Find who of these, the pods on nodes whose queue can be charged, pays for which claim."""
+        ranks: dict[str, tuple[int, str]] = {}
+        for pod in pods:
+            for key in claims_of(pod):
+                claim = self._claims.get(key)
+                if claim is None or claim.allocation is None:
+                    continue
+                reserved = claim.reserved_for
+                place = reserved.index(pod.uid) if pod.uid in reserved else len(reserved)
+                ranks[key] = min(ranks.get(key, (place, pod.key)), (place, pod.key))
+        self._payers = {key: pod for key, (_, pod) in ranks.items()}
+
     def running(self, pod: Pod) -> Resources:
-        """What a pod on a node costs; its claims are paid for from now on."""
+        """What a pod on a node costs; the claims that it pays for are paid for from now on."""
         parts = [own(pod)]
         served = False
         for key in claims_of(pod):
@@ -39,30 +58,30 @@ class Accounts:
             if claim is None or claim.allocation is None:
                 continue
             served = served or key == pod.extended_claim
-            if key not in self.paid:
+            if key not in self.paid and self._payers.get(key, pod.key) == pod.key:
                 self.paid.add(key)
                 parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
         if not served:
             parts.append(by_name(pod.requests))
         return total(parts)
 
-    def estimate(self, bundle: Bundle) -> Resources:
-        """The least that a bundle will cost, before its devices are known."""
+    def estimate(self, bundle: Bundle, paid: set[str] | None = None) -> Resources:
+        """The least that a bundle will cost, before its devices are known. `paid`: claims that its gang pays for
+        already; those that it would pay for now are added."""
         if any(self._holds(key) for pod in bundle.pods for key in claims_of(pod)):
-            return self._estimate(bundle)
+            return self._estimate(bundle, set() if paid is None else paid)
         known = self._estimates.get(bundle.shape)
         if known is None:
-            known = self._estimates[bundle.shape] = self._estimate(bundle)
+            known = self._estimates[bundle.shape] = self._estimate(bundle, set())
         return known
 
     def _holds(self, claim: str) -> bool:
         known = self._claims.get(claim)
         return known is not None and known.allocation is not None
 
-    def _estimate(self, bundle: Bundle) -> Resources:
+    def _estimate(self, bundle: Bundle, paid: set[str]) -> Resources:
         parts = [own(pod) for pod in bundle.pods]
         parts += [accounting.estimate(claim, self._inventory) for claim in bundle.asks]
-        seen: set[str] = set()
         for pod in bundle.pods:
             made = self._shapes.extended(pod)
             named = by_name(pod.requests)
@@ -72,8 +91,8 @@ class Accounts:
             parts.append(named)
             for key in claims_of(pod):
                 claim = self._claims.get(key)
-                if claim is not None and claim.allocation is not None and key not in self.paid | seen:
-                    seen.add(key)
+                if claim is not None and claim.allocation is not None and key not in self.paid | paid:
+                    paid.add(key)
                     parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
         return total(parts)
 
@@ -81,7 +100,8 @@ class Accounts:
         self, pod: Pod, node: Node, allocated: Iterable[tuple[Claim, AllocationResult]], paid: set[str]
     ) -> Resources:
         """What a pod costs with the devices that were chosen for its claims, made ones included. A claim that held
-        devices before and is paid by nobody, nor in `paid`, is paid by this pod; it is added to `paid`."""
+        devices before, for which neither a pod on a node nor the gang (`paid`) pays, is paid by this pod; it is added
+        to `paid`."""
         parts = [own(pod), by_name(self._shapes.requests(pod, node))]
         parts += [accounting.charge(claim.spec, allocation, self._inventory) for claim, allocation in allocated]
         for key in claims_of(pod):

@@ -81,7 +81,7 @@ def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason |
 
 
 def _asked(desk: Desk, piece: Wanted) -> Resources:
-    return total(desk.accounts.estimate(bundle) for bundle in piece.chosen())
+    return desk.estimate(piece)
 
 
 def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:

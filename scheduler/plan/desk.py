@@ -45,7 +45,9 @@ class Desk:
     `solved` what a search said.
 
     `fruitless`: questions that found no room, with the answer: nothing becomes free while gangs are placed, so the same
-    question fails again. `search_seconds`: deterministic time that searches may still take."""
+    question fails again. `search_seconds`: deterministic time that searches may still take.
+
+    `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume."""
 
     snapshot: Snapshot
     tree: QueueTree
@@ -66,6 +68,8 @@ class Desk:
     fruitless: dict[Group, tuple[Short, SolverReport | None]] = field(default_factory=dict)
     search_seconds: float = 0.0
     order: dict[str, int] = field(default_factory=dict)
+    gang_of: dict[str, str] = field(default_factory=dict)
+    paid: dict[str, set[str]] = field(default_factory=dict)
     bare: Rooms | None = None
 
     @classmethod
@@ -97,8 +101,11 @@ class Desk:
             accounts=Accounts(snapshot.claims, inventory, shapes),
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
+        desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs for pod in gang.pods}
+        charged = {gang.key: queue for gang in snapshot.gangs if (queue := desk._charged(gang)) is not None}
+        desk.accounts.settle(pod for gang in snapshot.gangs if gang.key in charged for pod in gang.bound)
         for gang in snapshot.gangs:
-            desk._open(gang)
+            desk._open(gang, charged.get(gang.key))
         desk._divide()
         return desk
 
@@ -114,11 +121,17 @@ class Desk:
         ledger, queue = ledger or self.ledger, self.queue_of[gang.key]
         return may_start(self.tree, queue, asked, ledger.allocated, ledger.nonpreemptible, gang.preemptible)
 
+    def estimate(self, piece: Wanted) -> Resources:
+        """The least that the piece will cost its gang's queue."""
+        bundles = list(piece.chosen())
+        paid = set(self.paid.get(self.gang_of[bundles[0].pods[0].key], ())) if bundles else set()
+        return total(self.accounts.estimate(bundle, paid) for bundle in bundles)
+
     def keep(self, gang: Gang, placed: Placed) -> None:
         """Make a placement part of the plan."""
         for grant in placed.grants:
             self.ledger.take(grant)
-            self.accounts.paid.update(grant.joins)
+            self.paid.setdefault(gang.key, set()).update(grant.joins)
             self.wants[gang.key].settle(grant.pod, grant.node)
         self.charge(self.ledger, gang, total(grant.cost for grant in placed.grants))
         self.placed.setdefault(gang.key, []).append(placed)
@@ -136,20 +149,32 @@ class Desk:
         """The gang's queue pays so much more in this ledger."""
         ledger.charge(self.tree, self.queue_of[gang.key], cost, preemptible=gang.preemptible)
 
-    def _open(self, gang: Gang) -> None:
-        """Charge what runs; then the gang may want more, or it is said why it cannot."""
+    def _open(self, gang: Gang, charged: str | None) -> None:
+        """Charge what runs to `charged`; then the gang may want more, or it is said why it cannot."""
         queue = self._queue(gang)
-        cost = total(self.accounts.running(pod) for pod in gang.bound)
         if isinstance(queue, Queue):
             self.queue_of[gang.key] = queue.name
-            if cost:
-                self.ledger.charge(self.tree, queue.name, cost, preemptible=gang.preemptible)
+        cost = total(self.accounts.running(pod) for pod in gang.bound) if charged is not None else NOTHING
+        if charged is not None and cost:
+            self.ledger.charge(self.tree, charged, cost, preemptible=gang.preemptible)
         if gang.problems:
             self.reasons[gang.key] = gang.problems[0]
         elif not isinstance(queue, Queue):
             self.reasons[gang.key] = queue
         else:
             self.wants[gang.key] = Wants(gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains)
+
+    def _charged(self, gang: Gang) -> str | None:
+        """The queue that pays for what the gang has running: its own even if that takes no workloads any more, or the
+        nearest usable one above it. None if its queue is gone: whose it was is not known then."""
+        parents = {
+            queue.name: queue.parent
+            for queue in sorted(self.snapshot.queues, key=lambda q: (q.name, q.parent or ""), reverse=True)
+        }
+        step: str | None = gang.queue or self.snapshot.policy.default_queue
+        while step is not None and step not in self.tree.queues:
+            step = parents.pop(step, None)
+        return step
 
     def _queue(self, gang: Gang) -> Queue | Reason:
         default = self.snapshot.policy.default_queue

@@ -16,6 +16,7 @@ from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Ledger
 from scheduler.plan.realise import realise
 from scheduler.plan.rooms import Load, Rooms, with_more
+from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Short
@@ -48,7 +49,9 @@ def place_jointly(desk: Desk) -> None:
     """Let gangs that wait for room, and those that this plan has placed, find their places together."""
     policy = desk.snapshot.policy
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
-    movable = [key for key in desk.placed if _is_movable(desk, key)]
+    shared = _shared_claims(desk)
+    waiting = [key for key in waiting if shared.isdisjoint(_open_claims(desk.waiting[key]))]
+    movable = [key for key in desk.placed if _is_movable(desk, key, shared)]
     if not waiting or not movable or not policy.solver_enabled:
         return
     waiting = _few_shapes(desk, waiting, policy.solver_gangs // 2)
@@ -88,9 +91,27 @@ def _piece(desk: Desk, key: str) -> Wanted:
     return desk.waiting[key] if key in desk.waiting else desk.placed[key][0].piece
 
 
-def _is_movable(desk: Desk, gang: str) -> bool:
-    """Placed in one piece by this plan, with claims that nobody else consumes and that held nothing before."""
+def _shared_claims(desk: Desk) -> frozenset[str]:
+    """Claims that pods of several gangs name: whoever is placed first brings them their devices, and searches place
+    gangs at once."""
+    names: dict[str, set[str]] = {}
+    for gang in desk.snapshot.gangs:
+        for pod in gang.pods:
+            for key in claims_of(pod):
+                names.setdefault(key, set()).add(gang.key)
+    return frozenset(key for key, gangs in names.items() if len(gangs) > 1)
+
+
+def _open_claims(piece: Wanted) -> set[str]:
+    return {ask.key for bundles in piece.bundles.values() for bundle in bundles for ask in bundle.asks}
+
+
+def _is_movable(desk: Desk, gang: str, shared: frozenset[str]) -> bool:
+    """Placed in one piece by this plan, with claims that nobody else names (`shared`) or consumes, and that held
+    nothing before."""
     if len(desk.placed[gang]) != 1 or desk.placed[gang][0].fixed:
+        return False
+    if not shared.isdisjoint(_open_claims(desk.placed[gang][0].piece)):
         return False
     grants = desk.placed[gang][0].grants
     own = {claim.key for grant in grants for claim, _ in grant.allocated}
@@ -184,7 +205,7 @@ def _contenders(desk: Desk, ledger: Ledger, head: Sequence[str]) -> tuple[list[C
 def _cost(desk: Desk, key: str) -> Resources:
     if key in desk.placed:
         return total(grant.cost for grant in desk.placed[key][0].grants)
-    return total(desk.accounts.estimate(bundle) for bundle in desk.waiting[key].chosen())
+    return desk.estimate(desk.waiting[key])
 
 
 def _budgets(desk: Desk, ledger: Ledger, costs: Mapping[str, Resources]) -> list[tuple[int, dict[str, int]]]:

@@ -27,7 +27,7 @@ def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: 
             for _ in range(move.count):
                 here.setdefault(move.node, []).append(next(queues[move.leaf, move.shape]))
     in_use = in_use.fork()
-    paid: set[str] = set()
+    paid: dict[str, set[str]] = {}
     grants: list[Grant] = []
     for node in sorted(here):
         made = _on_node(desk, desk.ledger.nodes[node], here[node], in_use, paid)
@@ -45,7 +45,7 @@ def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
     room. For devices that several nodes can reach, where no level binds the pods together."""
     ledger = desk.ledger.fork()
     rooms = Rooms(ledger, desk.shapes, desk.domains, desk.snapshot.policy)
-    paid: set[str] = set()
+    paid: dict[str, set[str]] = {}
     grants: list[Grant] = []
     for bundle in piece.chosen():
         node = rooms.best(bundle.shape)
@@ -58,8 +58,11 @@ def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
     return grants
 
 
-def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: set[str]) -> list[Grant] | None:
-    """Grants for bundles that come to one node together. `paid`: claims that this attempt pays for already."""
+def _on_node(
+    desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: dict[str, set[str]]
+) -> list[Grant] | None:
+    """Grants for bundles that come to one node together. `paid`: by gang, claims that it pays for, with this
+    attempt."""
     asked = [ask for bundle in bundles for ask in desk.shapes.demand_of(bundle, node).asks]
     served: dict[str, list[tuple[Asked, AllocationResult]]] = {}
     if asked:
@@ -72,7 +75,10 @@ def _on_node(desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, p
     return [_grant(desk, pod, node, served.get(pod.key, []), paid) for bundle in bundles for pod in bundle.pods]
 
 
-def _grant(desk: Desk, pod: Pod, node: Node, served: Sequence[tuple[Asked, AllocationResult]], paid: set[str]) -> Grant:
+def _grant(
+    desk: Desk, pod: Pod, node: Node, served: Sequence[tuple[Asked, AllocationResult]], paid: dict[str, set[str]]
+) -> Grant:
+    gang = desk.gang_of[pod.key]
     allocated = tuple((ask.claim, allocation) for ask, allocation in served)
     made = next(((ask.made, ask.claim.key) for ask, _ in served if ask.made is not None), None)
     return Grant(
@@ -82,5 +88,5 @@ def _grant(desk: Desk, pod: Pod, node: Node, served: Sequence[tuple[Asked, Alloc
         allocated=allocated,
         joins=(*claims_of(pod), made[1]) if made else tuple(claims_of(pod)),
         made=made[0] if made else None,
-        cost=desk.accounts.placed(pod, node, allocated, paid),
+        cost=desk.accounts.placed(pod, node, allocated, paid.setdefault(gang, set(desk.paid.get(gang, ())))),
     )

@@ -159,28 +159,36 @@ def queues_keep_their_limits(case: Case) -> Iterator[str]:
     added: dict[str, list[Resources]] = {}
     used: dict[str, list[Resources]] = {}
     firm: dict[str, list[Resources]] = {}
-    paid: set[str] = set()
+    firmly_added: dict[str, list[Resources]] = {}
+    payers = _payers(case, tree)
+    paid: set[tuple[str, str]] = set()
     placements = {placement.pod: placement for placement in case.plan.placements}
     for gang, pod in sorted(_with_nodes(case), key=lambda entry: (not entry[1].node, entry[1].key)):
         placement = placements.get(pod.key)
         queue = tree.leaf(gang.queue or case.snapshot.policy.default_queue)
-        if not isinstance(queue, Queue):
-            if placement is not None:
-                yield f"pod {pod.key} is placed although {queue.message}"
+        if not isinstance(queue, Queue) and placement is not None:
+            yield f"pod {pod.key} is placed although {queue.message}"
             continue
-        cost = _cost(case, pod, placement, inventory, paid)
-        for above in tree.ancestors(queue.name):
+        charged = _charged_queue(case, tree, gang)
+        if charged is None:
+            continue
+        bill = payers, paid
+        cost = _cost(case, gang, pod, placement, inventory, bill)
+        for above in tree.ancestors(charged):
             used.setdefault(above.name, []).append(cost)
             if placement is not None:
                 added.setdefault(above.name, []).append(cost)
             if not gang.preemptible:
                 firm.setdefault(above.name, []).append(cost)
+                if placement is not None:
+                    firmly_added.setdefault(above.name, []).append(cost)
     for name in sorted(added):
         more, sums, held = total(added[name]), total(used[name]), total(firm.get(name, ()))
+        firmly = total(firmly_added.get(name, ()))
         for resource, rule in sorted(tree.queues[name].resources.items()):
             if rule.limit is not None and more[resource] > 0 and sums[resource] > rule.limit:
                 yield f"queue {name} goes past its limit of {resource}: {sums[resource]} of {rule.limit}"
-            if 0 < rule.quota < held[resource] and more[resource] > 0 and resource == accounting.GPU:
+            if 0 < rule.quota < held[resource] and firmly[resource] > 0 and resource == accounting.GPU:
                 yield f"queue {name} goes past its quota of {resource} with non-preemptible work: {held[resource]}"
 
 
@@ -282,6 +290,13 @@ def _satisfied(gang: Gang, there: Mapping[str, Pod], name: str = "") -> bool:
     return good >= (len(children) if minimum is None else minimum)
 
 
+def _own_minimum(gang: Gang) -> int:
+    """Succeeded pods count only for a run that still has pods on nodes, or that has too few left to be a new one."""
+    alive = [pod for pod in gang.pods if not (pod.terminating or pod.done)]
+    same_run = len(alive) < gang.min_member or any(pod.node for pod in alive)
+    return gang.min_member - (gang.succeeded if same_run else 0)
+
+
 def _constraints(gang: Gang) -> Iterator[tuple[str, TopologyConstraint]]:
     if gang.topology is not None:
         yield "", gang.topology
@@ -329,8 +344,50 @@ def _nvlink(snapshot: Snapshot, node: Node) -> str | None:
     return None
 
 
-def _cost(case: Case, pod: Pod, placement: Placement | None, inventory: Inventory, paid: set[str]) -> Resources:
-    """What a pod that has a node costs its queue; claims are paid once, by the first."""
+def _charged_queue(case: Case, tree: QueueTree, gang: Gang) -> str | None:
+    """The queue that the gang's pods count for: the one it names or, if that is unusable, the next usable one above."""
+    above: dict[str, str] = {}
+    for queue in case.snapshot.queues:
+        above[queue.name] = min(above.get(queue.name, queue.parent or ""), queue.parent or "")
+    name, seen = gang.queue or case.snapshot.policy.default_queue, set()
+    while name not in tree.queues:
+        if name not in above or name in seen:
+            return None
+        seen.add(name)
+        name = above[name]
+    return name
+
+
+def _payers(case: Case, tree: QueueTree) -> dict[str, str]:
+    """Who pays for a claim that holds devices: of the pods on nodes that consume it and count for a queue, the one
+    reserved first; those without a reservation after them, by key. By claim, the pod."""
+    consumers: dict[str, list[Pod]] = {}
+    for gang in case.snapshot.gangs:
+        for pod in gang.pods if _charged_queue(case, tree, gang) is not None else ():
+            for key in {entry.claim for entry in pod.claims if entry.needed} | {pod.extended_claim}:
+                known = case.snapshot.claims.get(key or "")
+                if pod.node and known is not None and known.allocation is not None:
+                    consumers.setdefault(known.key, []).append(pod)
+    found = {}
+    for key, pods in consumers.items():
+        by_uid = {pod.uid: pod.key for pod in pods}
+        reserved = [by_uid[uid] for uid in case.snapshot.claims[key].reserved_for if uid in by_uid]
+        found[key] = reserved[0] if reserved else min(by_uid.values())
+    return found
+
+
+def _cost(
+    case: Case,
+    gang: Gang,
+    pod: Pod,
+    placement: Placement | None,
+    inventory: Inventory,
+    bill: tuple[Mapping[str, str], set[tuple[str, str]]],
+) -> Resources:
+    """What a pod that has a node costs its queue. A claim is paid for by the pod that brings it its devices; then by
+    its payer on a node, the first part of `bill`; without one, once by every gang that the plan brings to it, noted in
+    the second."""
+    payers, paid = bill
     parts = [Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]})]
     served = set()
     given: dict[str, tuple[dra.ResourceClaimSpec, dra.AllocationResult]] = {}
@@ -350,8 +407,10 @@ def _cost(case: Case, pod: Pod, placement: Placement | None, inventory: Inventor
         given[made.key] = made.spec, made.allocation
         served |= {name for container in pod.extended for name in container.requests}
     for key, (spec, allocation) in given.items():
-        if key not in paid:
-            paid.add(key)
+        held_before = key in case.snapshot.claims and case.snapshot.claims[key].allocation is not None
+        pays = payers[key] == pod.key if key in payers else (gang.key, key) not in paid
+        if pays or not held_before:
+            paid.add((gang.key, key))
             parts.append(accounting.charge(spec, allocation, inventory))
     gpus = pod.requests[attributes.GPU_RESOURCE] if attributes.GPU_RESOURCE not in served else 0
     parts.append(Resources({accounting.GPU: gpus * accounting.WHOLE}) if gpus else NOTHING)

@@ -6,7 +6,21 @@ from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, ask, cluster, gang, gang_of, gpu_class, node, pod, queue
+from tests.builders import (
+    World,
+    ask,
+    claim,
+    cluster,
+    device_class,
+    devices,
+    gang,
+    gang_of,
+    gpu,
+    gpu_class,
+    node,
+    pod,
+    queue,
+)
 
 
 def decide(made: World) -> Plan:
@@ -93,3 +107,16 @@ def test_which_pods_make_up_the_minimum_is_chosen_so_that_it_fits() -> None:
     made = cluster(nodes=1, gpus=8) + gang("busy", pods=1, gpus=4, on=["node-0"]) + gang_of("any", pods, minimum=2)
     decided = decide(made)
     assert [p.pod for p in decided.placements] == ["default/m-1", "default/m-2"]
+
+
+def test_gangs_that_share_a_claim_without_devices_are_not_placed_at_once() -> None:
+    """The claim gets its devices with the first of them; a search would give it some with each."""
+    fabric = "fabric.example.com"
+    made = queue("default") + node("a", gpus=4) + node("b", gpus=3) + gang("pairs", pods=2, gpus=2, priority=2)
+    made += device_class(fabric, f'device.driver == "{fabric}"') + claim("s", ask(1, of=fabric))
+    made += devices("a", [gpu(0)], driver=fabric) + devices("b", [gpu(0)], driver=fabric)
+    made += gang("triple", gpus=3, shared={"g": "s"}, priority=1) + gang("small", shared={"g": "s"})
+    decided = decide(made)
+    assert started(decided) == ["default/pairs", "default/small"]
+    given = [part.allocation for p in decided.placements for part in p.claims]
+    assert len(given) == 1

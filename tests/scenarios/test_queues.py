@@ -5,7 +5,7 @@ from queues.tree import QueueResource
 from scheduler.model.plan import Plan, Verdict
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, ask, cluster, gang, gpu_class, node, queue
+from tests.builders import World, ask, claim, cluster, gang, gang_of, gpu_class, holding, node, pod, queue
 
 
 def decide(made: World) -> Plan:
@@ -109,3 +109,57 @@ def test_the_report_of_a_queue_adds_up() -> None:
     assert reports["red"].requested["gpu"] == 6000
     assert reports["red"].fair_share["gpu"] == 4000
     assert (reports["red"].running, reports["red"].pending) == (1, 1)
+
+
+def charged(decided: Plan) -> dict[str, int]:
+    return {report.name: report.allocated["gpu"] for report in decided.queues}
+
+
+def test_a_running_claim_is_paid_by_the_first_of_those_it_is_reserved_for_whatever_their_gangs_are_called() -> None:
+    made = cluster(nodes=2, gpus=8, dra=True) + queue("rich") + queue("poor", limit=8)
+    made += gang_of("zzz", [pod("a0", on="node-0", claims={"g": "s"})], queue="poor")
+    made += gang_of("aaa", [pod("b0", on="node-0", claims={"g": "s"})], queue="rich")
+    made += gang("new", claims={"g": ask(8)}, queue="poor")
+
+    def shared(*by: str) -> World:
+        return claim("s", ask(8), holds=holding("node-0", *range(8)), by=[f"pod-default/{name}" for name in by])
+
+    by_poor, by_rich = decide(made + shared("a0", "b0")), decide(made + shared("b0", "a0"))
+    assert (charged(by_poor)["poor"], charged(by_poor)["rich"]) == (8000, 0)
+    assert isinstance(by_poor.why("new"), OverLimit)
+    assert (charged(by_rich)["poor"], charged(by_rich)["rich"]) == (8000, 8000)
+    assert started(by_rich) == ["new"]
+    assert charged(decide(made + shared()))["poor"] == 8000
+
+
+def test_a_claim_that_nobody_on_a_node_consumes_is_paid_once_by_every_gang_that_comes_to_it() -> None:
+    made = cluster(nodes=1, gpus=4, dra=True) + queue("red", limit=2) + queue("blue", limit=1)
+    made += claim("s", ask(2), holds=holding("node-0", 0, 1))
+    made += gang("a", pods=2, shared={"g": "s"}, queue="default") + gang("b", shared={"g": "s"}, queue="blue")
+    decided = decide(made + gang("c", pods=2, minimum=1, shared={"g": "s"}, queue="red"))
+    assert started(decided) == ["a", "c"]
+    assert charged(decided) == {"blue": 0, "default": 2000, "red": 2000}
+    assert len(decided.placements) == 4
+
+
+def test_a_queue_over_its_quota_already_still_takes_work_that_can_be_preempted() -> None:
+    made = cluster(nodes=1, gpus=4) + queue("red", quota=1)
+    made += gang("firm", pods=1, gpus=2, queue="red", preemptible=False, on=["node-0"])
+    assert started(decide(made + gang("soft", gpus=1, queue="red"))) == ["soft"]
+
+
+def test_running_work_is_charged_though_its_queue_takes_none_any_more() -> None:
+    made = cluster(nodes=2, gpus=8) + queue("org", limit=8) + queue("team", parent="org")
+    made += gang("new", gpus=8, queue="team")
+
+    def ran(queue_: str) -> World:
+        return gang("old", gpus=8, queue=queue_, on=["node-0"])
+
+    inner = decide(made + ran("org"))
+    assert (charged(inner)["org"], charged(inner)["team"]) == (8000, 0)
+    assert started(inner) == []
+    below = decide(made + queue("lost", parent="gone") + ran("lost"))
+    assert started(below) == ["new"]
+    twice = decide(made + queue("bad", parent="org") + queue("bad", parent="org") + ran("bad"))
+    assert charged(twice)["org"] == 8000
+    assert started(twice) == []
