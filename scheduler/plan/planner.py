@@ -21,6 +21,7 @@ from scheduler.plan.allocate import place_pending
 from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import MADE_CLAIM
+from scheduler.plan.wants import least_pods
 from scheduler.solver.check import check
 
 STAGES: tuple[Callable[[Desk], None], ...] = (place_pending,)
@@ -104,7 +105,7 @@ def _decision(desk: Desk, gang: Gang) -> GangDecision:
     wants = desk.wants.get(gang.key)
     placed = sum(len(part.grants) for part in desk.placed.get(gang.key, ()))
     reason = desk.reasons.get(gang.key)
-    needed = wants.needed if wants else max(gang.min_member - gang.succeeded, 0)
+    needed = wants.needed if wants else least_pods(gang)
     bound = wants.bound - placed if wants else sum(1 for pod in gang.bound if not pod.terminating)
     return GangDecision(
         gang=gang.key,

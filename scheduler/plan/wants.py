@@ -288,8 +288,8 @@ class Wants:
 
 def _tree(gang: Gang) -> tuple[_Node, dict[str, _Node]]:
     """The gang as a tree, and its leaves by name. Without sub-groups the root is the only leaf, called ""."""
-    lacking = max(gang.min_member - gang.succeeded, 0)
-    root = _Node(name="", minimum=gang.min_sub_group if gang.sub_groups else lacking, topology=gang.topology)
+    minimum = gang.min_sub_group if gang.sub_groups else least_pods(gang)
+    root = _Node(name="", minimum=minimum, topology=gang.topology)
     made = {"": root}
     for sub in sorted(gang.sub_groups, key=lambda s: s.name):
         made[sub.name] = _Node(name=sub.name, minimum=None, topology=sub.topology)
@@ -303,6 +303,16 @@ def _tree(gang: Gang) -> tuple[_Node, dict[str, _Node]]:
         if not node.children:
             leaves[sub.name] = node
     return root, leaves or {"": root}
+
+
+def least_pods(gang: Gang) -> int:
+    """How many pods the gang needs on nodes, if it has no sub-groups.
+
+    Pods that succeeded count while others of the same run are on nodes. With none there the gang starts anew and needs
+    its whole minimum, unless it has too few pods left for that: then this is the rest of a run."""
+    left = [pod for pod in gang.pods if not pod.terminating and not pod.done]
+    anew = not any(pod.node for pod in left) and len(left) >= gang.min_member
+    return gang.min_member if anew else max(gang.min_member - gang.succeeded, 0)
 
 
 def _needed(node: _Node) -> int:

@@ -283,7 +283,7 @@ def _satisfied(gang: Gang, there: Mapping[str, Pod], name: str = "") -> bool:
         members = [pod for pod in gang.pods if own is None or pod.sub_group == name]
         have = sum(1 for pod in members if pod.key in there)
         if own is None:
-            return have >= gang.min_member - gang.succeeded
+            return have >= _own_minimum(gang)
         return have >= (len([p for p in members if not p.terminating]) if own.min_member is None else own.min_member)
     minimum = gang.min_sub_group if own is None else own.min_sub_group
     good = sum(1 for child in children if _satisfied(gang, there, child.name))

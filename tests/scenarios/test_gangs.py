@@ -157,3 +157,21 @@ def test_without_nodes_everybody_is_told_so() -> None:
     reason = decided.why("train")
     assert isinstance(reason, NoNodeFits)
     assert "there are no nodes" in reason.message
+
+
+def test_a_second_run_of_a_gang_needs_its_whole_minimum_again() -> None:
+    """Pods that succeeded belong to the run before, unless others of the same run are still on nodes."""
+    waiting = [pod(f"new-{number}") for number in range(4)]
+    made = cluster(nodes=1, cpu=2)
+    anew = decide(made + gang_of("train", waiting, minimum=4, succeeded=4))
+    assert placed(anew, "train") == {}
+    assert anew.why("train").needed == 4
+    same = decide(made + gang_of("train", [pod("ran", on="node-0"), *waiting], minimum=4, succeeded=3))
+    assert len(placed(same, "train")) == 1
+
+
+def test_the_rest_of_a_run_may_be_fewer_pods_than_the_minimum() -> None:
+    rest = [pod("retried-0"), pod("retried-1")]
+    decided = decide(cluster(nodes=1, cpu=2) + gang_of("train", rest, minimum=4, succeeded=2))
+    assert len(placed(decided, "train")) == 2
+    assert verdict(decided, "train") is Verdict.PLACED
