@@ -263,13 +263,18 @@ def _given_once(
                 holders.setdefault(device, []).append(key)
             share = shares.setdefault(device, {})
             for name, amount in (result.consumed_capacity or {}).items():
-                share[name] = share.get(name, Fraction(0)) + quantity.parse(amount)
+                consumed = _amount(amount)
+                if consumed is not None:
+                    share[name] = share.get(name, Fraction(0)) + consumed
+                elif key in given:
+                    yield f"claim {key} consumes {name} of device {'/'.join(device)}: {amount!r} is no amount"
     for device in sorted(touched):
         if len(holders.get(device, ())) > 1:
             yield f"device {'/'.join(device)} is given to {' and '.join(holders[device])}"
         capacity = devices[device].device.capacity or {} if device in devices else {}
         for name, taken in sorted(shares[device].items()):
-            if name in capacity and taken > quantity.parse(capacity[name].value):
+            there_is = _amount(capacity[name].value) if name in capacity else None
+            if name in capacity and (there_is is None or taken > there_is):
                 yield f"device {'/'.join(device)} gives more {name} than it has"
     yield from _counters(snapshot, set(shares), touched, devices)
 
@@ -287,15 +292,27 @@ def _counters(
         if published.spec.pool.generation == newest[driver, pool_name]:
             for counters in published.spec.shared_counters or ():
                 for name, counter in counters.counters.items():
-                    totals[driver, pool_name, counters.name, name] = quantity.parse(counter.value)
+                    totals[driver, pool_name, counters.name, name] = _amount(counter.value) or Fraction(0)
     taken: dict[tuple[str, str, str, str], Fraction] = {}
     for driver, pool_name, name in sorted(used):
         found = devices.get((driver, pool_name, name))
         for consumption in (found.device.consumes_counters or ()) if found else ():
             for counter_name, counter in consumption.counters.items():
                 key = driver, pool_name, consumption.counter_set, counter_name
-                taken[key] = taken.get(key, Fraction(0)) + quantity.parse(counter.value)
+                amount = _amount(counter.value)
+                if amount is not None:
+                    taken[key] = taken.get(key, Fraction(0)) + amount
+                elif (driver, pool_name, name) in touched:
+                    yield f"device {driver}/{pool_name}/{name} takes {counter.value!r} of counter {counter_name}"
     pools = {(driver, pool_name) for driver, pool_name, _ in touched}
-    for key, amount in sorted(taken.items()):
-        if key[:2] in pools and amount > totals.get(key, Fraction(0)):
+    for key, used_up in sorted(taken.items()):
+        if key[:2] in pools and used_up > totals.get(key, Fraction(0)):
             yield f"counter {key[3]} of {key[2]} in pool {key[1]} is overdrawn"
+
+
+def _amount(text: str | int | float) -> Fraction | None:
+    """None for what is no quantity: drivers and other schedulers write these, and one must not spoil all plans."""
+    try:
+        return quantity.parse(text)
+    except quantity.QuantityError:
+        return None

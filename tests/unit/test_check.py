@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from scheduler.api.core import Taint
-from scheduler.api.dra import AllocationResult
+from scheduler.api.dra import AllocationResult, Counter, DeviceCounterConsumption
 from scheduler.dra.selection import only_on
 from scheduler.model.plan import ClaimAllocation, Placement, Plan
 from scheduler.model.reasons import InvalidGang
@@ -298,3 +298,25 @@ def test_counters_overdrawn() -> None:
 def test_an_extended_resource_that_nothing_serves() -> None:
     made = cluster(nodes=1, gpus=2) + node("bare", cpu=4) + gang("train", gpus=1)
     assert told(spoilt(made, only("train-0", node="bare")), "gets no nvidia.com/gpu")
+
+
+@pytest.mark.parametrize("text", ["1e400", "x"])
+def test_amounts_that_are_none_are_told_of_what_this_plan_gives_and_ignored_elsewhere(text: str) -> None:
+    parts, counters = divided_gpu(0)
+    made = queue("default") + node("n") + gpu_class() + gang("train", claims={"gpu": ask(1)})
+    good = plan(made + devices("n", parts, [counters]))
+    sets = msgspec.structs.replace(counters, counters={"parts": Counter(value=text)})
+    assert told(check(made + devices("n", parts, [sets]), good), "counter parts of gpu-0 in pool n is overdrawn")
+    bad = [msgspec.structs.replace(part, consumes_counters=(_takes(text),)) for part in parts]
+    assert told(check(made + devices("n", bad, [counters]), good), f"takes '{text}' of counter parts")
+    held = good.placements[0].claims[0].allocation
+    assert held is not None
+    (result,) = held.devices.results or ()
+    foreign = msgspec.structs.replace(result, device="other", share_id="s", consumed_capacity={"memory": text})
+    theirs = AllocationResult(devices=msgspec.structs.replace(held.devices, results=(foreign,)))
+    taken = made + devices("n", parts, [counters]) + claim("theirs", ask(1), holds=theirs, by=["x"])
+    assert check(taken, good) == ()
+
+
+def _takes(text: str) -> DeviceCounterConsumption:
+    return DeviceCounterConsumption(counter_set="gpu-0", counters={"parts": Counter(value=text)})
