@@ -129,12 +129,43 @@ def gangs(draw: st.DrawFn, name: str) -> World:
 
 
 @st.composite
+def strangers(draw: st.DrawFn) -> World:
+    """Gangs of several queues that share claims: some run, some wait, and claims may hold devices already."""
+    made = world()
+    users: dict[str, list[builders.Pod]] = {"s0": [], "s1": []}
+    for number in range(draw(st.integers(2, 4))):
+        name = draw(st.sampled_from("pqxyz")) + str(number)
+        shared = draw(st.sampled_from(sorted(users)))
+        on = draw(st.sampled_from(["", "", "n0", "n1"]))
+        claims = {"shared": shared}
+        if draw(st.booleans()) and not on:
+            claims["own"] = f"{name}-own"
+            made += builders.claim(f"{name}-own", draw(st.sampled_from(CLAIMS[:2])))
+        one = pod(name, on=on, claims=claims)
+        users[shared].append(one)
+        made += gang_of(
+            name,
+            [one],
+            queue=draw(st.sampled_from(["default", "red", "blue", "all", "gone"])),
+            preemptible=draw(st.booleans()),
+            priority=draw(st.integers(0, 1)),
+        )
+    for name, consumers in users.items():
+        there = [one for one in consumers if one.node]
+        on = there[0].node if there else draw(st.sampled_from(["", "n0"]))
+        by = [one.uid for one in draw(st.permutations(consumers)) if one.node or draw(st.booleans())]
+        holds = builders.holding(on, int(name[1:])) if on else None
+        made += builders.claim(name, ask(1), holds=holds, by=by if on else ())
+    return made
+
+
+@st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """A cluster, queues and up to five gangs that want it."""
+    """A cluster, queues and up to five gangs that want it; perhaps strangers that share claims."""
     made = draw(clusters()) + draw(queue_trees())
     for number in range(draw(st.integers(1, 5))):
         made += draw(gangs(f"gang{number}"))
-    return made
+    return made + draw(strangers()) if draw(st.booleans()) else made
 
 
 def carried_out(snapshot: World, plan: Plan) -> World:
