@@ -245,13 +245,15 @@ class Queue(_Model):
 class PodGroup(_Model):
     """Pods that start together or not at all."""
 
-    # A rule of the whole object, so that leaving out the spec and putting it back is no way around it.
+    # A rule of the whole object, so that leaving out the spec and putting it back is no way around it. A group that has
+    # not started may still be moved, for instance because its queue was misspelt.
     model_config = ConfigDict(
         json_schema_extra=_rules(
             (
-                "!has(oldSelf.spec) || !has(oldSelf.spec.queue)"
+                "!has(oldSelf.status) || !has(oldSelf.status.bound) || oldSelf.status.bound == 0"
+                " || !has(oldSelf.spec) || !has(oldSelf.spec.queue)"
                 " || (has(self.spec) && has(self.spec.queue) && self.spec.queue == oldSelf.spec.queue)",
-                "spec.queue cannot change once it is set; delete the PodGroup and its pods, and create them anew",
+                "spec.queue cannot change while pods are bound; delete the PodGroup and its pods, and create them anew",
             )
         )
     )

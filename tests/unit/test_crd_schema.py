@@ -151,12 +151,19 @@ def test_what_a_definition_cannot_say_is_refused_when_it_is_made():
         ({"queue": "a"}, None, False),
     ],
 )
-def test_a_pod_group_stays_in_its_queue(before, after, allowed):
+def test_a_pod_group_with_bound_pods_stays_in_its_queue(before, after, allowed):
     """Or a gang that runs would be paid for by nobody, or by somebody else."""
     (rule,) = schema("PodGroup")["x-kubernetes-validations"]
     env = cel.NewEnv(variables={"self": cel.Type.DYN, "oldSelf": cel.Type.DYN})
-    told = {"oldSelf": {} if before is None else {"spec": before}, "self": {} if after is None else {"spec": after}}
-    assert env.compile(rule["rule"]).eval(data=told).value() is allowed
+
+    def permits(bound: int) -> object:
+        status = {"status": {"bound": bound}}
+        old = status if before is None else {"spec": before, **status}
+        new = status if after is None else {"spec": after, **status}
+        return env.compile(rule["rule"]).eval(data={"oldSelf": old, "self": new}).value()
+
+    assert permits(bound=2) is allowed
+    assert permits(bound=0) is True
 
 
 def test_a_pod_on_a_node_keeps_whatever_says_who_pays_for_it():
