@@ -94,6 +94,7 @@ class _Service:
         self._changes: asyncio.Queue[list[Change]] = asyncio.Queue()
         self._state = ClusterState()
         self._metrics = Metrics()
+        client.on_error = lambda method, error: self._metrics.api_error(method, error.reason)
         self._history = History(config.history_cycles)
         self._election = _election(config, client) if config.leader_election else None
         self._window = Window(

@@ -7,7 +7,7 @@ could not be reached); what became of any other is for the caller to look at. On
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +76,8 @@ class Client:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session = self._new_session(connections)
         self._watches = self._new_session(0)
+        self.on_error: Callable[[str, ApiError], None] = _ignore
+        """Told of every answer that refuses a request, repeated ones included: the method and the error."""
 
     @classmethod
     async def connect(
@@ -289,6 +291,7 @@ class Client:
             try:
                 return await self._send(method, path, query, body, how)
             except ApiError as error:
+                self.on_error(method, error)
                 if error.status == 401 and not renewed:
                     renewed = True
                     if await self.identity.renew():
@@ -333,6 +336,10 @@ class Client:
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tutti-scheduler"},
             auto_decompress=True,
         )
+
+
+def _ignore(method: str, error: ApiError) -> None:
+    """Nobody asked to be told."""
 
 
 def _again(method: str, error: ApiError) -> bool:

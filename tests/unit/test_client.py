@@ -82,6 +82,14 @@ async def test_a_read_gives_up_after_some_tries(api: FakeApi) -> None:
     assert len(api.asked) == 2
 
 
+async def test_every_refused_request_is_told_to_whoever_counts_them(api: FakeApi, client: Client) -> None:
+    told: list[tuple[str, str]] = []
+    client.on_error = lambda method, error: told.append((method, error.reason))
+    api.script("GET", ONE, failure(503, "ServiceUnavailable"), answer(pod("p")))
+    await client.get(POD, "a", "p")
+    assert told == [("GET", "ServiceUnavailable")]
+
+
 async def test_an_answer_nested_too_deeply_is_the_clusters_error(api: FakeApi, client: Client) -> None:
     api.script("GET", ONE, stream('{"metadata":' + "[" * 5000 + "]" * 5000 + "}"))
     with pytest.raises(ApiError, match="cannot be read") as caught:
