@@ -32,6 +32,9 @@ MOST_SHAPES = 8
 MOST_PATTERNS = 256
 """Maximal ways to fill one node."""
 
+MOST_LOADS = 1_000
+"""Loads of one node looked at on the way to its patterns: dead ends cost as much as finds."""
+
 
 def seat_alone(desk: Desk, gang: str, piece: Wanted) -> tuple[tuple[Move, ...] | None, SolverReport]:
     """Seats for a gang that the greedy could not place, None if there are none or none were found; and how sure that
@@ -261,8 +264,13 @@ def _patterns(rooms: Rooms, node: str, wanted: Mapping[int, int]) -> tuple[Patte
     """The maximal ways to fill the node with at most so many of each shape; None if there are too many."""
     shapes = sorted(wanted, key=lambda shape: (*(-part for part in rooms.hardness(shape)), shape))
     found: list[Pattern] = []
+    seen = 0
 
     def extend(position: int, load: Load) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > MOST_LOADS:
+            return False
         if position == len(shapes):
             if load and not any(room_for(load, shape) for shape in shapes):
                 found.append(load)
