@@ -35,9 +35,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocated:
-    """One allocation per ask, in the order of the asks."""
+    """One allocation per ask, in the order of the asks. `steps`: how many the search took."""
 
     allocations: tuple[AllocationResult, ...]
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +53,12 @@ class Refused:
 class NoRoom:
     """This node cannot serve the asks as things stand. `cause` completes "the node ...".
 
-    `searched_all` False: the step budget ended first, and nothing is proved.
+    `searched_all` False: the step budget ended first, and nothing is proved. `steps`: how many the search took.
     """
 
     cause: str
     searched_all: bool = True
+    steps: int = 0
 
 
 Answer: TypeAlias = Allocated | Refused | NoRoom
@@ -98,12 +100,13 @@ def allocate(
         else:
             found = _Alternatives(options, options.requests).run()
     except OutOfSteps:
-        return NoRoom(cause=f"was searched for devices for {steps} steps without an answer", searched_all=False)
+        cause = f"was searched for devices for {steps} steps without an answer"
+        return NoRoom(cause=cause, searched_all=False, steps=steps)
     except _Refusal as refusal:
         return Refused(reason=_refusal(asks[refusal.trouble.claim].claim, refusal.trouble), fatal=False)
     if found is not None:
-        return Allocated(allocations=_allocations(node, asks, found, inventory, room))
-    return _failure(asks, options)
+        return Allocated(allocations=_allocations(node, asks, found, inventory, room), steps=steps - room.steps)
+    return _failure(asks, options, steps - room.steps)
 
 
 def _allocations(
@@ -120,7 +123,7 @@ def _allocations(
     )
 
 
-def _failure(asks: Sequence[Ask], options: Options) -> Answer:
+def _failure(asks: Sequence[Ask], options: Options, steps: int) -> Answer:
     """Why nothing was found: what cannot be decided on this node goes before what is lacking."""
     view = options.room.view
     cause = causes.cause(options)
@@ -140,7 +143,7 @@ def _failure(asks: Sequence[Ask], options: Options) -> Answer:
             remedy="Correct what the driver publishes.",
         )
         return Refused(reason=_refusal(asks[first.claim].claim, trouble), fatal=False)
-    return NoRoom(cause=cause)
+    return NoRoom(cause=cause, steps=steps)
 
 
 def _refusal(claim: Claim, what: Problem | Trouble) -> ClaimRefused:

@@ -15,7 +15,7 @@ from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Ledger
 from scheduler.plan.realise import realise
-from scheduler.plan.rooms import Load, Rooms, with_more
+from scheduler.plan.rooms import Effort, Exhausted, Load, Rooms, with_more
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
@@ -32,15 +32,11 @@ MOST_SHAPES = 8
 MOST_PATTERNS = 256
 """Maximal ways to fill one node."""
 
-MOST_LOADS = 1_000
-"""Loads of one node looked at on the way to its patterns: dead ends cost as much as finds."""
-
 
 def seat_alone(desk: Desk, gang: str, piece: Wanted) -> tuple[tuple[Move, ...] | None, SolverReport]:
     """Seats for a gang that the greedy could not place, None if there are none or none were found; and how sure that
     is ("impossible": proved)."""
-    problem = _problem(desk.rooms, [Contender(gang=gang, group=piece.group, must=True, value=1)])
-    answer = _search(desk, problem)
+    answer = _search(desk, desk.rooms, [Contender(gang=gang, group=piece.group, must=True, value=1)])
     if isinstance(answer, Solved):
         return answer.moves[gang], _report(answer)
     if isinstance(answer, ProvedImpossible) and desk.rooms.proved:
@@ -71,7 +67,7 @@ def place_jointly(desk: Desk) -> None:
     head = sorted([*movable, *hopeful], key=lambda key: desk.order[key])
     contenders, budgets = _contenders(desk, ledger, head)
     hint = tuple((key, desk.placed[key][0].moves) for key in movable)
-    answer = _search(desk, _problem(rooms, contenders, budgets), hint)
+    answer = _search(desk, rooms, contenders, budgets, hint)
     report = _report(answer)
     if isinstance(answer, Solved) and len(answer.moves) > len(movable) and not _accept(desk, ledger, answer):
         report = SolverReport(status="budget", seconds=answer.seconds)
@@ -164,15 +160,24 @@ def _all_may_start(desk: Desk, found: dict[str, Placed]) -> bool:
     return True
 
 
-def _search(desk: Desk, problem: Problem | None, hint: Hint = ()) -> Answer:
-    """Ask the solver, within what is left of the plan's time for searching."""
+def _search(
+    desk: Desk, rooms: Rooms, contenders: Sequence[Contender], budgets: tuple[int, ...] = (), hint: Hint = ()
+) -> Answer:
+    """Read the patterns off the rooms and ask the solver, both within what is left of the plan's time for searching."""
     policy = desk.snapshot.policy
     budget = min(policy.solver_deterministic_seconds, desk.search_seconds)
-    if problem is None or problem.size() > MOST_VARIABLES or budget <= 0:
-        return OutOfTime(seconds=0.0)
-    answer = solve(problem, budget=budget, seed=policy.seed, hint=hint)
-    desk.search_seconds -= answer.seconds
-    return answer
+    effort = Effort(left=budget)
+    answer: Answer | None = None
+    try:
+        with rooms.within(effort):
+            problem = _problem(rooms, contenders, budgets)
+        if problem is not None:
+            answer = solve(problem, budget=round(effort.left, 6), seed=policy.seed, hint=hint)
+    except Exhausted:
+        answer = None
+    spent = budget - max(effort.left, 0.0) + (answer.seconds if answer is not None else 0.0)
+    desk.search_seconds -= spent
+    return OutOfTime(seconds=round(spent, 6)) if answer is None else answer
 
 
 def _report(answer: Answer) -> SolverReport:
@@ -228,8 +233,8 @@ def _budgets(desk: Desk, ledger: Ledger, costs: Mapping[str, Resources]) -> list
     return found
 
 
-def _problem(rooms: Rooms, contenders: Sequence[Contender], budgets: tuple[int, ...] = ()) -> Problem | None:
-    """The question as numbers; None if there are too many ways to fill a node."""
+def _problem(rooms: Rooms, contenders: Sequence[Contender], budgets: tuple[int, ...]) -> Problem | None:
+    """The question as numbers; None if there are too many ways to fill a node, or too many variables."""
     wanted: dict[int, int] = {}
     levels: set[Level] = set()
     for contender in contenders:
@@ -237,50 +242,70 @@ def _problem(rooms: Rooms, contenders: Sequence[Contender], budgets: tuple[int, 
             for unit in group.units:
                 wanted[unit.shape] = wanted.get(unit.shape, 0) + 1
             levels.update(level for level in (group.required, *group.steps[:1]) if level is not None)
-    ordered = sorted(levels)
-    zones: dict[tuple[str | None, ...], dict[tuple[object, ...], list[str]]] = {}
-    for node in rooms.nodes:
-        suits = tuple(not rooms.suits(node, shape) for shape in sorted(wanted))
-        if any(suits):
-            where = tuple(rooms.domains.of(level).get(node) for level in ordered)
-            alike = (rooms.ledger.state(node), suits)
-            zones.setdefault(where, {}).setdefault(alike, []).append(node)
-    made = []
-    for where, classes in zones.items():
+    ways: dict[_Alike, tuple[Pattern, ...]] = {}
+    zones, fills = [], 0
+    for where, classes in _zones(rooms, sorted(levels), sorted(wanted)).items():
         filled = []
-        for nodes in classes.values():
-            patterns = _patterns(rooms, nodes[0], wanted)
-            if patterns is None:
-                return None
-            if patterns:
+        for alike, nodes in classes.items():
+            if alike not in ways:
+                shapes = [shape for shape, suits in zip(sorted(wanted), alike[1], strict=True) if suits]
+                patterns = _patterns(rooms, nodes[0], {shape: wanted[shape] for shape in shapes})
+                if patterns is None:
+                    return None
+                ways[alike] = patterns
+            if ways[alike]:
                 whole = rooms.ledger.untouched(nodes[0])
-                filled.append(NodeClass(nodes=tuple(nodes), patterns=patterns, whole=whole))
-        domains = tuple((level, name) for level, name in zip(ordered, where, strict=True) if name is not None)
-        made.append(Zone(domains=domains, classes=tuple(filled)))
-    return Problem(contenders=tuple(contenders), zones=tuple(made), budgets=budgets)
+                filled.append(NodeClass(nodes=tuple(nodes), patterns=ways[alike], whole=whole))
+            fills += len(ways[alike])
+            if fills > MOST_VARIABLES:
+                return None
+        zones.append(Zone(domains=where, classes=tuple(filled)))
+    problem = Problem(contenders=tuple(contenders), zones=tuple(zones), budgets=budgets)
+    return problem if problem.size() <= MOST_VARIABLES else None
+
+
+_Alike = tuple[int, tuple[bool, ...]]
+"""The state of a node, and which shapes suit it."""
+
+_Where = tuple[tuple[Level, str], ...]
+
+
+def _zones(rooms: Rooms, levels: Sequence[Level], shapes: Sequence[int]) -> dict[_Where, dict[_Alike, list[str]]]:
+    """The nodes that suit any of the shapes: those that no level tells apart, and of them those that are alike."""
+    zones: dict[_Where, dict[_Alike, list[str]]] = {}
+    for node in rooms.nodes:
+        suits = tuple(not rooms.suits(node, shape) for shape in shapes)
+        if any(suits):
+            named = ((level, rooms.domains.of(level).get(node)) for level in levels)
+            where = tuple((level, name) for level, name in named if name is not None)
+            zones.setdefault(where, {}).setdefault((rooms.ledger.state(node), suits), []).append(node)
+    return zones
 
 
 def _patterns(rooms: Rooms, node: str, wanted: Mapping[int, int]) -> tuple[Pattern, ...] | None:
     """The maximal ways to fill the node with at most so many of each shape; None if there are too many."""
     shapes = sorted(wanted, key=lambda shape: (*(-part for part in rooms.hardness(shape)), shape))
     found: list[Pattern] = []
-    seen = 0
 
-    def extend(position: int, load: Load) -> bool:
-        nonlocal seen
-        seen += 1
-        if seen > MOST_LOADS:
-            return False
+    def fill(position: int, load: Load) -> bool:
+        """Add the patterns that begin with `load`; whether it takes all that is wanted of the later shapes."""
         if position == len(shapes):
             if load and not any(room_for(load, shape) for shape in shapes):
                 found.append(load)
-            return len(found) <= MOST_PATTERNS
-        shape = shapes[position]
+            return True
+        shape, rest = shapes[position], shapes[position + 1 :]
         most = rooms.capacity(node, load, shape, wanted[shape])
-        least = most if position == len(shapes) - 1 else 0
-        return all(extend(position + 1, with_more(load, shape, count)) for count in range(most, least - 1, -1))
+        last = most if not rest else 0
+        for count in range(most, last - 1, -1):
+            complete = fill(position + 1, with_more(load, shape, count))
+            if len(found) > MOST_PATTERNS:
+                return False
+            if complete:  # with fewer of this shape there is nothing to gain
+                return count == wanted[shape]
+        return False
 
     def room_for(load: Load, shape: int) -> bool:
         return dict(load).get(shape, 0) < wanted[shape] and rooms.capacity(node, load, shape, 1) > 0
 
-    return tuple(found) if extend(0, ()) else None
+    fill(0, ())
+    return tuple(found) if len(found) <= MOST_PATTERNS else None

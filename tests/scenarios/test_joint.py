@@ -101,6 +101,25 @@ def test_without_the_solver_the_same_gang_waits_and_nothing_is_claimed_to_be_pro
     assert reason.message.endswith("(not proved within the budget).")
 
 
+def test_a_search_whose_time_ends_while_it_still_reads_the_nodes_proves_nothing() -> None:
+    pods = [pod("m-0", gpus=3), pod("m-1", gpus=3), pod("m-2", gpus=2)]
+    made = cluster(nodes=2, gpus=4) + gang_of("mixed", pods)
+    decided = decide(made.under(solver_deterministic_seconds=0.0001))
+    reason = decided.why("mixed")
+    assert isinstance(reason, GangDoesNotFit)
+    assert not reason.proved
+    assert (decided.solver.status, decided.solver.seconds) == ("budget", 0.0001)
+
+
+def test_many_kinds_of_pods_that_fit_in_any_number_leave_nothing_to_search() -> None:
+    """Sixteen sizes are 2**16 ways to fill a node; all of them at once leave out none."""
+    small = [pod(f"m-{i:02d}", cpu=0.5 + i / 100) for i in range(16)]
+    large = [pod(f"m-x{i}", gpus=8, cpu=50) for i in range(3)]
+    decided = decide(cluster(nodes=2, gpus=8, cpu=64) + gang_of("mixed", [*small, *large]))
+    assert decided.solver.status == "impossible"
+    assert decided.solver.seconds < 0.1
+
+
 def test_which_pods_make_up_the_minimum_is_chosen_so_that_it_fits() -> None:
     """Any two of three: the first listed asks for more than is free."""
     pods = [pod("m-0", gpus=8), pod("m-1", gpus=2), pod("m-2", gpus=2)]

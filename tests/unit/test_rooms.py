@@ -1,12 +1,14 @@
 """Room per node: judged as a whole, remembered by state, ranked for best fit."""
 
+import pytest
+
 from scheduler.api.core import PreferredSchedulingTerm
 from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.pools import Inventory
 from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
 from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.rooms import Rooms
+from scheduler.plan.rooms import Effort, Exhausted, Rooms
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
 from tests.builders import (
@@ -71,6 +73,16 @@ def test_alternatives_of_a_load_are_chosen_together() -> None:
     wanted = shape(here, pod("p", claims={"gpu": "c"}))
     assert here.capacity("n", (), wanted, 9) == 2
     assert [here.verdict("n", ((wanted, count),)).alternatives for count in (1, 2)] == [0, 2]
+
+
+def test_a_question_that_outlasts_the_effort_given_is_not_answered_and_not_remembered() -> None:
+    made = cluster(nodes=1, gpus=8, dra=True) + claim("c", ask(4, match="gpu.nvidia.com/nvlinkDomain"))
+    here = rooms(made)
+    wanted = shape(here, pod("p", claims={"gpu": "c"}))
+    with pytest.raises(Exhausted), here.within(Effort(left=0.0001)):
+        here.capacity("node-0", (), wanted, 1)
+    assert here.capacity("node-0", (), wanted, 1) == 1
+    assert here.proved
 
 
 def test_best_fit_goes_where_the_fewest_gpus_are_left() -> None:
