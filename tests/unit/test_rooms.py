@@ -8,7 +8,7 @@ from scheduler.dra.pools import Inventory
 from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
 from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.rooms import Effort, Exhausted, Rooms
+from scheduler.plan.rooms import QUESTION, STEP, Effort, Exhausted, Rooms
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
 from tests.builders import (
@@ -79,7 +79,7 @@ def test_a_question_that_outlasts_the_effort_given_is_not_answered_and_not_remem
     made = cluster(nodes=1, gpus=8, dra=True) + claim("c", ask(4, match="gpu.nvidia.com/nvlinkDomain"))
     here = rooms(made)
     wanted = shape(here, pod("p", claims={"gpu": "c"}))
-    with pytest.raises(Exhausted), here.within(Effort(left=0.0001)):
+    with pytest.raises(Exhausted), here.within(Effort(left=QUESTION + 1.5 * STEP)):
         here.capacity("node-0", (), wanted, 1)
     assert here.capacity("node-0", (), wanted, 1) == 1
     assert here.proved
