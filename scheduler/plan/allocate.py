@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from queues.ordering import Picker, Waiting
 from queues.resources import Resources, total
+from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.workloads import Gang
 from scheduler.plan import joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.realise import one_by_one, realise
-from scheduler.plan.shapes import Bundle
+from scheduler.plan.shapes import Bundle, claims_of
 from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Seated, Short
@@ -72,12 +73,25 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
 
 
 def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason | None:
-    """The piece, asked anew if a gang served since has had devices allocated to a claim that both share."""
-    asks = (ask for bundles in piece.bundles.values() for bundle in bundles for ask in bundle.asks)
-    if all(desk.ledger.held(ask.key) is None for ask in asks):
-        return piece
+    """The piece, asked anew if gangs served since have changed a claim that it shares with them: had devices allocated
+    to it, or left it too few places for consumers."""
     wants = desk.wants[turn.key]
+    crowded = _crowded(desk, piece)
+    if crowded:
+        wants.recount()
+    asks = (ask for bundles in piece.bundles.values() for bundle in bundles for ask in bundle.asks)
+    if not crowded and all(desk.ledger.held(ask.key) is None for ask in asks):
+        return piece
     return wants.growth() if turn.elastic else wants.minimum()
+
+
+def _crowded(desk: Desk, piece: Wanted) -> bool:
+    """Whether a claim would have more consumers than it may have if all pods of the piece came to it."""
+    joining: dict[str, set[str]] = {}
+    for pod in piece.all_pods():
+        for key in claims_of(pod):
+            joining.setdefault(key, set()).add(pod.uid)
+    return any(len(desk.ledger.consumers(key) | pods) > MOST_CONSUMERS for key, pods in joining.items())
 
 
 def _asked(desk: Desk, piece: Wanted) -> Resources:
@@ -158,9 +172,10 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
 
 
 def _never(desk: Desk, bundle: Bundle) -> Reason | None:
-    """Why the bundle could run on no node even if all were empty; an error in a selector goes first, being mendable."""
+    """Why the bundle could run on no node even if all were empty; an error in a selector goes first, being mendable.
+    None if it could, and if the search for its devices ended early on some node: nothing is known then."""
     bare = desk.bare_rooms()
-    if bare.best(bundle.shape) is not None:
+    if bare.best(bundle.shape) is not None or not bare.searched(bundle.shape):
         return None
     causes = bare.causes(bundle.shape, bare.nodes)
     return bare.refusal(bundle, anywhere=True) or NoNodeFits(pod=bundle.pods[0].key, causes=causes)

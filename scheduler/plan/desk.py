@@ -1,5 +1,6 @@
 """What lies on the desk while a plan is made: the snapshot, what is derived from it, and what was decided so far."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from queues import fair_share
@@ -9,11 +10,12 @@ from queues.reasons import NoQueueNamed
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
 from scheduler.dra import requests
+from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import SolverReport
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Snapshot
-from scheduler.model.workloads import Gang
+from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, pool
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.rooms import Rooms
@@ -79,13 +81,12 @@ class Desk:
         inventory = Inventory.of(
             snapshot.slices, snapshot.classes, snapshot.taint_rules, fence_taint=policy.device_fence_taint
         )
-        open_claims = [claim for claim in snapshot.claims.values() if claim.allocation is None]
         ledger = Ledger.of(
             snapshot.nodes,
             inventory,
             pods=snapshot.pods,
             claims=snapshot.claims.values(),
-            reads=requests.reads(open_claims, inventory),
+            reads=requests.reads(_open_claims(snapshot), inventory),
         )
         shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held)
         domains = Domains(snapshot.nodes, snapshot.topologies, inventory)
@@ -192,3 +193,17 @@ class Desk:
         asks = {leaf: total(amounts) for leaf, amounts in parts.items()}
         self.requested = self.tree.roll_up(asks)
         self.fair_shares = fair_share.divide(pool(self.snapshot.nodes, self.inventory), self.tree, asks)
+
+
+def _open_claims(snapshot: Snapshot) -> Iterator[Claim]:
+    """Claims that may get devices: those without any, and for each extended resource asked for one like those that are
+    made for it."""
+    yield from (claim for claim in snapshot.claims.values() if claim.allocation is None)
+    waiting = (pod for gang in snapshot.gangs for pod in gang.pods if not pod.node)
+    names = {name for pod in waiting for container in pod.extended for name in container.requests}
+    serving = classes_by_resource(snapshot.classes)
+    for name in sorted(names):
+        asks = (ContainerAsk(name="any", index=0, requests={name: 1}),)
+        made = extended_claim(Pod(key="any", uid="", extended=asks), snapshot.classes, serving)
+        if made is not None:
+            yield Claim(key=name, uid="", spec=made.spec)

@@ -166,6 +166,10 @@ class Rooms:
             heap.put(node, self.rank(node, shape) if takes else None)
         return heap.first()
 
+    def searched(self, shape: int) -> bool:
+        """Whether no node's answer about one bundle of this shape was cut short by the search budget."""
+        return all(self.suits(node, shape) or self.verdict(node, ((shape, 1),)).proved for node in self.nodes)
+
     def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
         """The domains of a level with those of `nodes` that stand in them."""
         return self.domains.split(level, nodes)

@@ -91,9 +91,12 @@ def _apart(gang: Gang, piece: Wanted) -> InvalidGang | None:
 
 
 def _with_claim(desk: Desk, gang: Gang, placed: Placed, claim: Claim, allocation: AllocationResult) -> Placed | Reason:
-    """The first of the pods that consume the claim brings it its devices, and its queue pays for them."""
+    """The first of the pods that consume the claim brings it its devices, and its queue pays for them. An elastic gang
+    may have started with pods that do not consume it: then nobody has taken anything."""
     grants: list[Grant] = list(placed.grants)
-    number = next(number for number, grant in enumerate(grants) if claim.key in grant.joins)
+    number = next((number for number, grant in enumerate(grants) if claim.key in grant.joins), None)
+    if number is None:
+        return placed
     first = grants[number]
     cost = first.cost + accounting.charge(claim.spec, allocation, desk.inventory)
     grants[number] = replace(first, allocated=(*first.allocated, (claim, allocation)), cost=cost)

@@ -133,6 +133,14 @@ class Wants:
             if leaf.waiting:
                 yield tuple(leaf.waiting)
 
+    def recount(self) -> None:
+        """Judge the claims of waiting pods anew: others may have come to consume them since."""
+        self._joining.clear()
+        for leaf in self._leaves.values():
+            waiting, leaf.waiting = leaf.waiting, []
+            for pod in waiting:
+                self._line_up(pod, leaf)
+
     def _sort_in(self, pods: Iterable[Pod]) -> None:
         for pod in sorted(pods, key=lambda p: (-p.task_priority, p.created_ms, p.key)):
             leaf = self._leaves.get(pod.sub_group if self.gang.sub_groups else "")
@@ -143,10 +151,15 @@ class Wants:
                 leaf.there[pod.key] = pod.node
             elif pod.gated:
                 leaf.gated += 1
-            elif (trouble := self._claim_trouble(pod)) is not None:
-                leaf.troubles.append(trouble)
             else:
-                leaf.waiting.append(pod)
+                self._line_up(pod, leaf)
+
+    def _line_up(self, pod: Pod, leaf: _Node) -> None:
+        trouble = self._claim_trouble(pod)
+        if trouble is None:
+            leaf.waiting.append(pod)
+        else:
+            leaf.troubles.append(trouble)
 
     def _claim_trouble(self, pod: Pod) -> WaitingForClaims | None:
         """The first of the pod's claims that it cannot use yet."""

@@ -2,9 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
+from queues.resources import Resources
 from scheduler.api.dra import ResourceClaimSpec
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, InvalidGang, NoNodeFits, WaitingForClaims
+from scheduler.model.workloads import ContainerAsk
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import (
@@ -129,6 +133,17 @@ def test_no_more_than_256_pods_are_reserved_for_one_claim() -> None:
     assert "more than 256 pods" in reason.problem
 
 
+def test_several_gangs_together_leave_a_claim_no_more_consumers_than_it_may_have() -> None:
+    """Of two gangs of 200 pods that share a claim the first starts; the second is told what stops it. One that can do
+    with fewer starts with those that still may come."""
+    made = cluster(nodes=1, gpus=1, dra=True) + claim("shared", ask(1)) + node("roomy", gpus=1, dra=True, pods=1000)
+    made += gang("first", pods=200, shared={"gpu": "shared"}, cpu=0.01, memory="1Mi")
+    firm = decide(made + gang("second", pods=200, shared={"gpu": "shared"}, cpu=0.01, memory="1Mi"))
+    assert isinstance(firm.why("second"), WaitingForClaims)
+    elastic = decide(made + gang("second", pods=200, minimum=1, shared={"gpu": "shared"}, cpu=0.01, memory="1Mi"))
+    assert [d.placed for d in elastic.gangs] == [200, 56]
+
+
 def test_a_claim_whose_devices_every_node_reaches_does_not_tie_its_pods_to_one_node() -> None:
     """A fabric channel shared by a gang of two full nodes."""
     fabric = "fabric.example.com"
@@ -145,6 +160,17 @@ def test_a_claim_whose_devices_every_node_reaches_does_not_tie_its_pods_to_one_n
         )
         == 1
     )
+
+
+def test_an_elastic_gang_may_start_with_pods_that_do_without_the_claim_that_its_others_share() -> None:
+    """The claim stays without devices until one of those that consume it starts."""
+    fabric = "fabric.example.com"
+    made = cluster(nodes=1, cpu=1) + device_class(fabric, f'device.driver == "{fabric}"')
+    made += everywhere("channels", [gpu(0)], fabric) + claim("channel", ask(1, of=fabric))
+    pods = [pod("g-0"), pod("g-1", claims={"channel": "channel"}), pod("g-2", claims={"channel": "channel"})]
+    assert given(decide(made + gang_of("g", pods, minimum=1))) == {"g-0": []}
+    roomy = made + node("more", cpu=2)
+    assert given(decide(roomy + gang_of("g", pods, minimum=1))) == {"g-0": [], "g-1": ["more/gpu-0"], "g-2": []}
 
 
 def test_devices_that_every_node_reaches_are_still_given_once() -> None:
@@ -179,6 +205,16 @@ def test_nvidia_com_gpu_is_served_by_a_device_plugin_where_there_is_one_and_by_a
         ("main", "nvidia.com/gpu", "container-0-request-0")
     ]
     assert next(q.allocated["gpu"] for q in decided.queues) == 4000
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "deviceclass.resource.kubernetes.io/late"])
+def test_nodes_are_told_apart_by_what_the_class_behind_an_extended_resource_looks_at(resource: str) -> None:
+    late = f'device.driver == "{GPU}" && device.attributes["{GPU}"].index >= 8'
+    made = queue("default") + device_class("late", late, serves="nvidia.com/gpu")
+    made += node("a") + devices("a", [gpu(0), gpu(1)]) + node("b") + devices("b", [gpu(8), gpu(9)])
+    asks = (ContainerAsk(name="main", index=0, requests={resource: 1}),)
+    wanting = replace(pod("g-0"), extended=asks, requests=pod("g-0").requests + Resources({resource: 1}))
+    assert [p.node for p in decide(made + gang_of("g", [wanting])).placements] == ["b"]
 
 
 def test_a_claim_made_for_extended_resources_is_found_again_after_a_restart() -> None:

@@ -2,11 +2,13 @@
 
 import pytest
 
+from scheduler.model.plan import Verdict
+from scheduler.model.reasons import GangDoesNotFit
 from scheduler.plan import joint
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.planner import plan
-from tests.builders import World, cluster, gang, gang_of, pod, queue
+from tests.builders import World, ask, cluster, gang, gang_of, pod, queue
 
 
 def desk(made: World) -> Desk:
@@ -64,3 +66,12 @@ def test_a_problem_too_large_for_the_model_is_left_to_the_greedy(monkeypatch: py
     made = cluster(nodes=2, gpus=4) + gang_of("m", [pod("m-0", gpus=3), pod("m-1", gpus=3), pod("m-2", gpus=2)])
     monkeypatch.setattr(joint, "MOST_VARIABLES", 1)
     assert plan(made).solver.status == "budget"
+
+
+def test_a_search_for_devices_that_ended_early_proves_nothing() -> None:
+    made = cluster(nodes=1, gpus=4, dra=True).under(allocator_steps=1)
+    made += gang("g", pods=1, claims={"gpus": ask(4, match="gpu.nvidia.com/nvlinkDomain")})
+    (decision,) = plan(made).gangs
+    assert decision.verdict is Verdict.PENDING
+    assert isinstance(decision.reason, GangDoesNotFit)
+    assert not decision.reason.proved
