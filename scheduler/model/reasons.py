@@ -152,10 +152,11 @@ class GangDoesNotFit:
 
     @property
     def message(self) -> str:
-        where = f" in {self.domain}" if self.domain else ""
-        causes = f": {', '.join(map(str, self.causes))}" if self.causes else ""
+        where = f", with {self.domain} as the best topology domain" if self.domain else ""
+        there = "there " if self.domain else ""
+        causes = f": {there}{', '.join(map(str, self.causes))}" if self.causes else ""
         proof = "" if self.proved else " (not proved within the budget)"
-        room = f"needs room for {self.needed} pods at once{where} and there is room for {self.placeable}"
+        room = f"needs room for {self.needed} pods at once and there is room for {self.placeable}{where}"
         return f"{self.gang} {room}{causes}{proof}."
 
     @property

@@ -113,7 +113,7 @@ def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
         grants = 0 if bound else one_by_one(desk, piece)
     if isinstance(grants, int):
         shape = piece.group.shapes()[0]
-        return why_not(desk, gang, piece, Short(placeable=grants, shape=shape, domain="", certain=False))
+        return why_not(desk, gang, piece, Short(placeable=grants, shape=shape, nodes=desk.rooms.nodes, certain=False))
     refusal = desk.over(gang, total(grant.cost for grant in grants))
     if refusal is not None:
         return refusal
@@ -147,7 +147,7 @@ def _greedily(desk: Desk, group: Group) -> Seated | Short:
         shape = group.units[0].shape
         node = desk.rooms.best(shape)
         if node is None:
-            return Short(placeable=0, shape=shape, domain="", certain=True)
+            return Short(placeable=0, shape=shape, nodes=desk.rooms.nodes, certain=True)
         return Seated(moves=(Move(leaf=group.name, node=node, shape=shape, count=1),))
     return greedy.place(group, desk.rooms.nodes, desk.rooms)
 
@@ -161,11 +161,12 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
         never = _never(desk, bundle)
         if never is not None:
             return never
+    outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
     return GangDoesNotFit(
         gang=gang.key,
         needed=piece.pods,
-        placeable=short.placeable,
-        causes=desk.rooms.causes(short.shape, desk.rooms.nodes),
+        placeable=min(short.placeable, piece.pods - 1),
+        causes=(outside,) if outside else desk.rooms.causes(short.shape, short.nodes),
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,
     )

@@ -13,7 +13,7 @@ from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.dra.devices import scalar
 from scheduler.dra.pools import Inventory
 from scheduler.model.nodes import Node, Topology
-from scheduler.model.reasons import TopologyUnusable
+from scheduler.model.reasons import NodeCount, TopologyUnusable
 from scheduler.model.workloads import TopologyConstraint
 
 Level = tuple[str, str]
@@ -85,6 +85,11 @@ class Domains:
             if domain is not None:
                 parts.setdefault(domain, []).append(node)
         return [(name, tuple(parts[name])) for name in sorted(parts)]
+
+    @staticmethod
+    def outside(level: Level, nodes: int) -> NodeCount:
+        """So many nodes are of no use to who has to stay in one domain of this level."""
+        return NodeCount(nodes=nodes, cause=f"is in no domain of level {level[1]} of Topology {level[0]}")
 
     def nvlink(self, node: str) -> str | None:
         """The NVLink domain that all GPUs of the node share; None if they share none."""

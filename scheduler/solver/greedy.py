@@ -51,59 +51,90 @@ class Seated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Short:
-    """No placement was found. `placeable`: the most pods that found room at once, in `domain` ("" for anywhere).
-
-    `shape`: of the pod that found none. `certain`: for such a group the greedy misses nothing, so there is none."""
+    """No placement was found. `placeable`: the most pods that found room at once. Of those that did not, the first were
+    of `shape` and were tried on `nodes`, which make up `domain` ("" for anywhere). `outside`: none of `nodes` is in any
+    domain of this level, in one of which they have to be. `certain`: for such a group the greedy misses nothing, so
+    there is no placement."""
 
     placeable: int
     shape: int
-    domain: str
+    nodes: tuple[str, ...]
+    domain: str = ""
+    outside: Level | None = None
     certain: bool
 
 
 def place(group: Group, nodes: Sequence[str], room: Room) -> Seated | Short:
     """Seats for the group on `nodes`, or how far it got."""
-    attempt = _Attempt(room, exact=_exact(group))
-    draft = attempt.group(group, tuple(nodes), _Draft(seats={}, moves=[]), "")
-    return Seated(moves=tuple(draft.moves)) if draft is not None else attempt.short()
+    draft = _Attempt(room).group(group, tuple(nodes), _Draft(seats={}, moves=[]), "")
+    miss = draft.miss
+    if miss is None:
+        return Seated(moves=tuple(draft.moves))
+    return Short(
+        placeable=draft.pods,
+        shape=miss.shape,
+        nodes=miss.nodes,
+        domain=miss.domain,
+        outside=miss.outside,
+        certain=_exact(group),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Miss:
+    """What found no room, and where; as in `Short`."""
+
+    shape: int
+    nodes: tuple[str, ...]
+    domain: str
+    outside: Level | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Draft:
-    """An answer in the making."""
+    """An answer in the making. `miss`: the first that found no room; what comes after it is placed to be counted."""
 
     seats: Seats
     moves: list[Move]
+    pods: int = 0
+    miss: _Miss | None = None
 
     def copy(self) -> "_Draft":
-        return _Draft(seats={node: dict(counts) for node, counts in self.seats.items()}, moves=list(self.moves))
+        seats = {node: dict(counts) for node, counts in self.seats.items()}
+        return _Draft(seats=seats, moves=list(self.moves), pods=self.pods, miss=self.miss)
 
-    def add(self, move: Move) -> None:
+    def add(self, move: Move, size: int) -> None:
+        """`size`: pods in one bundle of this shape."""
         counts = self.seats.setdefault(move.node, {})
         counts[move.shape] = counts.get(move.shape, 0) + move.count
         self.moves.append(move)
+        self.pods += move.count * size
 
 
 class _Attempt:
-    def __init__(self, room: Room, *, exact: bool) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
-        self._exact = exact
-        self._best: tuple[int, int, str] | None = None
 
-    def short(self) -> Short:
-        placeable, shape, domain = self._best or (0, 0, "")
-        return Short(placeable=placeable, shape=shape, domain=domain, certain=self._exact)
-
-    def group(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> _Draft | None:
-        """`draft` with the group added, or None; `draft` itself stays as it is."""
-        for name, inside in self._domains(group, nodes):
+    def group(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> _Draft:
+        """`draft` with the group added; if that is not possible, with as much of it as found room in one domain in
+        which it may be, and with a miss. `draft` itself, which misses nothing, stays as it is."""
+        best: _Draft | None = None
+        for name, inside, widest in self._domains(group, nodes):
             filled = draft.copy()
-            if self._fill(group, inside, filled, name or domain):
+            self._fill(group, inside, filled, name or domain)
+            if filled.miss is None:
                 return filled
-        return None
+            if widest and (best is None or filled.pods > best.pods):
+                best = filled
+        if best is None:
+            best = draft.copy()
+            hardest = min(group.shapes(), key=self._hardest_first)
+            best.miss = _Miss(shape=hardest, nodes=nodes, domain=domain, outside=group.required)
+        return best
 
-    def _domains(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Candidates as (name, nodes): finest level first; of one level where the group is, then the tightest."""
+    def _domains(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+        """Candidates as (name, nodes): finest level first; of one level where the group is, then the tightest. With
+        each, whether it is as wide as may be: finer ones are only preferred, so that it is not for them to say why."""
         if group.required is not None and group.pinned:
             parts = dict(self._room.split(group.required, nodes))
             nodes = parts.get(group.pinned, ())
@@ -113,13 +144,15 @@ class _Attempt:
                 for name, inside in self._room.split(level, nodes)
             ]
             for _, _, name, inside in sorted(ranked):
-                yield name, inside
+                yield name, inside, level == group.required
         if group.required is None:
-            yield "", nodes
+            yield "", nodes, True
 
-    def _fill(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> bool:
+    def _fill(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> None:
+        """Add the group to the draft, or as much of it as finds room and a miss."""
         if group.children:
-            return self._fill_children(group, nodes, draft, domain)
+            self._fill_children(group, nodes, draft, domain)
+            return
         wanted: dict[int, int] = {}
         sizes: dict[int, int] = {}
         pods = 0
@@ -129,60 +162,55 @@ class _Attempt:
             wanted[unit.shape] = wanted.get(unit.shape, 0) + 1
             sizes[unit.shape] = unit.pods
             pods += unit.pods
-        for shape in sorted(wanted, key=lambda s: (*(-part for part in self._room.hardness(s)), s)):
-            placed = self._spread(group.name, shape, wanted[shape], nodes, draft)
-            if placed < wanted[shape]:
-                before = sum(move.count * sizes.get(move.shape, 1) for move in draft.moves)
-                self._note(before + placed * sizes[shape], shape, domain)
-                return False
-        return True
+        for shape in sorted(wanted, key=self._hardest_first):
+            seats = self._seats(shape, wanted[shape], nodes, draft)
+            for node, count in seats:
+                draft.add(Move(leaf=group.name, node=node, shape=shape, count=count), sizes[shape])
+            if sum(count for _, count in seats) < wanted[shape]:
+                draft.miss = draft.miss or _Miss(shape=shape, nodes=nodes, domain=domain)
 
-    def _fill_children(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> bool:
+    def _fill_children(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> None:
         """The children listed first that fit; the hardest first where all are needed."""
         done = 0
+        miss: _Miss | None = None
         spare = len(group.children) - group.minimum
         children = group.children if spare else tuple(sorted(group.children, key=self._child_order))
         for child in children:
             if done >= group.minimum:
                 break
             grown = self.group(child, nodes, draft, domain)
-            if grown is not None:
-                draft.seats, draft.moves = grown.seats, grown.moves
-                done += 1
-            elif spare == 0:
-                return False
-            else:
+            if grown.miss is not None and spare > 0:
                 spare -= 1
-        return done >= group.minimum
+                continue
+            done += 1
+            miss = miss or grown.miss
+            draft.seats, draft.moves, draft.pods = grown.seats, grown.moves, grown.pods
+        draft.miss = miss
+
+    def _hardest_first(self, shape: int) -> tuple[int, ...]:
+        return (*(-part for part in self._room.hardness(shape)), shape)
 
     def _child_order(self, child: Group) -> tuple[int | str, ...]:
         hardest = max(map(self._room.hardness, child.shapes()), default=())
         return (*(-part for part in hardest), child.name)
 
-    def _spread(self, leaf: str, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft) -> int:
-        """Put `count` bundles on nodes, each where it fits best; how many found room. Adds to the draft if all did."""
+    def _seats(self, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft) -> list[tuple[str, int]]:
+        """Nodes for `count` bundles, or for as many as find room, with how many each takes: where they fit best."""
         room = self._room
         able = []
-        total = 0
         for node in nodes:
             capacity = room.capacity(node, _load(draft.seats.get(node)), shape, count)
             if capacity:
                 able.append((room.rank(node, shape), node, capacity))
-                total += capacity
-        if total < count:
-            return total
+        seats = []
         left = count
         for _, node, capacity in sorted(able):
             here = min(capacity, left)
-            draft.add(Move(leaf=leaf, node=node, shape=shape, count=here))
+            seats.append((node, here))
             left -= here
             if not left:
                 break
-        return count
-
-    def _note(self, placed: int, shape: int, domain: str) -> None:
-        if self._best is None or placed > self._best[0]:
-            self._best = placed, shape, domain
+        return seats
 
 
 def _load(counts: dict[int, int] | None) -> Load:

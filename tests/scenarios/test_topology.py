@@ -7,7 +7,20 @@ from scheduler.model.plan import Plan
 from scheduler.model.reasons import GangDoesNotFit, TopologyUnusable
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, ask, cluster, gang, gang_of, gpu_class, node, pod, queue, sub_group, topology
+from tests.builders import (
+    World,
+    ask,
+    cluster,
+    constraint,
+    gang,
+    gang_of,
+    gpu_class,
+    node,
+    pod,
+    queue,
+    sub_group,
+    topology,
+)
 
 RACKS = topology("racks", "rack", "kubernetes.io/hostname")
 
@@ -31,7 +44,38 @@ def test_a_gang_bound_to_one_rack_waits_although_two_racks_together_have_room() 
     reason = decided.why("train")
     assert isinstance(reason, GangDoesNotFit)
     assert (reason.needed, reason.placeable, reason.domain, reason.proved) == (3, 2, "r0", True)
-    assert "at once in r0 and there is room for 2" in reason.message
+    assert "at once and there is room for 2, with r0 as the best topology domain" in reason.message
+
+
+def test_the_nodes_counted_are_those_of_the_domain_named() -> None:
+    made = cluster(nodes=4, gpus=4, racks=2) + RACKS
+    made += gang("busy", pods=1, gpus=4, on=["node-0"]) + gang(
+        "more", pods=3, gpus=1, on=["node-1", "node-2", "node-3"]
+    )
+    decided = decide(made + gang("train", pods=2, gpus=3, topology=("racks", "rack", None), created_ms=9))
+    assert racks_of(made, decided, "train") == ["r1"]
+    decided = decide(made + gang("train", pods=3, gpus=3, topology=("racks", "rack", None), created_ms=9))
+    reason = decided.why("train")
+    assert isinstance(reason, GangDoesNotFit)
+    assert (reason.placeable, reason.domain, reason.causes) == (2, "r1", ())
+    decided = decide(made + gang("train", pods=3, gpus=4, topology=("racks", "rack", None), created_ms=9))
+    reason = decided.why("train")
+    assert isinstance(reason, GangDoesNotFit)
+    assert [count.nodes for count in reason.causes] == [2]
+
+
+def test_a_sub_group_without_any_domain_at_its_level_is_told_so() -> None:
+    """Not by the causes of whatever another gang asks for."""
+    made = cluster(nodes=2, gpus=4, racks=1) + node("far", gpus=4, labels={"pod": "p"}) + RACKS
+    made += topology("pods", "pod") + gang("huge", pods=1, gpus=64)
+    members = [pod("train-0", gpus=1, sub_group="a"), pod("train-1", gpus=2, sub_group="b")]
+    sub_groups = (sub_group("a", 1, topology=("pods", "pod", None)), sub_group("b", 1))
+    together = constraint(("racks", "rack", None))
+    made += gang_of("train", members, created_ms=9, topology=together, sub_groups=sub_groups)
+    assert decide(made).why("train").message == (
+        "default/train needs room for 2 pods at once and there is room for 1, with r0 as the best topology domain: "
+        "there 2 nodes are in no domain of level pod of Topology pods."
+    )
 
 
 def test_a_gang_bound_to_one_rack_takes_the_tightest_that_holds_it() -> None:

@@ -6,10 +6,11 @@ from scheduler.solver.greedy import Load, Seated, Short, place
 from scheduler.solver.problem import Group, Level, Unit
 
 RACK: Level = ("t", "rack")
+POD: Level = ("t", "pod")
 
 
 class Toy:
-    """Shape n asks for n GPUs; nodes of one first letter are a rack."""
+    """Shape n asks for n GPUs; nodes of one first letter are a rack; none is in a pod."""
 
     def __init__(self, **free: int) -> None:
         self.free = free
@@ -28,6 +29,8 @@ class Toy:
         return (shape,)
 
     def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+        if level == POD:
+            return []
         assert level == RACK
         racks = sorted({name[0] for name in nodes})
         return [(rack, tuple(name for name in nodes if name[0] == rack)) for rack in racks]
@@ -58,7 +61,40 @@ def test_the_hardest_go_first() -> None:
 
 
 def test_what_does_not_fit_whole_takes_nothing_and_says_how_far_it_got() -> None:
-    assert seats(group(2, 2, 2), Toy(a=3, b=2)) == Short(placeable=2, shape=2, domain="", certain=True)
+    assert seats(group(2, 2, 2), Toy(a=3, b=2)) == Short(placeable=2, shape=2, nodes=("a", "b"), certain=True)
+
+
+def test_all_pods_that_find_room_at_once_are_counted_not_only_those_before_the_first_that_does_not() -> None:
+    short = seats(group(8, 1, 1, 1), Toy(a=2, b=1))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.shape) == (3, 8)
+
+
+def test_pods_of_later_sub_groups_are_counted_as_well() -> None:
+    children = (group(8, name="x"), group(1, 1, name="y"))
+    short = seats(Group(name="", minimum=2, children=children), Toy(a=2, b=1))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.shape) == (2, 8)
+
+
+def test_why_not_is_told_of_the_domain_that_came_closest_and_of_its_nodes_alone() -> None:
+    short = seats(group(2, 2, 2, steps=(RACK,), required=RACK), Toy(a0=2, a1=1, b0=2, b1=2, c0=1))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.domain, short.nodes) == (2, "b", ("b0", "b1"))
+
+
+def test_a_domain_that_is_only_preferred_is_not_the_reason() -> None:
+    short = seats(group(2, 2, 2, steps=(RACK,)), Toy(a0=2, a1=2, b0=1))
+    assert isinstance(short, Short)
+    assert (short.domain, short.nodes) == ("", ("a0", "a1", "b0"))
+
+
+def test_where_no_node_is_in_a_domain_of_the_required_level_that_is_the_reason() -> None:
+    """The sub-group would have to be in a pod, and no node of the racks is in one."""
+    children = (group(3, name="x", steps=(POD,), required=POD), group(2, name="y"))
+    short = seats(Group(name="", minimum=2, children=children, steps=(RACK,), required=RACK), Toy(a0=8, b0=9))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.shape, short.domain, short.outside) == (1, 3, "a", POD)
 
 
 def test_pods_of_two_kinds_leave_the_answer_open() -> None:
