@@ -64,7 +64,7 @@ def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
 
     Never raises on bad content: an object that cannot be decoded becomes a Change with a `problem`."""
     raw = without_managed_fields(raw)
-    if _CUT in raw:
+    if is_cut(raw):
         return _too_deep(kind, raw, type_)
     decoder = _decoders.get(kind.type)
     if decoder is None:
@@ -104,6 +104,11 @@ def shallow(raw: bytes) -> bytes:
             depth -= 1
     kept.append(raw[start:])
     return b"".join(kept)
+
+
+def is_cut(raw: bytes) -> bool:
+    """Whether `shallow` took something out: such a document must never be written back."""
+    return _CUT in raw
 
 
 def _too_deep(kind: Kind, raw: bytes, type_: ChangeType) -> Change | None:

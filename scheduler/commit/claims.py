@@ -1,11 +1,13 @@
 """One claim at the API server: secured for its pods, made, waited for, released. Every step may be repeated.
 
-A claim is written from its raw document, so that fields newer than us survive, and guarded by its resourceVersion. The
-allocation and the reservation go in one request: an allocation without a reservation would never be released.
+A claim is written from the document as it came, so that what is not ours stays as it is to the byte, and guarded by its
+resourceVersion. The allocation and the reservation go in one request: an allocation without a reservation would never
+be released.
 Source: KEP 4381 (structured parameters), KEP 5004 (extended resources), KEP 5007 (binding conditions).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -23,18 +25,25 @@ from scheduler.api.dra import (
 from scheduler.commit.attempts import Patience, WriteRefused, persist
 from scheduler.commit.documents import (
     Document,
+    NoClaim,
+    allocation_document,
+    allocation_of,
     binding_conditions,
     controller_uid,
     devices_of,
+    finalizers_of,
     is_made,
     key_of,
     made_claim,
     named,
+    opened,
     placeholder,
     reservation,
+    reservations_of,
     wanted_devices,
     with_finalizer,
     with_status,
+    without_finalizer,
 )
 from scheduler.commit.known import Known
 from scheduler.commit.slots import Slots
@@ -63,7 +72,7 @@ class Claims:
         self._now = now
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._before: dict[tuple[str, str], tuple[ClaimWrite, bytes]] = {}
+        self._before: dict[tuple[str, str], tuple[ClaimWrite, Document]] = {}
         """Claims whose devices are given but not written yet: by key and uid, for which write, and the document as it
         was before."""
         self._made: dict[str, tuple[str, str]] = {}
@@ -71,12 +80,11 @@ class Claims:
 
     def intend(self, write: ClaimWrite) -> None:
         """The devices are given from now on, as far as decisions are concerned, although nothing is written yet."""
-        raw = self._state.raw(kinds.RESOURCE_CLAIM, write.claim)
-        if not write.first or raw is None:
+        claim = self._document(write.claim)
+        if not write.first or claim is None:
             return
-        self._before[write.claim, write.uid] = write, raw
-        claim: Document = msgspec.json.decode(raw)
-        reserved = [*((claim.get("status") or {}).get("reservedFor") or ()), *map(reservation, write.consumers)]
+        self._before[write.claim, write.uid] = write, claim
+        reserved = [*reservations_of(claim), *map(reservation, write.consumers)]
         intended = with_status(claim, allocation=self._allocation(write.allocation), reservedFor=reserved)
         self._state.assume_claim(intended, in_flight=True, now_ms=self._now_ms())
 
@@ -113,7 +121,7 @@ class Claims:
             if attempt:
                 claim = await self._read(write.claim)
             elif before := self._before.get((write.claim, write.uid)):
-                claim = msgspec.json.decode(before[1])
+                claim = before[1]
             else:
                 claim = await self._known(write.claim)
             return await self._secure(claim, write)
@@ -127,6 +135,7 @@ class Claims:
         The finalizer is there from the first request on. A claim left by an earlier try is used if it holds the same
         devices or none, otherwise released and deleted."""
         namespace, _, pod = making.consumer.pod.partition("/")
+        what = f"ResourceClaim for the extended resources of Pod {making.consumer.pod}"
         left = self._left_over(making)
         if left is not None and devices_of(left) not in (frozenset(), wanted_devices(making.allocation)):
             await self.release(key_of(left), left["metadata"]["uid"], {making.consumer.uid})
@@ -136,17 +145,15 @@ class Claims:
             claim = await self._made_earlier(making) if attempt else left
             if claim is None:
                 async with self._slots.commit():
-                    claim = await self._client.create(
-                        kinds.RESOURCE_CLAIM, namespace, made_claim(making, namespace, pod)
+                    claim = _opened(
+                        what,
+                        await self._client.create_raw(
+                            kinds.RESOURCE_CLAIM, namespace, made_claim(making, namespace, pod)
+                        ),
                     )
             return claim
 
-        created = await persist(
-            f"ResourceClaim for the extended resources of Pod {making.consumer.pod}",
-            self._patience,
-            self._may_write,
-            step,
-        )
+        created = await persist(what, self._patience, self._may_write, step)
         write = ClaimWrite(
             claim=key_of(created),
             uid=created["metadata"]["uid"],
@@ -154,7 +161,7 @@ class Claims:
             consumers=(making.consumer,),
             first=True,
         )
-        self._before[write.claim, write.uid] = write, msgspec.json.encode(created)
+        self._before[write.claim, write.uid] = write, created
         self._made[making.consumer.uid] = (write.claim, write.uid)
         secured = await self.secure(write)
         await self._name_in_status(making, secured["metadata"]["name"])
@@ -226,8 +233,8 @@ class Claims:
     async def _secure(self, claim: Document, write: ClaimWrite) -> Document:
         _refuse_unusable(claim, write)
         status: Document = claim.get("status") or {}
-        reserved: list[Document] = list(status.get("reservedFor") or ())
-        there = {entry["uid"] for entry in reserved}
+        reserved = reservations_of(claim)
+        there = {entry.get("uid") for entry in reserved}
         missing = [consumer for consumer in write.consumers if consumer.uid not in there]
         if status.get("allocation") and not missing:
             # Perhaps by a write of ours whose answer was lost: then the watch need not have told it yet.
@@ -237,7 +244,7 @@ class Claims:
         if len(reserved) + len(missing) > MOST_CONSUMERS:
             raise WriteRefused(named(write.claim), f"is reserved for {len(reserved)} pods, {MOST_CONSUMERS} at most")
         allocation = status.get("allocation") or self._allocation(write.allocation)
-        if CLAIM_FINALIZER not in claim["metadata"].get("finalizers", ()):
+        if CLAIM_FINALIZER not in finalizers_of(claim):
             claim = await self._put(with_finalizer(claim))
         reserved += [reservation(consumer) for consumer in missing]
         known = self._knows(write.claim, write.uid)
@@ -250,9 +257,8 @@ class Claims:
         return stored
 
     async def _release(self, claim: Document, pods: frozenset[str]) -> None:
-        status: Document = claim.get("status") or {}
-        reserved = list(status.get("reservedFor") or ())
-        kept = [entry for entry in reserved if entry["uid"] not in pods]
+        reserved = reservations_of(claim)
+        kept = [entry for entry in reserved if entry.get("uid") not in pods]
         if len(kept) < len(reserved):
             changes: Document = (
                 {"reservedFor": kept} if kept else {"reservedFor": None, "allocation": None, "devices": None}
@@ -266,9 +272,8 @@ class Claims:
 
     async def _delete_made(self, claim: Document) -> None:
         """Ours from the first to the last: without our finalizer nothing else holds it."""
-        finalizers = [name for name in claim["metadata"].get("finalizers", ()) if name != CLAIM_FINALIZER]
-        if len(finalizers) < len(claim["metadata"].get("finalizers", ())):
-            claim = await self._put({**claim, "metadata": {**claim["metadata"], "finalizers": finalizers}})
+        if CLAIM_FINALIZER in finalizers_of(claim):
+            claim = await self._put(without_finalizer(claim))
         try:
             async with self._slots.commit():
                 await self._client.delete(
@@ -323,18 +328,27 @@ class Claims:
 
     async def _made_earlier(self, making: ClaimMaking) -> Document | None:
         """The same, asked of the server: the answer to an earlier try may be lost."""
-        claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, making.consumer.pod.partition("/")[0])
-        return next(
-            (claim for claim in claims if is_made(claim) and controller_uid(claim) == making.consumer.uid), None
-        )
+        claims, _ = await self._client.list_raw(kinds.RESOURCE_CLAIM, making.consumer.pod.partition("/")[0])
+        for raw in claims:
+            with contextlib.suppress(NoClaim):
+                claim = opened(raw)
+                if is_made(claim) and controller_uid(claim) == making.consumer.uid:
+                    return claim
+        return None
 
     async def _known(self, key: str) -> Document:
         document = self._document(key)
         return document if document is not None else await self._read(key)
 
     def _document(self, key: str) -> Document | None:
+        """The claim as last seen; None also for one that cannot be written back: the server is asked for it then."""
         raw = self._state.raw(kinds.RESOURCE_CLAIM, key)
-        return None if raw is None else msgspec.json.decode(raw)
+        if raw is None:
+            return None
+        try:
+            return opened(raw)
+        except NoClaim:
+            return None
 
     async def _read(self, key: str) -> Document:
         claim = await self._read_if_there(key)
@@ -346,7 +360,7 @@ class Claims:
         namespace, _, name = key.partition("/")
         try:
             async with self._slots.commit():
-                return await self._client.get(kinds.RESOURCE_CLAIM, namespace, name)
+                return _opened(named(key), await self._client.get_raw(kinds.RESOURCE_CLAIM, namespace, name))
         except ApiError as error:
             if error.not_found:
                 return None
@@ -355,21 +369,21 @@ class Claims:
     async def _put(self, claim: Document, subresource: str | None = None) -> Document:
         metadata = claim["metadata"]
         async with self._slots.commit():
-            return await self._client.replace(
+            stored = await self._client.replace_raw(
                 kinds.RESOURCE_CLAIM, metadata["namespace"], metadata["name"], claim, subresource=subresource
             )
+        return _opened(named(key_of(claim)), stored)
 
-    def _allocation(self, allocation: AllocationResult) -> Document:
-        document: Document = msgspec.json.decode(msgspec.json.encode(allocation))
-        document["allocationTimestamp"] = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        return document
+    def _allocation(self, allocation: AllocationResult) -> msgspec.Raw:
+        return allocation_document(allocation, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     def _now_ms(self) -> int:
         return int(self._now().timestamp() * 1000)
 
     def _age(self, claim: Document) -> float:
         """Seconds since the claim was allocated; 0 if nobody wrote down when."""
-        text = claim["status"]["allocation"].get("allocationTimestamp")
+        allocation = allocation_of(claim)
+        text = allocation.allocation_timestamp if allocation is not None else None
         return (self._now() - datetime.fromisoformat(text)).total_seconds() if text else 0.0
 
 
@@ -379,10 +393,17 @@ def _refuse_unusable(claim: Document, write: ClaimWrite) -> None:
         raise WriteRefused(named(write.claim), "was replaced by another of its name")
     if metadata.get("deletionTimestamp"):
         raise WriteRefused(named(write.claim), "is being deleted")
-    held = (claim.get("status") or {}).get("allocation")
-    if held is None:
+    if allocation_of(claim) is None:
         if not write.first:
             raise WriteRefused(named(write.claim), "lost the allocation that its pods were to share")
         return
     if devices_of(claim) != wanted_devices(write.allocation):
         raise WriteRefused(named(write.claim), "was allocated elsewhere meanwhile")
+
+
+def _opened(what: str, raw: bytes) -> Document:
+    """The claim that the server answered with. Raises WriteRefused: it may be stored, and we cannot write it again."""
+    try:
+        return opened(raw)
+    except NoClaim as problem:
+        raise WriteRefused(what, str(problem), unanswered=True) from problem

@@ -11,7 +11,6 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 
 from scheduler.api import changes, core, dra, kinds
@@ -125,12 +124,12 @@ class Committer:
             namespace, _, plain = key.partition("/")
             try:
                 async with self._slots.report():
-                    document = await self._client.get(kind, namespace, plain)
+                    document = await self._client.get_raw(kind, namespace, plain)
             except ApiError as error:
                 if error.not_found:
                     self._state.apply(changes.deleted(kind, key))
                 continue
-            change = changes.read(kind, msgspec.json.encode(document), "MODIFIED")
+            change = changes.read(kind, document, "MODIFIED")
             if change is not None and name not in self._under_way:
                 log.warning("a write was not seen coming back", object=name)
                 (self._state.forget_pod if kind is kinds.POD else self._state.forget_claim)(key)

@@ -104,6 +104,10 @@ class Client:
         """One object. Raises ApiError (`not_found` if it is not there)."""
         return await self._read(_document, "GET", kind.url(namespace, name))
 
+    async def get_raw(self, kind: Kind, namespace: str | None, name: str) -> bytes:
+        """The same as the server sent it, for those who write it back. May be no JSON, if a proxy answered."""
+        return await self._ask("GET", kind.url(namespace, name))
+
     async def list(
         self,
         kind: Kind,
@@ -149,11 +153,21 @@ class Client:
         """Make an object. Raises ApiError (`already_exists`)."""
         return await self._read(_document, "POST", kind.url(namespace), body=body)
 
+    async def create_raw(self, kind: Kind, namespace: str | None, body: Document) -> bytes:
+        """The same; returns the object as the server sent it."""
+        return await self._ask("POST", kind.url(namespace), body=body)
+
     async def replace(
         self, kind: Kind, namespace: str | None, name: str, body: Document, subresource: str | None = None
     ) -> Document:
         """PUT the whole object or its sub-resource. Raises ApiError (`conflict` if it changed since it was read)."""
         return await self._read(_document, "PUT", kind.url(namespace, name, subresource), body=body)
+
+    async def replace_raw(
+        self, kind: Kind, namespace: str | None, name: str, body: Document, subresource: str | None = None
+    ) -> bytes:
+        """The same; returns the object as the server sent it. Parts of `body` that are msgspec.Raw go out untouched."""
+        return await self._ask("PUT", kind.url(namespace, name, subresource), body=body)
 
     async def patch(
         self,
