@@ -1,28 +1,64 @@
 #!/usr/bin/env bash
-# Prints the kubectl (1.32 or newer) that the tests drive: the machine's own, else one built from source with Go, once, and
-# kept outside the tree under $XDG_CACHE_HOME/tutti. Without Go it prints nothing, and the tests that need kubectl say so.
+# Kubernetes programs for the tests, built from source with Go, once, and kept outside the tree under $XDG_CACHE_HOME/tutti:
+#
+#   tests/tools.sh [kubectl]      prints a kubectl of 1.32 or newer: the machine's own, else one that is built
+#   tests/tools.sh control-plane  prints a folder with etcd, kube-apiserver, kube-controller-manager and kube-scheduler:
+#                                 $KUBEBUILDER_ASSETS where that is set, else one that is built
+#   tests/tools.sh kubelet        the same with a kubelet in it
+#
+# Without Go it prints nothing, and says on stderr what is skipped.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 version=$(sed -n 's/^\tk8s.io\/kubernetes v\([0-9.]*\).*/\1/p' "$root/tests/real/go.mod" | head -n 1)
-built=${XDG_CACHE_HOME:-$HOME/.cache}/tutti/bin/kubectl-$version
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/tutti/kubernetes-$version
+control_plane=(kube-apiserver kube-controller-manager kube-scheduler etcd)
 
-if command -v kubectl >/dev/null 2>&1; then
-    minor=$(kubectl version --client 2>/dev/null | sed -n 's/^Client Version: v1\.\([0-9]*\).*/\1/p')
-    if [ "${minor:-0}" -ge 32 ]; then
-        command -v kubectl
-        exit
+# build SKIPPED PROGRAM...: those that are not there yet; false without Go.
+build() {
+    local skipped=$1 name package
+    shift
+    mkdir -p "$folder"
+    exec 9>"$folder/lock"
+    flock 9 # another run may be building the same
+    for name in "$@"; do
+        [ ! -x "$folder/$name" ] || continue
+        if ! command -v go >/dev/null 2>&1; then
+            echo "no $name, and no Go to build one: $skipped" >&2
+            return 1
+        fi
+        echo "building $name (Kubernetes $version) ..." >&2
+        package=k8s.io/kubernetes/cmd/$name
+        [ "$name" != etcd ] || package=go.etcd.io/etcd/server/v3
+        local stamp=k8s.io/component-base/version
+        local flags="-X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
+        (cd "$root/tests/real" && nice -n 19 go build -trimpath -ldflags "$flags" -o "$folder/$name.partial" "$package" >&2) || exit 1
+        mv "$folder/$name.partial" "$folder/$name"
+    done
+}
+
+case ${1:-kubectl} in
+kubectl)
+    if command -v kubectl >/dev/null 2>&1; then
+        minor=$(kubectl version --client 2>/dev/null | sed -n 's/^Client Version: v1\.\([0-9]*\).*/\1/p')
+        if [ "${minor:-0}" -ge 32 ]; then
+            command -v kubectl
+            exit
+        fi
     fi
-fi
-if [ ! -x "$built" ]; then
-    if ! command -v go >/dev/null 2>&1; then
-        echo "no kubectl of 1.32 or newer, and no Go to build one: the tests that drive kubectl are skipped" >&2
-        exit
+    ! build "the tests that drive kubectl are skipped" kubectl || echo "$folder/kubectl"
+    ;;
+control-plane)
+    if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+        echo "$KUBEBUILDER_ASSETS"
+    elif build "the tests on a real control plane are skipped" "${control_plane[@]}"; then
+        echo "$folder"
     fi
-    echo "building kubectl $version ..." >&2
-    mkdir -p "$(dirname "$built")"
-    stamp=k8s.io/component-base/version
-    flags="-X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
-    (cd "$root/tests/real" && go build -trimpath -ldflags "$flags" -o "$built.partial" k8s.io/kubernetes/cmd/kubectl)
-    mv "$built.partial" "$built"
-fi
-echo "$built"
+    ;;
+kubelet)
+    ! build "the tests with a real kubelet are skipped" "${control_plane[@]}" kubelet || echo "$folder"
+    ;;
+*)
+    echo "tests/tools.sh: no such thing as $1; kubectl, control-plane or kubelet" >&2
+    exit 2
+    ;;
+esac
