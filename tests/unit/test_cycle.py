@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from scheduler import cycle as cycles
@@ -49,6 +50,9 @@ class Server:
         if name not in self.pods:
             raise ApiError(request="GET", status=503, reason="R", message="no answer in this test")
         return self.pods[name]
+
+    async def get_raw(self, kind: Kind, namespace: str, name: str) -> bytes:
+        return msgspec.json.encode(await self.get(kind, namespace, name))
 
 
 class World:
