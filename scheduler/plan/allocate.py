@@ -10,13 +10,14 @@ from dataclasses import replace
 from queues.ordering import Picker, Waiting
 from queues.resources import Resources, total
 from scheduler.api.dra import MOST_CONSUMERS
-from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, Reason
+from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Gang
 from scheduler.plan import joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
+from scheduler.plan.never import never
 from scheduler.plan.realise import one_by_one, realise
-from scheduler.plan.shapes import Bundle, claims_of
+from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Seated, Short
@@ -154,13 +155,9 @@ def _greedily(desk: Desk, group: Group) -> Seated | Short:
 
 def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     """Why a piece found no room: it cannot be decided, it could never run here, or there is too little free now."""
-    for bundle in piece.chosen():
-        refused = desk.rooms.refusal(bundle, anywhere=False)
-        if refused is not None:
-            return refused
-        never = _never(desk, bundle)
-        if never is not None:
-            return never
+    refused = never(desk, piece)
+    if refused is not None:
+        return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
     return GangDoesNotFit(
         gang=gang.key,
@@ -170,13 +167,3 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,
     )
-
-
-def _never(desk: Desk, bundle: Bundle) -> Reason | None:
-    """Why the bundle could run on no node even if all were empty; an error in a selector goes first, being mendable.
-    None if it could, and if the search for its devices ended early on some node: nothing is known then."""
-    bare = desk.bare_rooms()
-    if bare.best(bundle.shape) is not None or not bare.searched(bundle.shape):
-        return None
-    causes = bare.causes(bundle.shape, bare.nodes)
-    return bare.refusal(bundle, anywhere=True) or NoNodeFits(pod=bundle.pods[0].key, causes=causes)

@@ -136,6 +136,24 @@ def test_a_pod_that_no_node_could_ever_take_says_so() -> None:
     )
 
 
+def test_a_pod_that_no_node_could_ever_take_refuses_only_a_gang_that_cannot_do_without_it() -> None:
+    busy = cluster(nodes=1, gpus=2) + gang("runs", pods=1, gpus=2, on=["node-0"])
+    pods = [pod("g-0", gpus=16), pod("g-1", gpus=1)]
+    assert verdict(decide(busy + gang_of("g", pods, minimum=1)), "g") is Verdict.PENDING
+    assert verdict(decide(busy + gang_of("g", pods, minimum=2)), "g") is Verdict.REFUSED
+
+
+def test_of_sub_groups_that_could_never_start_only_those_that_are_needed_refuse_their_gang() -> None:
+    busy = cluster(nodes=1, gpus=2) + gang("runs", pods=1, gpus=2, on=["node-0"])
+    pods = [pod("a-0", gpus=16, sub_group="a"), pod("b-0", gpus=1, sub_group="b"), pod("c-0", gpus=9, sub_group="c")]
+    groups = tuple(sub_group(name, 1) for name in "abc")
+    one = decide(busy + gang_of("g", pods, sub_groups=groups, min_sub_group=1))
+    assert verdict(one, "g") is Verdict.PENDING
+    reason = decide(busy + gang_of("g", pods, sub_groups=groups, min_sub_group=2)).why("g")
+    assert isinstance(reason, NoNodeFits)
+    assert reason.pod == "default/a-0"
+
+
 def test_of_optional_sub_groups_as_many_start_as_are_needed_and_more_if_they_fit() -> None:
     """minSubGroup 2 of 3, each of 2 pods with 2 GPUs; room for two of them. Source: KAI docs, sub-groups."""
     pods = [pod(f"w{group}-{i}", gpus=2, sub_group=f"g{group}") for group in range(3) for i in range(2)]

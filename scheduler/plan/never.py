@@ -1,0 +1,47 @@
+"""What could never start here: told at once, instead of waiting for room that no ending of other work would make."""
+
+from scheduler.model.reasons import NoNodeFits, Reason
+from scheduler.plan.desk import Desk
+from scheduler.plan.shapes import Bundle
+from scheduler.plan.wants import Wanted
+from scheduler.solver.problem import Group
+
+
+def never(desk: Desk, piece: Wanted) -> Reason | None:
+    """Why the piece could not start even if all nodes were empty, or why that cannot be decided. None if it could, with
+    whichever of its pods."""
+    return _group(desk, piece, piece.group, {})
+
+
+def _group(desk: Desk, piece: Wanted, group: Group, known: dict[int, Reason | None]) -> Reason | None:
+    """What keeps the group below its minimum. `known`: by shape, what was found already."""
+    able = 0
+    first: Reason | None = None
+    for child in group.children:
+        reason = _group(desk, piece, child, known)
+        able += 1 if reason is None else 0
+        first = first or reason
+        if able >= group.minimum:
+            return None
+    for unit in group.units:
+        if unit.shape not in known:
+            known[unit.shape] = _bundle(desk, piece.bundles[group.name, unit.shape][0])
+        reason = known[unit.shape]
+        able += unit.pods if reason is None else 0
+        first = first or reason
+        if able >= group.minimum:
+            return None
+    return first
+
+
+def _bundle(desk: Desk, bundle: Bundle) -> Reason | None:
+    """Why the bundle could run on no node even if all were empty; an error in a selector goes first, being mendable.
+    None if it could, and if the search for its devices ended early on some node: nothing is known then."""
+    refused = desk.rooms.refusal(bundle, anywhere=False)
+    if refused is not None:
+        return refused
+    bare = desk.bare_rooms()
+    if bare.best(bundle.shape) is not None or not bare.searched(bundle.shape):
+        return None
+    causes = bare.causes(bundle.shape, bare.nodes)
+    return bare.refusal(bundle, anywhere=True) or NoNodeFits(pod=bundle.pods[0].key, causes=causes)
