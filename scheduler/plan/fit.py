@@ -1,7 +1,8 @@
 """May this pod run on this node: FITS, one function per rule.
 
-A rule answers None, or the cause in words that complete "the node ...". Devices are not looked at here: the allocator
-answers for them. Source: the filters of kube-scheduler and what a kubelet checks again at admission.
+A rule answers None, or the cause in words that complete "the node ..." and hold for every pod that asks the same: they
+name nothing that belongs to one of them. Devices are not looked at here: the allocator answers for them.
+Source: the filters of kube-scheduler and what a kubelet checks again at admission.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -70,11 +71,11 @@ def node_affinity(need: Need, seat: Seat) -> str | None:
 
 
 def held_claims(need: Need, seat: Seat) -> str | None:
-    """Devices that a claim holds already are usable only where its allocation says."""
-    for claim, allocation in need.held.items():
-        if not usable_on(allocation, seat.node):
-            return f"cannot use the devices that ResourceClaim {claim} holds"
-    return None
+    """Devices that a claim holds already are usable only where its allocation says. The claim is not named: the answer
+    is kept for all pods alike, and they may be those of others, in other namespaces."""
+    if all(usable_on(allocation, seat.node) for allocation in need.held.values()):
+        return None
+    return "cannot use the devices that a ResourceClaim of the pod holds already"
 
 
 def resources(need: Need, seat: Seat) -> str | None:

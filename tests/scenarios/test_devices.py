@@ -114,16 +114,28 @@ def test_a_notebook_that_comes_back_gets_the_devices_that_its_claim_kept() -> No
     assert given(again) == {"book-0": []}
 
 
-def test_when_the_node_of_a_kept_claim_is_full_the_pod_waits_and_says_which_claim_holds_it() -> None:
+def test_when_the_node_of_a_kept_claim_is_full_the_pod_waits_and_says_that_a_claim_ties_it_to_that_node() -> None:
     made = cluster(nodes=2, gpus=2, dra=True, cpu=2) + claim("notebook", ask(1))
     made += gang("book", shared={"gpu": "notebook"}, cpu=2)
     kept = replace(carried_out(made, decide(made)), gangs=made.gangs, pods=())
     reason = decide(kept + running("other", on="node-0")).why("book")
     assert isinstance(reason, GangDoesNotFit)
     assert [str(cause) for cause in reason.causes] == [
-        "1 node cannot use the devices that ResourceClaim default/notebook holds",
+        "1 node cannot use the devices that a ResourceClaim of the pod holds already",
         "1 node has too little free cpu",
     ]
+
+
+def test_nobody_is_told_the_names_of_claims_in_other_namespaces() -> None:
+    """Two tenants ask for the same, so that the causes are looked up once for both."""
+    made = cluster(nodes=2, gpus=2, dra=True, cpu=2)
+    for tenant in ("red", "blue"):
+        made += claim(f"{tenant}/own", ask(1)) + gang(f"{tenant}/book", cpu=1, shared={"gpu": f"{tenant}/own"})
+    kept = replace(carried_out(made, decide(made)), gangs=made.gangs, pods=())
+    decided = decide(kept + running("x", on="node-0", cpu=2) + running("y", on="node-1", cpu=2))
+    told = {decision.gang: str(decision.reason) for decision in decided.gangs}
+    assert "holds already" in told["red/book"] and "holds already" in told["blue/book"]
+    assert "blue/own" not in told["red/book"] and "red/own" not in told["blue/book"]
 
 
 def test_no_more_than_256_pods_are_reserved_for_one_claim() -> None:

@@ -87,7 +87,7 @@ def test_devices_that_a_claim_holds_tie_its_pod_to_their_node() -> None:
     held = Need(
         pod=pod("p"), requests=Resources(), held={"default/c": AllocationResult(node_selector=only_on("elsewhere"))}
     )
-    assert fit.held_claims(held, seat()) == "cannot use the devices that ResourceClaim default/c holds"
+    assert fit.held_claims(held, seat()) == "cannot use the devices that a ResourceClaim of the pod holds already"
     anywhere = Need(pod=pod("p"), requests=Resources(), held={"default/c": AllocationResult()})
     assert fit.held_claims(anywhere, seat()) is None
 
