@@ -6,11 +6,29 @@ Source: the labels and names these controllers give (Kubernetes, JobSet and Lead
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+import msgspec
 
 from scheduler.api.dra import POD_CLAIM_NAME_ANNOTATION
+from scheduler.model.reasons import Unreadable
+from scheduler.state.cast import (
+    CLAIM,
+    DEPLOYMENT,
+    JOB,
+    JOB_SET,
+    LEADER_WORKER_SET,
+    POD,
+    REPLICA_SET,
+    STATEFUL_SET,
+    TEMPLATE,
+    Cast,
+    Document,
+    Identity,
+    Present,
+)
+from scheduler.state.fields import Bad, Fields
 from scheduler.state.grouping import (
     JOB_INDEX_LABEL,
     JOB_SET_LABEL,
@@ -21,329 +39,303 @@ from scheduler.state.grouping import (
     REPLICATED_JOB_LABEL,
 )
 
-Document = dict[str, Any]
-Name = tuple[str, str]
-"""apiVersion and kind."""
-Identity = tuple[str, str, str]
-"""apiVersion, kind and key of an object."""
-
-JOB = ("batch/v1", "Job")
-REPLICA_SET = ("apps/v1", "ReplicaSet")
-DEPLOYMENT = ("apps/v1", "Deployment")
-STATEFUL_SET = ("apps/v1", "StatefulSet")
-JOB_SET = ("jobset.x-k8s.io/v1alpha2", "JobSet")
-LEADER_WORKER_SET = ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
-POD = ("v1", "Pod")
-CLAIM = ("resource.k8s.io/v1", "ResourceClaim")
-TEMPLATE = ("resource.k8s.io/v1", "ResourceClaimTemplate")
-
 # Read only to make pods of them.
 CONTROLLERS = (REPLICA_SET, DEPLOYMENT, STATEFUL_SET)
 
-_MOST_PODS = 20_000
-
-
-@dataclass(slots=True)
-class Cast:
-    """All objects of a plan's input by what they are, and where each was written."""
-
-    _documents: dict[Name, dict[str, Document]] = field(default_factory=dict)
-    _where: dict[Identity, str] = field(default_factory=dict)
-    _lasting: set[Identity] = field(default_factory=set)
-
-    def seen(self, identity: Identity, document: Document) -> None:
-        """An object of the cluster that one of the manifests is about to be laid over."""
-        self._put(identity, document)
-        self._where[identity] = "the cluster"
-        self._lasting.add(identity)
-
-    def add(self, identity: Identity, document: Document, where: str, *, lasting: bool) -> bool:
-        """An object as written. `lasting`: it comes from a cluster, and one written by hand is laid over it.
-
-        False if another document describes it differently, and neither or both come from a cluster."""
-        known = self.get(identity[:2], identity[2])
-        if known is None or known == document:
-            self._put(identity, document)
-            self._where.setdefault(identity, where)
-            if lasting:
-                self._lasting.add(identity)
-            return True
-        if lasting == (identity in self._lasting):
-            return False
-        below, above = (document, known) if lasting else (known, document)
-        self._put(identity, _applied(below, above))
-        self._lasting.add(identity)
-        return True
-
-    def make(self, what: Name, document: Document, maker: Identity) -> None:
-        """An object that a controller would make; one that is given stays as it is."""
-        metadata = document["metadata"]
-        identity = (*what, f"{metadata['namespace']}/{metadata['name']}")
-        if self.get(what, identity[2]) is None:
-            self._put(identity, document)
-            self._where[identity] = self._where.get(maker, "")
-
-    def replace(self, identity: Identity, document: Document) -> None:
-        self._put(identity, document)
-
-    def of(self, what: Name) -> list[tuple[Identity, Document]]:
-        """All objects of a kind, by key."""
-        return [((*what, key), document) for key, document in sorted(self._documents.get(what, {}).items())]
-
-    def get(self, what: Name, key: str) -> Document | None:
-        return self._documents.get(what, {}).get(key)
-
-    def in_order(self) -> Iterator[tuple[Identity, Document]]:
-        for what in sorted(self._documents):
-            yield from self.of(what)
-
-    def where(self, identity: Identity) -> str:
-        return self._where.get(identity, "")
-
-    def _put(self, identity: Identity, document: Document) -> None:
-        self._documents.setdefault(identity[:2], {})[identity[2]] = document
-
-
-@dataclass(slots=True)
-class Present:
-    """What is there already and need not be made, among the manifests and in the cluster they are laid over."""
-
-    controlled: set[tuple[str, str, str]] = field(default_factory=set)
-    """Namespace, kind and name of controllers of pods and of ReplicaSets."""
-    labelled: set[tuple[str, str, str]] = field(default_factory=set)
-    """Namespace, label and value of pods and Jobs that a JobSet or a LeaderWorkerSet has made."""
-    of_replica_sets: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """Namespace and labels of pods that a ReplicaSet has made."""
-    claims: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    """Namespace, pod and the pod's name for it -> a claim made from a template."""
-
-    def note(self, what: Name, document: Document) -> None:
-        metadata = document["metadata"]
-        namespace = str(metadata.get("namespace", ""))
-        kind, name = _controller(document)
-        labels = _at(metadata, "labels")
-        if what == CLAIM:
-            entry = _at(metadata, "annotations").get(POD_CLAIM_NAME_ANNOTATION)
-            if kind == "Pod" and isinstance(entry, str):
-                self.claims[namespace, name, entry] = str(metadata["name"])
-            return
-        if kind:
-            self.controlled.add((namespace, kind, name))
-        if what == POD and kind == "ReplicaSet":
-            self.of_replica_sets.append((namespace, labels))
-        for label in (JOB_SET_LABEL, LWS_LABEL):
-            if isinstance(labels.get(label), str):
-                self.labelled.add((namespace, label, labels[label]))
+MOST_PODS = 20_000
+"""That are made of all manifests together."""
+_MOST_BYTES = 128 * 1024 * 1024
+# What a made object holds besides what its template says.
+_HEAD_BYTES = 1024
 
 
 def expanded(cast: Cast, present: Present) -> None:
-    """Add the pods and claims that controllers would make. `present`: what the cluster has besides the manifests."""
+    """Add the pods and claims that controllers would make. `present`: what the cluster has besides the manifests.
+
+    Raises Bad for what cannot be read, and for more than is made at once."""
     for what in (POD, CLAIM, JOB, REPLICA_SET):
-        for _, document in cast.of(what):
-            present.note(what, document)
-    for identity, document in cast.of(JOB_SET):
-        _job_set(cast, identity, document, present)
-    for identity, document in cast.of(LEADER_WORKER_SET):
-        _leader_worker_set(cast, identity, document, present)
-    for what, count, extra in _PLAIN:
         for identity, document in cast.of(what):
-            if not _has_pods(identity, document, present):
-                _replicas(cast, identity, document, count(document), extra)
+            present.note(what, cast.fields(identity, document))
+    making = _Making(cast=cast, present=present)
+    for what, pods_of in _CONTROLLERS:
+        for identity, document in cast.of(what):
+            pods_of(making, _Owner(identity=identity, fields=cast.fields(identity, document)))
     for identity, document in cast.of(POD):
-        _claims(cast, identity, document, present)
+        _claims(making, identity, document)
 
 
-def _job_pods(job: Mapping[str, Any]) -> int:
-    """How many pods a Job runs at once, of those it still needs."""
-    spec, status = _at(job, "spec"), _at(job, "status")
-    conditions = status.get("conditions") or ()
-    ended = any(
-        each.get("type") in ("Complete", "Failed") and each.get("status") == "True"
-        for each in conditions
-        if isinstance(each, dict)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owner:
+    """An object that pods are made of."""
+
+    identity: Identity
+    fields: Fields
+
+    @property
+    def spec(self) -> Fields:
+        return self.fields.mapping("spec")
+
+    @property
+    def namespace(self) -> str:
+        return self.identity[2].partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.identity[2].partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Extra:
+    """What a controller writes on a pod besides its template."""
+
+    suffix: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Making:
+    """What is made, and how much more may be: a few letters of a manifest ask for millions of pods."""
+
+    cast: Cast
+    present: Present
+    _pods_left: int = MOST_PODS
+    _bytes_left: int = _MOST_BYTES
+
+    def template(self, holder: Fields, name: str, count: int) -> "_Template":
+        """The template below `holder` that `count` pods are about to be made of."""
+        template = holder.needed(name)
+        self._pods_left -= count
+        if self._pods_left < 0:
+            raise _too_much(template, f"more than {MOST_PODS} pods would be made")
+        self.charge(template, count)
+        metadata = template.mapping("metadata")
+        return _Template(
+            labels=metadata.texts("labels"),
+            annotations=metadata.texts("annotations"),
+            spec=template.needed("spec"),
+        )
+
+    def charge(self, template: Fields, count: int) -> None:
+        """`count` objects are about to be made of this template."""
+        self._bytes_left -= count * (len(msgspec.json.encode(template.values)) + _HEAD_BYTES)
+        if self._bytes_left < 0:
+            raise _too_much(template, f"more than {_MOST_BYTES} bytes of objects would be made")
+
+    def pod(self, owner: _Owner, template: "_Template", extra: _Extra) -> None:
+        name = f"{owner.name}-{extra.suffix}"
+        if self.cast.get(POD, f"{owner.namespace}/{name}") is not None:
+            name = f"{owner.name}-{owner.identity[1].lower()}-{extra.suffix}"
+        of = owner.fields.mapping("metadata")
+        metadata: Document = {
+            "name": name,
+            "namespace": owner.namespace,
+            "uid": derived_uid(*POD, f"{owner.namespace}/{name}"),
+            "labels": {**template.labels, **extra.labels},
+            "annotations": {**template.annotations, **extra.annotations},
+            "ownerReferences": [
+                {
+                    "apiVersion": owner.identity[0],
+                    "kind": owner.identity[1],
+                    "name": owner.name,
+                    "uid": of.text("uid"),
+                    "controller": True,
+                }
+            ],
+        }
+        created = of.text("creationTimestamp")
+        if created:
+            metadata["creationTimestamp"] = created
+        document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.spec.values}
+        self.cast.make(POD, document, owner.identity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Template:
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    spec: Fields
+
+
+def _too_much(template: Fields, problem: str) -> Bad:
+    where = template.path.rpartition(".")[0]
+    return Bad(
+        Unreadable(
+            object=template.object,
+            field=where or template.path,
+            problem=f"{problem} of these manifests",
+            remedy="Plan for fewer replicas at once.",
+        )
     )
-    if spec.get("suspend") or ended:
-        return 0
-    parallelism = _count(spec.get("parallelism"))
-    completions = spec.get("completions")
-    if isinstance(completions, int):
-        parallelism = min(parallelism, max(completions - _count(status.get("succeeded"), 0), 0))
-    return parallelism
 
 
-def _job_extra(job: Document, index: int) -> Document:
-    name = job["metadata"]["name"]
-    labels = {"job-name": name, "batch.kubernetes.io/job-name": name}
-    if _at(job, "spec").get("completionMode") != "Indexed":
-        return {"labels": labels}
-    place = {"batch.kubernetes.io/job-completion-index": str(index)}
-    return {"labels": labels | place, "annotations": place}
+def _job(making: _Making, owner: _Owner) -> None:
+    if not _has_pods(making.present, owner):
+        labels = {"job-name": owner.name, "batch.kubernetes.io/job-name": owner.name}
+        indexed = owner.spec.text("completionMode") == "Indexed"
+
+        def extra(index: int) -> _Extra:
+            place = {"batch.kubernetes.io/job-completion-index": str(index)} if indexed else {}
+            return _Extra(suffix=str(index), labels=labels | place, annotations=place)
+
+        _replicas(making, owner, _job_pods(owner.fields), extra)
 
 
-def _stateful_extra(owner: Document, index: int) -> Document:
-    name = f"{owner['metadata']['name']}-{index}"
-    return {"labels": {"statefulset.kubernetes.io/pod-name": name, "apps.kubernetes.io/pod-index": str(index)}}
+def _stateful_set(making: _Making, owner: _Owner) -> None:
+    def extra(index: int) -> _Extra:
+        labels = {
+            "statefulset.kubernetes.io/pod-name": f"{owner.name}-{index}",
+            "apps.kubernetes.io/pod-index": str(index),
+        }
+        return _Extra(suffix=str(index), labels=labels)
+
+    if not _has_pods(making.present, owner):
+        _replicas(making, owner, _count(owner.spec, "replicas"), extra)
 
 
-_PLAIN: tuple[tuple[tuple[str, str], Callable[[Document], int], Callable[[Document, int], Document]], ...] = (
-    (JOB, _job_pods, _job_extra),
-    (DEPLOYMENT, lambda owner: _count(_at(owner, "spec").get("replicas")), lambda _, __: {}),
-    (REPLICA_SET, lambda owner: _count(_at(owner, "spec").get("replicas")), lambda _, __: {}),
-    (STATEFUL_SET, lambda owner: _count(_at(owner, "spec").get("replicas")), _stateful_extra),
-)
+def _stateless(making: _Making, owner: _Owner) -> None:
+    if not _has_pods(making.present, owner):
+        _replicas(making, owner, _count(owner.spec, "replicas"), lambda index: _Extra(suffix=str(index)))
 
 
-def _has_pods(identity: Identity, owner: Document, present: Present) -> bool:
+def _replicas(making: _Making, owner: _Owner, count: int, extra: Callable[[int], _Extra]) -> None:
+    if count:
+        template = making.template(owner.spec, "template", count)
+        for index in range(count):
+            making.pod(owner, template, extra(index))
+
+
+def _has_pods(present: Present, owner: _Owner) -> bool:
     """Whether pods of it (or, for a Deployment, a ReplicaSet or pods that its selector matches) are there."""
-    _, kind, key = identity
-    namespace, _, name = key.partition("/")
-    if (namespace, kind, name) in present.controlled:
+    kind = owner.identity[1]
+    if (owner.namespace, kind, owner.name) in present.controlled:
         return True
     if kind == "Deployment":
-        wanted = _at(_at(owner, "spec"), "selector").get("matchLabels") or {}
-        return bool(wanted) and any(
-            where == namespace and wanted.items() <= labels.items() for where, labels in present.of_replica_sets
-        )
+        return present.of_selector(owner.namespace, owner.spec.mapping("selector").texts("matchLabels"))
     # It has run already: what is missing is for its controller in the cluster to make.
-    return kind == "Job" and bool(_at(owner, "status").get("active"))
+    return kind == "Job" and bool(owner.fields.mapping("status").whole("active"))
 
 
-def _replicas(
-    cast: Cast, identity: Identity, owner: Document, count: int, extra: Callable[[Document, int], Document]
-) -> None:
-    template = _at(_at(owner, "spec"), "template")
-    for index in range(min(count, _MOST_PODS)):
-        _pod(cast, identity, owner, template, str(index), extra(owner, index))
+def _job_pods(job: Fields) -> int:
+    """How many pods a Job runs at once, of those it still needs."""
+    spec, status = job.mapping("spec"), job.mapping("status")
+    ended = [
+        each.text("type") in ("Complete", "Failed") and each.text("status") == "True"
+        for each in status.items("conditions")
+    ]
+    parallelism, completions = _count(spec, "parallelism"), spec.whole("completions")
+    if spec.flag("suspend") or any(ended):
+        return 0
+    if completions is None:
+        return parallelism
+    return min(parallelism, max(completions - (status.whole("succeeded") or 0), 0))
 
 
-def _job_set(cast: Cast, identity: Identity, owner: Document, present: Present) -> None:
+def _job_set(making: _Making, owner: _Owner) -> None:
     """Every pod of every replica of every replicated job, labelled as JobSet labels them."""
-    key = identity[2]
-    namespace, _, name = key.partition("/")
-    spec = _at(owner, "spec")
-    if (namespace, JOB_SET_LABEL, name) in present.labelled or spec.get("suspend"):
+    spec = owner.spec
+    if (owner.namespace, JOB_SET_LABEL, owner.name) in making.present.labelled or spec.flag("suspend"):
         return
-    for job in spec.get("replicatedJobs") or ():
-        if not isinstance(job, dict):
+    for job in spec.items("replicatedJobs"):
+        name, template = job.text("name"), job.mapping("template")
+        replicas, pods = _count(job, "replicas"), _job_pods(template)
+        if not replicas * pods:
             continue
-        template = _at(job, "template")
-        pods = _job_pods(template)
-        for replica in range(_count(job.get("replicas"))):
+        of = making.template(template.mapping("spec"), "template", replicas * pods)
+        for replica in range(replicas):
             labels = {
-                JOB_SET_LABEL: name,
-                REPLICATED_JOB_LABEL: str(job.get("name", "")),
+                JOB_SET_LABEL: owner.name,
+                REPLICATED_JOB_LABEL: name,
                 JOB_INDEX_LABEL: str(replica),
                 "jobset.sigs.k8s.io/job-global-index": str(replica),
             }
             for index in range(pods):
-                _pod(
-                    cast,
-                    identity,
-                    owner,
-                    _at(_at(template, "spec"), "template"),
-                    f"{job.get('name', '')}-{replica}-{index}",
-                    {"labels": labels},
-                )
+                making.pod(owner, of, _Extra(suffix=f"{name}-{replica}-{index}", labels=labels))
 
 
-def _leader_worker_set(cast: Cast, identity: Identity, owner: Document, present: Present) -> None:
+def _leader_worker_set(making: _Making, owner: _Owner) -> None:
     """Every group: the leader, named as the group, and its workers."""
-    namespace, _, name = identity[2].partition("/")
-    if (namespace, LWS_LABEL, name) in present.labelled:
+    if (owner.namespace, LWS_LABEL, owner.name) in making.present.labelled:
         return
-    spec = _at(owner, "spec")
-    templates = _at(spec, "leaderWorkerTemplate")
-    worker = _at(templates, "workerTemplate")
-    leader = _at(templates, "leaderTemplate") or worker
-    size = _count(templates.get("size"))
-    for group in range(_count(spec.get("replicas"))):
-        for index in range(min(size, _MOST_PODS)):
-            extra = {
-                "labels": {LWS_LABEL: name, LWS_GROUP_LABEL: str(group), LWS_WORKER_LABEL: str(index)},
-                "annotations": {LWS_SIZE_ANNOTATION: str(size)},
-            }
-            suffix = f"{group}-{index}" if index else str(group)
-            _pod(cast, identity, owner, worker if index else leader, suffix, extra)
+    templates = owner.spec.mapping("leaderWorkerTemplate")
+    groups, size = _count(owner.spec, "replicas"), _count(templates, "size")
+    if not groups * size:
+        return
+    leader = making.template(
+        templates, "leaderTemplate" if templates.has("leaderTemplate") else "workerTemplate", groups
+    )
+    worker = making.template(templates, "workerTemplate", groups * (size - 1)) if size > 1 else leader
+    for group in range(groups):
+        for index in range(size):
+            extra = _Extra(
+                suffix=f"{group}-{index}" if index else str(group),
+                labels={LWS_LABEL: owner.name, LWS_GROUP_LABEL: str(group), LWS_WORKER_LABEL: str(index)},
+                annotations={LWS_SIZE_ANNOTATION: str(size)},
+            )
+            making.pod(owner, worker if index else leader, extra)
 
 
-def _pod(
-    cast: Cast, identity: Identity, owner: Document, template: Mapping[str, Any], suffix: str, extra: Document
-) -> None:
-    namespace = identity[2].partition("/")[0]
-    name = f"{owner['metadata']['name']}-{suffix}"
-    if cast.get(POD, f"{namespace}/{name}") is not None:
-        name = f"{owner['metadata']['name']}-{identity[1].lower()}-{suffix}"
-    meta = _at(template, "metadata")
-    metadata: Document = {
-        "name": name,
-        "namespace": namespace,
-        "uid": derived_uid(*POD, f"{namespace}/{name}"),
-        "labels": {**_at(meta, "labels"), **extra.get("labels", {})},
-        "annotations": {**_at(meta, "annotations"), **extra.get("annotations", {})},
-        "ownerReferences": [
-            {
-                "apiVersion": identity[0],
-                "kind": identity[1],
-                "name": owner["metadata"]["name"],
-                "uid": owner["metadata"]["uid"],
-                "controller": True,
-            }
-        ],
-    }
-    created = owner["metadata"].get("creationTimestamp")
-    if created:
-        metadata["creationTimestamp"] = created
-    spec = template.get("spec")
-    cast.make(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, identity)
+# In this order: of two pods of one name, the later is renamed.
+_CONTROLLERS: tuple[tuple[tuple[str, str], Callable[[_Making, _Owner], None]], ...] = (
+    (JOB_SET, _job_set),
+    (LEADER_WORKER_SET, _leader_worker_set),
+    (JOB, _job),
+    (DEPLOYMENT, _stateless),
+    (REPLICA_SET, _stateless),
+    (STATEFUL_SET, _stateful_set),
+)
 
 
-def _claims(cast: Cast, identity: Identity, pod: Document, present: Present) -> None:
+def _claims(making: _Making, identity: Identity, document: Document) -> None:
     """A claim for every entry that names a template, and the pod's status that names the claim."""
-    metadata, namespace = pod["metadata"], identity[2].partition("/")[0]
-    status = _at(pod, "status")
-    entries = _at(pod, "spec").get("resourceClaims")
-    made = [each for each in status.get("resourceClaimStatuses") or () if isinstance(each, dict)]
-    known = {each.get("name") for each in made}
-    if status.get("phase") in ("Succeeded", "Failed") or not isinstance(entries, list):
+    cast, pod = making.cast, making.cast.fields(identity, document)
+    namespace, _, pod_name = identity[2].partition("/")
+    status = pod.mapping("status")
+    made = list(status.items("resourceClaimStatuses"))
+    known = {each.text("name") for each in made}
+    if status.text("phase") in ("Succeeded", "Failed"):
         return
-    found = list(made)
-    for entry in entries:
-        if not isinstance(entry, dict) or entry.get("name") in known:
+    found: list[Document] = []
+    for entry in pod.mapping("spec").items("resourceClaims"):
+        entry_name, template_name = entry.text("name"), entry.text("resourceClaimTemplateName")
+        if not entry_name:
+            raise entry.bad("name", "is missing", "Give the entry the name that containers ask for it by.")
+        template = cast.get(TEMPLATE, f"{namespace}/{template_name}") if template_name else None
+        if entry_name in known or template is None:
             continue
-        template = cast.get(TEMPLATE, f"{namespace}/{entry.get('resourceClaimTemplateName')}")
-        if template is None:
-            continue
-        name = present.claims.get((namespace, metadata["name"], str(entry["name"])))
+        name = making.present.claims.get((namespace, pod_name, entry_name))
         if name is None:
-            claim = _claim(namespace, metadata, str(entry["name"]), template)
-            cast.make(CLAIM, claim, identity)
-            name = claim["metadata"]["name"]
-        found.append({"name": entry["name"], "resourceClaimName": name})
-    if len(found) > len(made):
-        cast.replace(identity, {**pod, "status": {**status, "resourceClaimStatuses": found}})
+            name = f"{pod_name}-{entry_name}"
+            of = cast.fields((*TEMPLATE, f"{namespace}/{template_name}"), template)
+            making.charge(of, 1)
+            cast.make(CLAIM, _claim(namespace, pod.mapping("metadata"), entry_name, of.needed("spec")), identity)
+        found.append({"name": entry_name, "resourceClaimName": name})
+    if found:
+        statuses = [*(each.values for each in made), *found]
+        cast.replace(identity, {**document, "status": {**status.values, "resourceClaimStatuses": statuses}})
 
 
-def _claim(namespace: str, pod: Document, entry: str, template: Document) -> Document:
-    name = f"{pod['name']}-{entry}"
-    body = _at(template, "spec")
-    meta = _at(body, "metadata")
+def _claim(namespace: str, pod: Fields, entry: str, template: Fields) -> Document:
+    name = f"{pod.text('name')}-{entry}"
+    of = template.mapping("metadata")
     metadata: Document = {
         "name": name,
         "namespace": namespace,
         "uid": derived_uid(*CLAIM, f"{namespace}/{name}"),
-        "labels": dict(_at(meta, "labels")),
-        "annotations": {**_at(meta, "annotations"), POD_CLAIM_NAME_ANNOTATION: entry},
+        "labels": dict(of.texts("labels")),
+        "annotations": {**of.texts("annotations"), POD_CLAIM_NAME_ANNOTATION: entry},
         "ownerReferences": [
-            {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"], "controller": True}
+            {"apiVersion": "v1", "kind": "Pod", "name": pod.text("name"), "uid": pod.text("uid"), "controller": True}
         ],
     }
-    if pod.get("creationTimestamp"):
-        metadata["creationTimestamp"] = pod["creationTimestamp"]
+    created = pod.text("creationTimestamp")
+    if created:
+        metadata["creationTimestamp"] = created
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": metadata,
-        "spec": body.get("spec"),
+        "spec": template.needed("spec").values,
     }
 
 
@@ -354,27 +346,7 @@ def derived_uid(api_version: str, kind: str, key: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
 
 
-def _applied(below: Document, above: Document) -> Document:
-    """The cluster's object with what the manifest says: its labels, annotations and the rest, but who it is stays."""
-    metadata = {**above["metadata"], **below["metadata"]}
-    for name in ("labels", "annotations"):
-        metadata[name] = {**_at(below["metadata"], name), **_at(above["metadata"], name)}
-    return {**below, **{name: value for name, value in above.items() if name != "status"}, "metadata": metadata}
-
-
-def _controller(document: Document) -> tuple[str, str]:
-    owners = document["metadata"].get("ownerReferences")
-    for owner in owners if isinstance(owners, list | tuple) else ():
-        if isinstance(owner, dict) and owner.get("controller"):
-            return str(owner.get("kind")), str(owner.get("name"))
-    return "", ""
-
-
-def _at(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A mapping below another; empty if it is not there, or no mapping (decoding says so later)."""
-    found = holder.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _count(value: object, absent: int = 1) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else absent
+def _count(holder: Fields, name: str) -> int:
+    """A number of replicas; 1 if absent, as everywhere in Kubernetes."""
+    count = holder.whole(name)
+    return 1 if count is None else count

@@ -66,6 +66,17 @@ class Fields:
             raise self.bad(name, f"{_short(value)} is no text", f"Write a string in {self.at(name)}.")
         return value
 
+    def flag(self, name: str) -> bool:
+        """True or false; false if absent."""
+        value = self.values.get(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self.bad(
+                name, f"{_short(value)} is neither true nor false", f"Write true or false in {self.at(name)}."
+            )
+        return value
+
     def whole(self, name: str, *, least: int = 0, most: int = 2**31 - 1) -> int | None:
         """A whole number; None if absent."""
         value = self.values.get(name)
@@ -125,6 +136,17 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self.bad(name, f"{_short(value)} is no mapping", f"Write fields below {self.at(name)}.")
         return Fields(object=self.object, path=self.at(name), values=value)
+
+    def needed(self, name: str) -> "Fields":
+        """A mapping that must be there."""
+        if not self.has(name):
+            raise self.bad(name, "is missing", f"Write {self.at(name)}.")
+        return self.mapping(name)
+
+    def texts(self, name: str) -> Mapping[str, str]:
+        """A mapping of strings, such as labels; an empty one if absent."""
+        found = self.mapping(name)
+        return {each: found.text(each) for each in found.values}
 
     def items(self, name: str) -> Iterator["Fields"]:
         """The mappings of a list, in its order; none if absent."""

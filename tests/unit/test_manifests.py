@@ -141,7 +141,7 @@ def test_documents_together_cannot_blow_up_what_each_of_them_may() -> None:
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {}}, "metadata.name"),
         ({"apiVersion": "batch/v1beta1", "kind": "Job", "metadata": {"name": "j"}}, "apiVersion"),
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}, ""),
-        (merged(pod("p"), metadata={"labels": {"replicas": 3}}), "metadata.labels[...]"),
+        (merged(pod("p"), metadata={"labels": {"replicas": 3}}), "metadata.labels.replicas"),
         (merged(node("n"), spec={"unschedulable": "no"}), "spec.unschedulable"),
     ],
 )
@@ -181,6 +181,42 @@ def test_a_semantic_mistake_is_a_reason_in_the_plan_and_no_refusal() -> None:
     assert [each.object for each in found.set_aside] == ["Pod/a/p", "Queue/team"]
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(123, "metadata.name: 123 is no text"), ("", "metadata.name: is missing"), (None, "metadata.name: is missing")],
+)
+def test_a_name_that_is_no_text_is_told_from_one_that_is_missing(name: object, says: str) -> None:
+    assert says in str(refused(node("good"), merged(pod("p"), metadata={"name": name})))
+
+
+def test_each_document_with_a_generated_name_is_an_object_of_its_own() -> None:
+    nameless = bare(pod("p"))
+    nameless["metadata"] = {"namespace": "a", "generateName": "p-"}
+    once, twice = keys(seen(nameless)), keys(seen(nameless, nameless))
+    assert len(twice) == 2
+    assert set(once) < set(twice), "the first keeps its name when another follows"
+    assert twice == keys(seen(nameless, node("n"), nameless))
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "0x" + "f" * 5000])
+def test_values_that_no_json_holds_are_refused_with_their_place(value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        manifests.parse(f"{{kind: A, spec: {{list: [1, {value}]}}}}", "gang.yaml")
+    assert caught.value.field == "spec.list[1]"
+
+
+def test_keys_are_text_as_the_api_server_reads_them() -> None:
+    ((_, found),) = manifests.parse("{1: a, true: b, 1.50: c}", "gang.yaml")
+    assert found == {"1": "a", "true": "b", "1.50": "c"}
+    with pytest.raises(InputError, match="a key is no text"):
+        manifests.parse("{[a]: b}", "gang.yaml")
+
+
+def test_a_list_without_a_list_is_refused() -> None:
+    with pytest.raises(InputError, match="items: of a List is no list"):
+        manifests.parse("{apiVersion: v1, kind: List, items: 5}", "gang.yaml")
+
+
 # What controllers would make.
 
 
@@ -217,6 +253,86 @@ def test_a_job_makes_the_pods_it_still_needs(fields: dict[str, Any], count: int)
 @pytest.mark.parametrize("kind", ["Deployment", "ReplicaSet", "StatefulSet"])
 def test_replicas_become_pods(kind: str) -> None:
     assert keys(seen(owner("apps/v1", kind, "web", replicas=2))) == ["a/web-0", "a/web-1"]
+
+
+def job_set(**fields: Any) -> Document:
+    template = {"spec": {"template": {"spec": pod_spec()}}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": "js", "namespace": "a"},
+        "spec": {"replicatedJobs": [{"name": "w", "replicas": 1, "template": template, **fields}]},
+    }
+
+
+def leader_worker_set(**fields: Any) -> Document:
+    return {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": "lws", "namespace": "a"},
+        "spec": {"leaderWorkerTemplate": {"size": 2, "workerTemplate": {"spec": pod_spec()}}, **fields},
+    }
+
+
+@pytest.mark.parametrize("count", [-3, "3", 2.5, True, 2**31, [1]])
+def test_a_count_that_is_none_is_refused_with_its_place(count: object) -> None:
+    assert refused(owner("apps/v1", "Deployment", "web", replicas=count)).field == "spec.replicas"
+    assert refused(merged(job("j"), spec={"parallelism": count})).field == "spec.parallelism"
+    assert refused(job_set(replicas=count)).field == "spec.replicatedJobs[0].replicas"
+    assert refused(leader_worker_set(replicas=count)).field == "spec.replicas"
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        [owner("apps/v1", "Deployment", "web", replicas=20_001)],
+        [owner("apps/v1", "Deployment", "web", replicas=2_000_000_000)],
+        [job_set(replicas=60_000)],
+        [leader_worker_set(replicas=20_000)],
+        [owner("apps/v1", "Deployment", "web", replicas=1), job_set(replicas=20_000)],
+    ],
+)
+def test_a_few_letters_cannot_ask_for_millions_of_pods(documents: list[Document]) -> None:
+    assert "more than 20000 pods would be made of these manifests" in str(refused(*documents))
+
+
+def test_a_large_template_cannot_be_multiplied_beyond_memory() -> None:
+    large = owner("apps/v1", "Deployment", "web", replicas=10_000)
+    large["spec"]["template"]["metadata"]["annotations"] = {"note": "x" * 100_000}
+    assert "bytes of objects would be made" in str(refused(large))
+
+
+def test_replicas_without_pods_cost_nothing() -> None:
+    none = {"spec": {"parallelism": 0, "template": {"spec": pod_spec()}}}
+    assert keys(seen(job_set(replicas=2**31 - 1, template=none))) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (owner("apps/v1", "Deployment", "web", selector={"matchLabels": ["a"]}), "spec.selector.matchLabels"),
+        (owner("apps/v1", "StatefulSet", "web", template=None), "spec.template"),
+        (owner("apps/v1", "ReplicaSet", "web", template={"metadata": {"labels": 5}}), "spec.template.metadata.labels"),
+        (merged(job("j"), status={"conditions": 5}), "status.conditions"),
+        (merged(job("j"), spec={"suspend": "no"}), "spec.suspend"),
+        (merged(job_set(), spec={"replicatedJobs": 5}), "spec.replicatedJobs"),
+        (merged(job_set(), spec={"replicatedJobs": [5]}), "spec.replicatedJobs[0]"),
+        (merged(leader_worker_set(), spec={"leaderWorkerTemplate": "x"}), "spec.leaderWorkerTemplate"),
+        (merged(pod("p"), metadata={"ownerReferences": 5}), "metadata.ownerReferences"),
+        (merged(pod("p"), status={"resourceClaimStatuses": 5}), "status.resourceClaimStatuses"),
+        (merged(pod("p"), status={"resourceClaimStatuses": [{"name": [1]}]}), "status.resourceClaimStatuses[0].name"),
+        (merged(pod("p"), spec={"resourceClaims": [{"name": [1]}]}), "spec.resourceClaims[0].name"),
+        (
+            merged(pod("p"), spec={"resourceClaims": [{"resourceClaimTemplateName": "t"}]}),
+            "spec.resourceClaims[0].name",
+        ),
+    ],
+)
+def test_a_field_that_controllers_read_is_refused_with_its_place(document: Document, field: str) -> None:
+    error = refused(node("good"), document)
+    assert error.field == field
+    assert error.object.startswith(f"document 2: {document['kind']} a/")
+    assert error.cure
 
 
 def test_pods_that_are_given_are_not_made_again() -> None:
