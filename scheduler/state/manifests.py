@@ -191,7 +191,7 @@ def _add(cast_: Cast, where: str, document: Document, base: ClusterState | None)
         if known is not None:
             raise written.bad("apiVersion", f"{api_version} is not read", f"Write it as {known}.")
         return
-    metadata = written.needed("metadata")
+    metadata = written.mapping("metadata")
     name = metadata.text("name") or _generated(metadata, document, cast_)
     if not name:
         raise metadata.bad("name", "is missing", "Give the object a name.")

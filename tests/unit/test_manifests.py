@@ -137,7 +137,8 @@ def test_documents_together_cannot_blow_up_what_each_of_them_may() -> None:
     [
         ({"kind": "Pod", "metadata": {"name": "p"}}, "apiVersion"),
         ({"apiVersion": "v1", "metadata": {"name": "p"}}, "kind"),
-        ({"apiVersion": "v1", "kind": "Pod"}, "metadata"),
+        ({"apiVersion": "v1", "kind": "Pod"}, "metadata.name"),
+        ({"apiVersion": "v1", "kind": "Pod", "metadata": 5}, "metadata"),
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {}}, "metadata.name"),
         ({"apiVersion": "batch/v1beta1", "kind": "Job", "metadata": {"name": "j"}}, "apiVersion"),
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}, ""),
