@@ -5,7 +5,7 @@ resource's name does. One pod may fit nodes of either kind.
 Source: KEP 5004.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.api.dra import (
@@ -55,55 +55,64 @@ def extended_claim(
 ) -> ExtendedClaim | None:
     """The claim that serves a pod's extended resources on a node; None if there is nothing for it to serve.
 
-    Without a node: as on one that has no device plugin. A container that runs to its end before others start uses
-    devices of theirs, so that the claim asks for no more than are needed at one time.
+    Without a node: as on one that has no device plugin. Containers that stay (sidecars too) have devices of their own.
+    One that runs to its end before others start uses theirs, a request at a time until it has enough; what all later
+    ones together do not have, it asks for, and shares with others that run to their end. So the claim asks for no more
+    than are needed at one time, but an init container may see more devices than it asked for.
     """
     resources: dict[str, str] = {}
     for name in sorted({name for container in pod.extended for name in container.requests}):
         served = class_of(name, classes, serving)
         if served is not None and (node is None or not node.allocatable[name]):
             resources[name] = served
-    maker = _Maker(resources)
-    for container in sorted(pod.extended, key=lambda c: c.index, reverse=True):
-        maker.add(container)
-    if not maker.requests:
+    claimed = [_claimed(pod.extended, resource, of) for resource, of in resources.items()]
+    requests = sorted((request for parts in claimed for request in parts[0]), key=lambda request: request.name)
+    if not requests:
         return None
     return ExtendedClaim(
-        spec=ResourceClaimSpec(devices=DeviceClaim(requests=tuple(reversed(maker.requests)))),
-        mappings=tuple(reversed(maker.mappings)),
+        spec=ResourceClaimSpec(devices=DeviceClaim(requests=tuple(requests))),
+        mappings=tuple(mapping for parts in claimed for mapping in parts[1]),
     )
 
 
-class _Maker:
-    """Requests and mappings, from the last container to the first: later ones' devices are there to be used."""
+def _claimed(
+    containers: Sequence[ContainerAsk], resource: str, device_class: str
+) -> tuple[list[DeviceRequest], list[ExtendedMapping]]:
+    """Requests for one resource, and which container uses which of them."""
+    asking = [each for each in sorted(containers, key=lambda c: c.index) if each.requests.get(resource, 0) > 0]
+    staying = {each.index: each.requests[resource] for each in asking if not _ends_before(each)}
+    name_of = {each.index: _request_name(each, resource) for each in asking}
+    mappings = [_mapping(each, resource, name_of[each.index]) for each in asking if each.index in staying]
+    lacking: dict[int, int] = {}
+    for container in asking:
+        if container.index in staying:
+            continue
+        lack = container.requests[resource]
+        for index, count in staying.items():
+            if index > container.index and lack > 0:
+                mappings.append(_mapping(container, resource, name_of[index]))
+                lack -= count
+        if lack > 0:
+            lacking[container.index] = lack
+    if lacking:
+        most = max(lacking, key=lambda index: (lacking[index], -index))
+        staying[most] = lacking[most]
+        mappings += [_mapping(each, resource, name_of[most]) for each in asking if each.index in lacking]
+    wanted = [
+        DeviceRequest(name=name_of[index], exactly=ExactDeviceRequest(device_class_name=device_class, count=count))
+        for index, count in staying.items()
+    ]
+    return wanted, mappings
 
-    def __init__(self, resources: Mapping[str, str]) -> None:
-        self._resources = resources
-        self._later: list[tuple[str, str, int]] = []
-        self.requests: list[DeviceRequest] = []
-        self.mappings: list[ExtendedMapping] = []
 
-    def add(self, container: ContainerAsk) -> None:
-        ends_before = container.init and not container.sidecar
-        own: list[tuple[str, str, int]] = []
-        for position, resource in reversed(list(enumerate(sorted(container.requests)))):
-            count = container.requests[resource]
-            if resource not in self._resources or count <= 0:
-                continue
-            for name, of, devices in self._later if ends_before else ():
-                if of == resource and devices <= count:
-                    self._map(container, resource, name)
-                    count -= devices
-            if count:
-                name = f"container-{container.index}-request-{position}"
-                self.requests.append(self._request(name, resource, count))
-                self._map(container, resource, name)
-                own.append((name, resource, count))
-        self._later += own
+def _ends_before(container: ContainerAsk) -> bool:
+    """Whether it has ended before any container after it starts."""
+    return container.init and not container.sidecar
 
-    def _request(self, name: str, resource: str, count: int) -> DeviceRequest:
-        wanted = ExactDeviceRequest(device_class_name=self._resources[resource], count=count)
-        return DeviceRequest(name=name, exactly=wanted)
 
-    def _map(self, container: ContainerAsk, resource: str, request: str) -> None:
-        self.mappings.append(ExtendedMapping(container=container.name, resource=resource, request=request))
+def _request_name(container: ContainerAsk, resource: str) -> str:
+    return f"container-{container.index}-request-{sorted(container.requests).index(resource)}"
+
+
+def _mapping(container: ContainerAsk, resource: str, request: str) -> ExtendedMapping:
+    return ExtendedMapping(container=container.name, resource=resource, request=request)

@@ -61,8 +61,35 @@ def test_a_sidecar_keeps_its_devices():
     assert len(requests(claim)) == 2
 
 
-def test_an_init_container_that_needs_fewer_than_any_later_one_gets_its_own():
-    assert len(requests(made(container("prepare", 0, 1, init=True), container("train", 1, 2)))) == 2
+def test_an_init_container_that_needs_no_more_than_later_ones_asks_for_nothing_itself():
+    """It is given a whole request of theirs: requests are not divided. Source: kube-scheduler 1.36."""
+    claim = made(container("prepare", 0, 1, init=True), container("train", 1, 3))
+    assert requests(claim) == [("container-1-request-0", DRIVER, 3)]
+    assert sorted(mappings(claim)) == [("prepare", "container-1-request-0"), ("train", "container-1-request-0")]
+
+
+def test_an_init_container_takes_no_more_requests_of_later_ones_than_it_needs():
+    claim = made(container("prepare", 0, 2, init=True), container("a", 1, 2), container("b", 2, 2))
+    assert [request for name, request in mappings(claim) if name == "prepare"] == ["container-1-request-0"]
+
+
+def test_init_containers_share_what_they_ask_for_themselves_for_they_run_one_by_one():
+    claim = made(container("fetch", 0, 3, init=True), container("warm", 1, 4, init=True), container("train", 2, 1))
+    assert requests(claim) == [("container-1-request-0", DRIVER, 3), ("container-2-request-0", DRIVER, 1)]
+    assert sorted(mappings(claim)) == [
+        ("fetch", "container-1-request-0"),
+        ("fetch", "container-2-request-0"),
+        ("train", "container-2-request-0"),
+        ("warm", "container-1-request-0"),
+        ("warm", "container-2-request-0"),
+    ]
+
+
+def test_a_sidecar_that_started_before_lends_nothing_and_one_that_starts_after_does():
+    before = made(container("side", 0, 2, init=True, sidecar=True), container("prepare", 1, 1, init=True))
+    after = made(container("prepare", 0, 1, init=True), container("side", 1, 2, init=True, sidecar=True))
+    assert [count for _, _, count in requests(before)] == [2, 1]
+    assert [count for _, _, count in requests(after)] == [2]
 
 
 def test_the_newest_class_serves_then_the_first_by_name():
