@@ -1,8 +1,10 @@
-"""A reverse proxy between scheduler and API server: it records every write, and can refuse, lose or stop it."""
+"""A reverse proxy between scheduler and API server: it records every write, can refuse, lose or stop every request, and
+can spoil every watch."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +36,14 @@ class Write:
         return "/resourceclaims" in self.path or self.path.endswith("/binding")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """A request that changes nothing. `watch`: it is answered line by line, for as long as it lasts."""
+
+    path: str
+    watch: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer with this Status; the server never sees the request."""
@@ -41,6 +51,12 @@ class Refuse:
     status: int
     reason: str = ""
     message: str = "refused by the test"
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The Status object."""
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        return status | {"code": self.status, "reason": self.reason, "message": self.message}
 
 
 class LoseRequest:
@@ -59,19 +75,41 @@ class Around:
     after: Callable[[], Awaitable[None]] | None = None
 
 
+class Cut(Exception):
+    """Raised by `Spoil.lines`: the connection breaks behind the lines given so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoil:
+    """Pass the lines of a watch through `lines`, which may hold back, repeat, swap or add some, or raise Cut."""
+
+    lines: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
 Meddling = Refuse | LoseRequest | LoseAnswer | Around | None
+ReadMeddling = Refuse | LoseRequest | Around | Spoil | None
 
 
 def leave_alone(_: Write) -> Meddling:
     return None
 
 
+def let_read(_: Read) -> ReadMeddling:
+    return None
+
+
 @dataclass
 class Proxy:
-    """`async with Proxy(target=cluster.url) as proxy:`. `meddle` decides about each write; reads pass."""
+    """`async with Proxy(target=cluster.url) as proxy:`. `meddle` decides about each write, `meddle_read` about each
+    list, get and watch.
+
+    `tls` and `authorization`: how the server behind it is to be spoken to, and who its clients are there."""
 
     target: str
     meddle: Callable[[Write], Meddling] = leave_alone
+    meddle_read: Callable[[Read], ReadMeddling] = let_read
+    tls: ssl.SSLContext | None = None
+    authorization: str | None = None
     writes: list[Write] = field(default_factory=list)
     cut: bool = False
     """When set, nothing passes any more, in either direction."""
@@ -106,7 +144,10 @@ class Proxy:
 
     async def __aenter__(self) -> "Proxy":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.tls or True),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            headers={"Authorization": self.authorization} if self.authorization else None,
         )
         self._runner = web.ServerRunner(web.Server(self._handle, handler_cancellation=True), shutdown_timeout=0.1)
         await self._runner.setup()
@@ -135,7 +176,7 @@ class Proxy:
         if self.cut:
             return self._drop(request)
         if request.method == "GET":
-            return await self._stream(request)
+            return await self._read(request)
         write = Write(
             number=len(self.writes) + 1,
             method=request.method,
@@ -145,9 +186,7 @@ class Proxy:
         self.writes.append(write)
         meddling = self.meddle(write)
         if isinstance(meddling, Refuse):
-            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-            status |= {"code": meddling.status, "reason": meddling.reason, "message": meddling.message}
-            return web.json_response(status, status=meddling.status)
+            return web.json_response(meddling.body, status=meddling.status)
         if isinstance(meddling, LoseRequest):
             return self._drop(request)
         if isinstance(meddling, Around) and meddling.before is not None:
@@ -167,14 +206,25 @@ class Proxy:
         ) as answer:
             return answer, await answer.read()
 
-    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _read(self, request: web.BaseRequest) -> web.StreamResponse:
+        meddling = self.meddle_read(Read(path=request.path, watch="watch" in request.query))
+        if isinstance(meddling, Refuse):
+            return web.json_response(meddling.body, status=meddling.status)
+        if isinstance(meddling, LoseRequest):
+            return self._drop(request)
+        if isinstance(meddling, Around) and meddling.before is not None:
+            await meddling.before()
         async with self._session.get(self.target + request.raw_path, headers=_end_to_end(request)) as answer:
             response = web.StreamResponse(status=answer.status, headers=_headers(answer))
             await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                if self.cut:
-                    return self._drop(request)
-                await response.write(chunk)
+            chunks = answer.content.iter_any()
+            try:
+                async for chunk in meddling.lines(_lines(chunks)) if isinstance(meddling, Spoil) else chunks:
+                    if self.cut:
+                        return self._drop(request)
+                    await response.write(chunk)
+            except Cut:
+                return self._drop(request)
             await response.write_eof()
             return response
 
@@ -183,6 +233,16 @@ class Proxy:
         if request.transport is not None:
             request.transport.abort()
         raise asyncio.CancelledError
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
 
 
 def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
