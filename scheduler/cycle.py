@@ -172,6 +172,7 @@ class Cycle:
         self._observe_outcome(outcome)
         if outcome.reason is not None:
             log.info("a gang was not committed", gang=outcome.gang, reason=outcome.reason.message)
+        if outcome.reason is not None or outcome.gone:
             self.changed()
 
     async def _evict(self, plan: Plan) -> None:

@@ -6,7 +6,8 @@ kept on disk: killed between any two writes, the next start sees the rest in the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,13 +17,14 @@ import structlog
 from scheduler.api import changes, core, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
 from scheduler.commit.claims import Claims
-from scheduler.commit.documents import binding_conditions, is_made, key_of
+from scheduler.commit.documents import binding_conditions, is_made
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
 from scheduler.commit.recheck import Recheck
 from scheduler.commit.recovery import Stray
+from scheduler.commit.remainder import split
 from scheduler.commit.slots import Slots
-from scheduler.commit.writes import Bind, ClaimWrite, Evict, GangWrites, evictions, writes
+from scheduler.commit.writes import Bind, ClaimWrite, Consumer, Evict, GangWrites, evictions, writes
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
 from scheduler.model.snapshot import Snapshot
@@ -33,6 +35,9 @@ _KINDS = {kind.kind: kind for kind in (kinds.POD, kinds.RESOURCE_CLAIM)}
 
 Allocating = dict[tuple[str, str], asyncio.Future[bool]]
 """Claims (key, uid) that a gang in flight allocates; the future's result is whether they hold their devices."""
+
+Refusals = dict[str, WriteRefused]
+"""Pods (key) that cannot be bound, and why."""
 
 _UNTIL_STOPPED = 1_000_000
 """Tries of taking back: as long as the server cannot be reached, nobody else may have the devices either."""
@@ -74,7 +79,8 @@ class Committer:
     def begin(self, plan: Plan, snapshot: Snapshot) -> tuple[asyncio.Task[GangOutcome], ...]:
         """Start carrying out the placements of `plan`, made from `snapshot`. Each task's result is a gang's outcome.
 
-        Whatever is not as it was decided is withdrawn here, before anything is written. A gang comes after those whose
+        Whatever is not as it was decided is withdrawn here, before anything is written: a pod above the minimum
+        alone, otherwise the whole gang. A gang comes after those whose
         claims it shares. Pods that came to a gang in flight wait until it has landed."""
         work = writes(plan, snapshot)
         if not work:
@@ -84,12 +90,12 @@ class Committer:
         for gang in work:
             if gang.gang in self._in_flight:
                 continue
-            problem = check.changed(gang)
-            if problem:
+            going, problem = check.begin(gang)
+            if not going.binds:
                 tasks.append(asyncio.create_task(_withdrawn(gang.gang, problem)))
                 continue
-            allocating = self._assume(gang)
-            tasks.append(asyncio.create_task(self._carry_out(gang, allocating, check), name=f"commit {gang.gang}"))
+            allocating = self._assume(going)
+            tasks.append(asyncio.create_task(self._carry_out(going, allocating, check), name=f"commit {gang.gang}"))
         return tuple(tasks)
 
     async def commit(self, plan: Plan, snapshot: Snapshot) -> tuple[GangOutcome, ...]:
@@ -179,21 +185,23 @@ class Committer:
         try:
             async with self._turns:
                 self._in_flight[gang.gang] = "writing its claims"
-                claims = await self._secure(gang, allocating)
+                claims, refused = await self._secure(gang, allocating)
+                going = _unless_too_few(check, gang, refused)
                 if not any(binding_conditions(claim)[0] for claim in claims):
-                    return await self._bind_all(gang, check)
+                    return await self._bind_the_rest(gang, going, check)
             self._in_flight[gang.gang] = "waiting for its devices to become ready"
-            await _all(self.claims.wait_until_ready(key_of(claim)) for claim in claims)
+            going = _unless_too_few(check, going, await self._wait_until_ready(going))
             async with self._turns:
-                return await self._bind_all(gang, check)
-        except WriteRefused as refused:
+                return await self._bind_the_rest(gang, going, check)
+        except WriteRefused as refused_:
             self._in_flight[gang.gang] = "taking back its claims"
             await self._take_back(gang)
-            reason = CommitFailed(gang=gang.gang, object=refused.object, problem=refused.problem)
+            reason = CommitFailed(gang=gang.gang, object=refused_.object, problem=refused_.problem)
             return GangOutcome(gang=gang.gang, reason=reason)
 
-    async def _secure(self, gang: GangWrites, allocating: Allocating) -> list[dict[str, Any]]:
-        """Every claim of the gang, written. All writes end before a failure is raised: then all can be taken back."""
+    async def _secure(self, gang: GangWrites, allocating: Allocating) -> tuple[list[dict[str, Any]], Refusals]:
+        """Every claim of the gang, written, and the pods whose claims were refused. All writes end before a failure is
+        raised: then all can be taken back."""
 
         async def secure(write: ClaimWrite) -> dict[str, Any]:
             secured = False
@@ -205,13 +213,36 @@ class Committer:
                 if write.first:
                     _set(allocating[write.claim, write.uid], secured)
 
-        return await _all([*map(secure, gang.claims), *map(self.claims.make, gang.making)])
+        written = [(secure(write), write.consumers) for write in gang.claims]
+        made = [(self.claims.make(making), (making.consumer,)) for making in gang.making]
+        return await _all([*written, *made])
 
-    async def _bind_all(self, gang: GangWrites, check: Recheck) -> GangOutcome:
-        """Raises WriteRefused, with nothing bound, if a pod or node went away while the claims were written."""
-        gone_before = check.gone(gang)
-        if gone_before is not None:
-            raise WriteRefused(*gone_before)
+    async def _wait_until_ready(self, gang: GangWrites) -> Refusals:
+        """The pods whose devices do not become ready."""
+        waits = [(self.claims.wait_until_ready(write.claim), write.consumers) for write in gang.claims]
+        for making in gang.making:
+            made = self.claims.made_for(making.consumer)
+            if made is not None:
+                waits.append((self.claims.wait_until_ready(made[0]), (making.consumer,)))
+        _, refused = await _all(waits)
+        return refused
+
+    async def _bind_the_rest(self, gang: GangWrites, going: GangWrites, check: Recheck) -> GangOutcome:
+        """Binds the pods that are still to be bound, and takes back what was written for the others of the gang.
+
+        Raises WriteRefused, with nothing bound, if too few are left."""
+        gone = {pod: _refusal(problem) for pod, problem in check.gone(going).items()}
+        going = _unless_too_few(check, going, gone)
+        outcome = await self._bind_all(going)
+        bound = {bind.pod for bind in going.binds}
+        _, behind = split(gang, [bind.pod for bind in gang.binds if bind.pod not in bound])
+        if behind.binds:
+            log.info("pods above the minimum stay behind", gang=gang.gang, pods=[bind.pod for bind in behind.binds])
+            self._in_flight[gang.gang] = "taking back claims of pods that stay behind"
+            await self._take_back(behind)
+        return replace(outcome, gone=tuple(sorted([*outcome.gone, *(bind.pod for bind in behind.binds)])))
+
+    async def _bind_all(self, gang: GangWrites) -> GangOutcome:
         self._in_flight[gang.gang] = "binding its pods"
         results = await asyncio.gather(*(self._bind(bind) for bind in gang.binds), return_exceptions=True)
         bound: list[str] = []
@@ -363,13 +394,33 @@ async def _withdrawn(gang: str, problem: str) -> GangOutcome:
     return GangOutcome(gang=gang, reason=Withdrawn(gang=gang, problem=problem))
 
 
-async def _all(parts: Iterable[Awaitable[T]]) -> list[T]:
-    """All results, once all have ended; raises the first failure, an unexpected one before a refusal."""
-    results = await asyncio.gather(*parts, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
-    if failures:
-        raise min(failures, key=lambda failure: isinstance(failure, WriteRefused))
-    return [result for result in results if not isinstance(result, BaseException)]
+async def _all(parts: Sequence[tuple[Awaitable[T], Sequence[Consumer]]]) -> tuple[list[T], Refusals]:
+    """All results, once all have ended, and the pods that those which were refused are for. Raises other failures."""
+    results = await asyncio.gather(*(part for part, _ in parts), return_exceptions=True)
+    done: list[T] = []
+    refused: Refusals = {}
+    for result, (_, consumers) in zip(results, parts, strict=True):
+        if isinstance(result, WriteRefused):
+            for consumer in consumers:
+                refused.setdefault(consumer.pod, result)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            done.append(result)
+    return done, refused
+
+
+def _unless_too_few(check: Recheck, gang: GangWrites, refused: Refusals) -> GangWrites:
+    """The writes for the pods that were not refused. Raises the first refusal if the gang needs more than those."""
+    going = check.without(gang, refused)
+    if not going.binds:
+        raise next(iter(refused.values()))
+    return going
+
+
+def _refusal(problem: str) -> WriteRefused:
+    kind, name, what = problem.split(" ", 2)
+    return WriteRefused(f"{kind} {name}", what)
 
 
 def _set(future: asyncio.Future[bool], value: bool) -> None:

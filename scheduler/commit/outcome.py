@@ -98,8 +98,9 @@ class InternalError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangOutcome:
-    """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile; `unknown`: pods of whose bind
-    the server gave no word, which count as bound until it does; all by key, sorted. `reason` None: all went through."""
+    """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile, or lost their place and are
+    decided anew; `unknown`: pods of whose bind the server gave no word, which count as bound until it does; all by key,
+    sorted. `reason` None: all went through, or all that the gang needs."""
 
     gang: str
     bound: tuple[str, ...] = ()

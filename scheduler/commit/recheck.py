@@ -1,11 +1,12 @@
 """Is everything still as it was decided? Asked of the newest state, right before a gang's first write."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from scheduler.api import core, dra, kinds
 from scheduler.api.dra import AllocationResult
 from scheduler.api.meta import Wire
 from scheduler.commit.known import Known
+from scheduler.commit.remainder import split, stands
 from scheduler.commit.writes import GangWrites
 from scheduler.model.snapshot import Snapshot
 
@@ -14,45 +15,62 @@ Device = tuple[str, str, str]
 
 class Recheck:
     """For the gangs of one plan, in the order of their writes: a gang that joins a claim comes after the gang that
-    allocates it, and is withdrawn with it."""
+    allocates it, and is withdrawn with it. What changed stops the pods that it is about, and the others only if the
+    gang has not its minimum without those."""
 
     def __init__(self, snapshot: Snapshot, state: Known, *, releasing: Collection[str] = ()) -> None:
         """`releasing`: claims whose devices are about to go, by key."""
         self._state = state
         self._releasing = releasing
         self._snapshot = snapshot
+        self._gangs = {gang.key: gang for gang in snapshot.gangs}
         self._nodes = {node.name: node for node in snapshot.nodes}
         self._taken = self._taken_since()
         self._withdrawn: set[str] = set()
 
-    def changed(self, gang: GangWrites) -> str:
-        """What is no longer as the plan saw it, in a few words; "" if nothing."""
-        problem = next((problem for problem in self._changes(gang) if problem), "")
-        if problem:
-            self._withdrawn.update(write.claim for write in gang.claims if write.first)
-        return problem
+    def begin(self, gang: GangWrites) -> tuple[GangWrites, str]:
+        """What may be begun, and what is no longer as the plan saw it, in a few words, "" if nothing.
 
-    def gone(self, gang: GangWrites) -> tuple[str, str] | None:
-        """What went away or was closed since the writes began (object, in a few words); None if all pods may still be
-        bound. To be asked before the first bind: from then on only forward."""
+        Pods that lost their place are left out; if the gang has not its minimum without them, nothing is left."""
+        changed = self._changes(gang)
+        going = self.without(gang, changed)
+        kept = {write.claim for write in going.claims if write.first}
+        self._withdrawn.update(write.claim for write in gang.claims if write.first and write.claim not in kept)
+        return going, next(iter(changed.values()), "")
+
+    def gone(self, gang: GangWrites) -> dict[str, str]:
+        """The pods (key) that may not be bound any more, and why in a few words: they or their nodes went away or were
+        closed since the writes began. To be asked before the first bind: from then on only forward."""
+        found = {}
         for bind in gang.binds:
             pod = self._state.object(kinds.POD, bind.pod)
             problem = self._pod_gone(bind.pod, bind.uid, pod) or self._node_changed(bind.node)
             if problem:
-                kind, name, what = problem.split(" ", 2)
-                return f"{kind} {name}", what
-        return None
+                found[bind.pod] = problem
+        return found
 
-    def _changes(self, gang: GangWrites) -> Iterable[str]:
+    def without(self, gang: GangWrites, out: Collection[str]) -> GangWrites:
+        """The writes for the other pods than these (keys); none if the gang has not its minimum with those."""
+        if not out:
+            return gang
+        going, _ = split(gang, out)
+        placed = [bind.pod for bind in going.binds]
+        return going if stands(self._gangs[gang.gang], placed) else split(gang, [*out, *placed])[0]
+
+    def _changes(self, gang: GangWrites) -> dict[str, str]:
+        """The pods (key) that cannot be placed as it was decided, and why."""
+        found: dict[str, str] = {}
         for bind in gang.binds:
-            yield self._pod_changed(bind.pod, bind.uid)
-            yield self._node_changed(bind.node)
+            found[bind.pod] = self._pod_changed(bind.pod, bind.uid) or self._node_changed(bind.node)
         for write in gang.claims:
-            yield self._claim_changed(write.claim, write.uid, first=write.first)
+            problem = self._claim_changed(write.claim, write.uid, first=write.first)
             if write.first:
-                yield self._device_taken(write.allocation)
+                problem = problem or self._device_taken(write.allocation)
+            for consumer in write.consumers:
+                found[consumer.pod] = found[consumer.pod] or problem
         for making in gang.making:
-            yield self._device_taken(making.allocation)
+            found[making.consumer.pod] = found[making.consumer.pod] or self._device_taken(making.allocation)
+        return {pod: problem for pod, problem in found.items() if problem}
 
     def _pod_changed(self, key: str, uid: str) -> str:
         pod = self._state.object(kinds.POD, key)

@@ -81,8 +81,8 @@ class World:
                 self.state.apply(change)
             self.state.apply(changes.listed(kind))
 
-    async def snapshot(self, *gangs: str) -> Snapshot:
-        """All pods as one gang "train", or each of `gangs` as a gang of its own."""
+    async def snapshot(self, *gangs: str, minimum: int | None = None) -> Snapshot:
+        """All pods as one gang "train" that needs `minimum` of them (None: all), or each of `gangs` as one."""
         await self.learn()
         claims = {}
         for key, claim in self.state.objects(kinds.RESOURCE_CLAIM):
@@ -107,7 +107,14 @@ class World:
             nodes=tuple(Node(name=key, labels={}, allocatable={}) for key, _ in self.state.objects(kinds.NODE)),
             claims=claims,
             gangs=tuple(
-                Gang(key=f"{NAMESPACE}/{gang}", uid=gang, owner="", queue="q", pods=tuple(pods[n] for n in names))
+                Gang(
+                    key=f"{NAMESPACE}/{gang}",
+                    uid=gang,
+                    owner="",
+                    queue="q",
+                    min_member=len(names) if minimum is None else minimum,
+                    pods=tuple(pods[name] for name in names),
+                )
                 for gang, names in sorted(members.items())
             ),
         )
@@ -805,6 +812,89 @@ async def test_a_node_deleted_while_the_claims_were_written_gets_no_pods(world: 
     assert outcome.reason is not None
     assert "Node n1 went away" in outcome.reason.message
     assert [await world.node_of(name) for name in ("p0", "p1")] == ["", ""]
+
+
+async def three_pods(world: World) -> tuple[Snapshot, Plan]:
+    """A gang of three that needs two, each with a claim of its own, the last on another node."""
+    for name in ("p0", "p1", "p2"):
+        await world.claim(f"c-{name}")
+        await world.pod(name, f"c-{name}")
+    snapshot = await world.snapshot(minimum=2)
+    placements = tuple(
+        world.place(f"p{number}", world.give(f"c-p{number}", f"gpu-{number}"), node="n2" if number == 2 else "n1")
+        for number in range(3)
+    )
+    return snapshot, Plan(now_ms=0, placements=placements)
+
+
+async def _delete_pod(world: World) -> None:
+    await world.direct.delete(kinds.POD, NAMESPACE, "p2", grace_seconds=0)
+    world.state.apply(changes.deleted(kinds.POD, f"{NAMESPACE}/p2"))
+
+
+async def _delete_claim(world: World) -> None:
+    await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c-p2")
+    world.state.apply(changes.deleted(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c-p2"))
+
+
+async def _give_claim_elsewhere(world: World) -> None:
+    claim = await world.stored("c-p2")
+    claim["status"] = {"allocation": msgspec.json.decode(msgspec.json.encode(given("gpu-7")))}
+    await world.direct.replace(kinds.RESOURCE_CLAIM, NAMESPACE, "c-p2", claim, subresource="status")
+    await world.learn()
+
+
+async def _cordon_the_other_node(world: World) -> None:
+    await world.direct.patch(kinds.NODE, None, "n2", {"spec": {"unschedulable": True}})
+    await world.learn()
+
+
+@pytest.mark.parametrize("change", [_delete_pod, _delete_claim, _give_claim_elsewhere, _cordon_the_other_node])
+async def test_a_pod_above_the_minimum_that_lost_its_place_is_left_out_before_the_first_write(world: World, change):
+    snapshot, plan = await three_pods(world)
+    await change(world)
+
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert (outcome.bound, outcome.reason) == (("default/p0", "default/p1"), None)
+    assert not any("p2" in step for step in world.written)
+
+
+@pytest.mark.parametrize("change", [_delete_pod, _cordon_the_other_node])
+async def test_a_pod_above_the_minimum_that_goes_while_claims_are_written_does_not_stop_the_others(
+    world: World, change
+):
+    snapshot, plan = await three_pods(world)
+
+    async def happen() -> None:
+        await change(world)
+
+    world.meddle(("PUT resourceclaims/c-p2/status", Around(after=happen)))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert (outcome.bound, outcome.gone, outcome.reason) == (("default/p0", "default/p1"), ("default/p2",), None)
+    assert await world.holds("c-p0") == (["gpu-0"], ["p0"])
+    assert await world.holds("c-p2") == ([], [])
+    assert world.state.object(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c-p2").status.allocation is None
+
+
+async def test_a_refused_claim_of_a_pod_above_the_minimum_does_not_stop_the_others(world: World):
+    snapshot, plan = await three_pods(world)
+    world.meddle(("PUT resourceclaims/c-p2/status", Refuse(403, "Forbidden", "not this one")))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+    assert (outcome.bound, outcome.gone, outcome.reason) == (("default/p0", "default/p1"), ("default/p2",), None)
+    assert await world.node_of("p2") == ""
+
+
+async def test_two_pods_lost_of_a_gang_that_can_spare_one_stop_it(world: World):
+    snapshot, plan = await three_pods(world)
+    await _delete_pod(world)
+    world.meddle(("PUT resourceclaims/c-p1/status", Refuse(403, "Forbidden", "not this one")))
+    (outcome,) = await world.committer().commit(plan, snapshot)
+    assert outcome.bound == ()
+    assert outcome.reason is not None
+    assert "ResourceClaim default/c-p1 was refused: not this one" in outcome.reason.message
+    assert await world.holds("c-p0") == ([], [])
 
 
 async def test_a_claim_that_was_seen_going_before_its_write_was_answered_holds_nothing(world: World):
