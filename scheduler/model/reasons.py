@@ -82,12 +82,14 @@ class WaitingForPods:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingForClaims:
-    """A pod's ResourceClaim is not there yet, is being deleted, or belongs to another pod."""
+    """A pod's ResourceClaim is not there yet, is being deleted, or belongs to another pod. `claim`: its key, or how
+    the pod calls it while its template's claim has no name."""
 
     code: ClassVar[str] = "WaitingForClaims"
     pod: str
     claim: str
     problem: str
+    remedy: str
 
     @property
     def message(self) -> str:
@@ -95,7 +97,7 @@ class WaitingForClaims:
 
     @property
     def cure(self) -> str:
-        return f"Create ResourceClaim {self.claim}, or correct spec.resourceClaims of the pod."
+        return self.remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

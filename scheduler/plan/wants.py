@@ -10,10 +10,22 @@ from dataclasses import dataclass, field
 
 from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods
-from scheduler.model.workloads import Claim, Gang, Pod, TopologyConstraint
+from scheduler.model.workloads import Claim, Gang, Pod, PodClaim, TopologyConstraint
 from scheduler.plan.shapes import Bundle, Shapes, claims_of
 from scheduler.plan.topology import Domains, Ladder
 from scheduler.solver.problem import Group, Unit
+
+_NO_CLAIM = "Create it in the pod's namespace, or correct spec.resourceClaims of the pod."
+_NO_TEMPLATE = (
+    "Kubernetes makes it within seconds; if not, the pod's events say why: mostly the ResourceClaimTemplate that the "
+    "pod names is missing in its namespace or misspelt."
+)
+_NO_CLAIM_OF_ITS_OWN = (
+    "Kubernetes makes every pod a claim of its own from the template; if this stays, delete the pod, so that its "
+    "controller makes another."
+)
+_LEAVING_CLAIM = "Create it again once it is gone: pods that still use it may keep it until they end."
+_CROWDED_CLAIM = "Wait until pods that use it end, or let some of them name another claim."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,28 +178,28 @@ class Wants:
         for entry in pod.claims:
             if not entry.needed:
                 continue
-            if entry.claim is None:
-                return WaitingForClaims(
-                    pod=pod.key, claim=entry.name, problem="has not been made from its template yet"
-                )
-            claim = self._claims.get(entry.claim)
-            if problem := self._problem(pod, claim, from_template=entry.from_template):
-                return WaitingForClaims(pod=pod.key, claim=entry.claim, problem=problem)
+            if trouble := self._trouble_with(pod, entry):
+                problem, remedy = trouble
+                return WaitingForClaims(pod=pod.key, claim=entry.claim or entry.name, problem=problem, remedy=remedy)
         for key in claims_of(pod):
             self._joining.setdefault(key, set()).add(pod.uid)
         return None
 
-    def _problem(self, pod: Pod, claim: Claim | None, *, from_template: bool) -> str:
+    def _trouble_with(self, pod: Pod, entry: PodClaim) -> tuple[str, str] | None:
+        """What is the matter with the claim of this entry, and what helps; None if the pod can use it."""
+        if entry.claim is None:
+            return "has not been made from its template yet", _NO_TEMPLATE
+        claim = self._claims.get(entry.claim)
         if claim is None:
-            return "does not exist"
+            return "does not exist", _NO_CLAIM_OF_ITS_OWN if entry.from_template else _NO_CLAIM
         if claim.terminating:
-            return "is being deleted"
-        if from_template and claim.owner_uid != pod.uid:
-            return "belongs to another pod"
+            return "is being deleted", _NO_CLAIM_OF_ITS_OWN if entry.from_template else _LEAVING_CLAIM
+        if entry.from_template and claim.owner_uid != pod.uid:
+            return "belongs to another pod", _NO_CLAIM_OF_ITS_OWN
         consumers = self._consumers(claim.key)
         if pod.uid not in consumers and len(consumers | self._joining.get(claim.key, set())) >= MOST_CONSUMERS:
-            return f"is wanted by more than {MOST_CONSUMERS} pods, and a claim cannot serve more"
-        return ""
+            return f"is wanted by more than {MOST_CONSUMERS} pods, and a claim cannot serve more", _CROWDED_CLAIM
+        return None
 
     def _need(self, node: _Node, bundles: dict[tuple[str, int], list[Bundle]]) -> Group | Reason | None:
         """What the group lacks, why that cannot be asked for, or None if it lacks nothing."""

@@ -111,9 +111,8 @@ def test_a_gang_whose_claims_are_not_made_yet_waits_for_them() -> None:
     lonely = pod("train-0", claims={})
     pods = [replace(lonely, claims=(PodClaim(name="gpu", claim=None, from_template=True),))]
     reason = decide(cluster(nodes=1, gpus=4, dra=True) + gang_of("train", pods)).why("train")
-    assert reason == WaitingForClaims(
-        pod="default/train-0", claim="gpu", problem="has not been made from its template yet"
-    )
+    assert isinstance(reason, WaitingForClaims)
+    assert reason.message == "Pod default/train-0: ResourceClaim gpu has not been made from its template yet."
 
 
 def test_a_claim_of_another_pod_is_not_used() -> None:

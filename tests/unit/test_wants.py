@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import WaitingForClaims, WaitingForPods
+from scheduler.model.workloads import PodClaim
 from scheduler.plan.ledger import Ledger
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
@@ -148,7 +149,27 @@ def test_a_claim_that_is_being_deleted_is_waited_for() -> None:
     made = cluster() + gang("train", pods=1, claims={"gpu": ask(1)})
     going = {key: replace(one, terminating=True) for key, one in made.claims.items()}
     reason = wants(replace(made, claims=going)).minimum()
-    assert reason == WaitingForClaims(pod="default/train-0", claim="default/train-0-gpu", problem="is being deleted")
+    assert isinstance(reason, WaitingForClaims)
+    assert (reason.claim, reason.problem) == ("default/train-0-gpu", "is being deleted")
+
+
+def cure_of(made: World) -> str:
+    reason = wants(made).minimum()
+    assert isinstance(reason, WaitingForClaims)
+    return reason.cure
+
+
+def test_who_waits_for_a_claim_is_told_what_the_user_can_do() -> None:
+    """Kubernetes makes the claims of templates, and not the user, who can only correct the template or the pod."""
+    own = cluster() + gang("train", pods=1, claims={"gpu": ask(1)})
+    named = cluster() + claim("shared", ask(1)) + gang("train", pods=1, shared={"gpu": "shared"})
+    unmade = (PodClaim(name="gpu", claim=None, from_template=True),)
+    assert cure_of(replace(named, claims={})).startswith("Create it in the pod's namespace")
+    assert cure_of(replace(own, claims={})).startswith("Kubernetes makes every pod a claim of its own")
+    pods = [replace(pod("train-0"), claims=unmade)]
+    assert "ResourceClaimTemplate that the pod names is missing" in cure_of(cluster() + gang_of("train", pods))
+    going = {key: replace(one, terminating=True) for key, one in named.claims.items()}
+    assert cure_of(replace(named, claims=going)).startswith("Create it again once it is gone")
 
 
 def test_a_pod_with_a_missing_claim_only_matters_if_it_is_needed() -> None:

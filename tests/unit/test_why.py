@@ -98,7 +98,7 @@ def test_a_young_gang_without_all_its_pods_may_still_be_in_the_making():
 
 
 def test_a_young_pod_without_the_claim_of_its_template_may_still_get_it_but_a_named_claim_is_missed_at_once():
-    reason = WaitingForClaims(pod="team/a", claim="gpu", problem="does not exist yet")
+    reason = WaitingForClaims(pod="team/a", claim="gpu", problem="does not exist yet", remedy="Wait.")
     template, named = PodClaim(name="gpu", claim=None, from_template=True), PodClaim(name="gpu", claim="team/gone")
     assert settling(reason, pod("a", created_ms=NOW, claims=(template,)))
     assert not settling(reason, pod("a", created_ms=NOW - 5000, claims=(template,)))
