@@ -190,9 +190,12 @@ class Client:
         *,
         uid: str | None = None,
         grace_seconds: int | None = None,
+        propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        """Delete it, only if it still has this uid. Raises ApiError (`not_found`; `conflict` for another uid)."""
-        await self._ask("DELETE", kind.url(namespace, name), body=_deletion(uid, grace_seconds))
+        """Delete it, only if it still has this uid. Raises ApiError (`not_found`; `conflict` for another uid).
+
+        `propagation`: what becomes of its dependents; None is the server's choice (they go, but those of Jobs stay)."""
+        await self._ask("DELETE", kind.url(namespace, name), body=_deletion(uid, grace_seconds, propagation))
 
     async def bind(self, namespace: str, name: str, uid: str, node: str) -> None:
         """Give the pod its node. Raises ApiError (`conflict` if it has one, or is another pod of that name)."""
@@ -370,8 +373,10 @@ def _unanswered(request: str, error: BaseException) -> ApiError:
     return ApiError(request=request, status=0, reason="NoAnswer", message=text)
 
 
-def _deletion(uid: str | None, grace_seconds: int | None) -> Document:
+def _deletion(uid: str | None, grace_seconds: int | None, propagation: str | None = None) -> Document:
     body: Document = {"apiVersion": "v1", "kind": "DeleteOptions"}
+    if propagation:
+        body["propagationPolicy"] = propagation
     if uid:
         body["preconditions"] = {"uid": uid}
     if grace_seconds is not None:

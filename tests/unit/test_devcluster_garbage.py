@@ -36,6 +36,17 @@ def test_orphaned_dependents_stay_without_the_reference():
     assert "ownerReferences" not in store.get(kinds.CONFIG_MAP, "default", "child")["metadata"]
 
 
+def test_a_job_whose_deletion_says_nothing_leaves_its_pods():
+    # rest.OrphanDependents for batch/v1 in the API server; kubectl asks for Background.
+    store = new_store()
+    template = {"spec": {"restartPolicy": "Never", **pod()["spec"]}}
+    owner = store.create(kinds.JOB, {"metadata": {"name": "train"}, "spec": {"template": template}})
+    store.create(kinds.POD, pod("train-1", meta=owned_by(owner)))
+    store.delete(kinds.JOB, "default", "train")
+    assert store.all(kinds.JOB) == []
+    assert "ownerReferences" not in store.get(kinds.POD, "default", "train-1")["metadata"]
+
+
 def test_in_the_foreground_the_owner_waits_for_those_that_block_it():
     store = new_store()
     owner = config(store, "owner")
