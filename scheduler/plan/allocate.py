@@ -42,7 +42,8 @@ def place_pending(desk: Desk) -> None:
         else:
             desk.reasons[gang.key] = answer
             if not turn.elastic:
-                desk.waiting[gang.key] = piece
+                if not shared.ties_groups(piece):
+                    desk.waiting[gang.key] = piece
                 continue
             desk.wants[gang.key].fail(piece)
         more = desk.wants[gang.key].growth()
@@ -155,7 +156,7 @@ def _greedily(desk: Desk, group: Group) -> Seated | Short:
 
 def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     """Why a piece found no room: it cannot be decided, it could never run here, or there is too little free now."""
-    refused = never(desk, piece)
+    refused = None if piece.partial else never(desk, piece)
     if refused is not None:
         return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
@@ -165,5 +166,5 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
         placeable=min(short.placeable, piece.pods - 1),
         causes=(outside,) if outside else desk.rooms.causes(short.shape, short.nodes),
         domain=short.domain,
-        proved=short.certain and desk.rooms.proved,
+        proved=short.certain and desk.rooms.proved and not piece.partial,
     )

@@ -100,6 +100,15 @@ class Shapes:
         """The pods in bundles, in the order of their first pods. All their claims must exist."""
         return tuple(self._bundle(group) for group in self._groups(pods))
 
+    def part(self, bundle: Bundle, pods: int) -> Bundle:
+        """The first so many pods of the bundle."""
+        return self._bundle(bundle.pods[:pods]) if pods < len(bundle.pods) else bundle
+
+    def interchangeable(self, pods: Sequence[Pod]) -> bool:
+        """Whether it makes no difference which of the pods are placed: they want the same, and the same claims."""
+        claims = claims_of(pods[0])
+        return all(claims_of(pod) == claims and _lasting(pod) == _lasting(pods[0]) for pod in pods)
+
     def demand(self, number: int, node: Node) -> Demand:
         """What a bundle of this shape takes of the node."""
         shape = self._shapes[number]

@@ -1,11 +1,14 @@
 """Claims that several pods of a gang share.
 
-Devices of one node: the pods go there together, as a bundle (`shapes`). Devices that many nodes can reach: the claim
-gets them first, and the pods then go wherever these can be used. Source: KEP 4381 (claims shared by pods).
+Devices of one node: the pods of a sub-group go there together, as a bundle (`shapes`), all of them if they find room,
+else no more than the gang needs, and the others follow. Two kinds of claims get their devices first, and the pods then
+go wherever these can be used: devices that many nodes can reach, and claims that pods of several sub-groups share.
+The first are tried part of the cluster by part of the cluster, the others node by node, the best for the pods first.
+Source: KEP 4381 (claims shared by pods).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from queues.resources import total
 from scheduler.api.core import NodeSelector
@@ -13,46 +16,143 @@ from scheduler.api.dra import AllocationResult
 from scheduler.dra import accounting
 from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.selection import usable_on
-from scheduler.model.reasons import InvalidGang, Reason
+from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.workloads import Claim, Gang
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
-from scheduler.plan.wants import Wanted
+from scheduler.plan.shapes import Bundle
+from scheduler.plan.wants import Wanted, fewest
+from scheduler.solver.problem import Group, Unit
 
 Placing = Callable[[Desk, Gang, Wanted], Placed | Reason]
+Held = tuple[tuple[Claim, AllocationResult], ...]
+
+MOST_TRIES = 256
+"""Ways to give a piece's shared claims their devices, all of them together."""
+
+MOST_NODES = 16
+"""Nodes tried for a claim that pods of several sub-groups share."""
 
 
 def place(desk: Desk, gang: Gang, piece: Wanted, placing: Placing) -> Placed | Reason:
-    """What `placing` answers for the piece, once claims that many nodes can serve have their devices."""
-    claims = _linking(piece)
-    if not claims:
-        return placing(desk, gang, piece)
-    wide = next(((claim, options) for claim in claims if (options := list(_wide(desk, claim)))), None)
-    if wide is None:
-        return _apart(gang, piece) or placing(desk, gang, piece)
-    claim, options = wide
-    answer: Placed | Reason | None = None
-    for allocation in options:
-        desk.ledger.hold(claim, allocation)
-        again = desk.wants[gang.key].minimum() or desk.wants[gang.key].growth()
-        answer = place(desk, gang, again, placing) if isinstance(again, Wanted) else again
-        desk.ledger.release(claim)
+    """What `placing` answers for the piece, once claims that tie pods together have their devices."""
+    return _Sharing(desk=desk, gang=gang, placing=placing).place(piece)
+
+
+def ties_groups(piece: Wanted) -> bool:
+    """Whether pods of several sub-groups share a claim without devices: such a piece cannot be placed as it stands."""
+    return any(len(link.leaves) > 1 for link in _links(piece))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Link:
+    """A claim without devices, how many pods of a piece consume it, and of which leaves they are."""
+
+    claim: Claim
+    consumers: int = 0
+    leaves: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sharing:
+    desk: Desk
+    gang: Gang
+    placing: Placing
+    tries: int = MOST_TRIES
+
+    def place(self, piece: Wanted) -> Placed | Reason:
+        """The piece, or as little of it as will do."""
+        answer = self._whole(piece)
+        if isinstance(answer, Placed | ClaimRefused):
+            return answer
+        fewer = fewest(piece, self.desk.shapes)
+        return answer if fewer is None else self._whole(fewer)
+
+    def _whole(self, piece: Wanted) -> Placed | Reason:
+        links = [link for link in _links(piece) if link.consumers > 1]
+        for link in links:
+            ways = list(_wide(self.desk, link.claim))
+            if ways:
+                return self._try(piece, [((link.claim, way),) for way in ways])
+        apart = [link.claim for link in links if len(link.leaves) > 1]
+        if not apart:
+            return self.placing(self.desk, self.gang, piece)
+        together = self._together(piece, apart[0])
+        answer = self.placing(self.desk, self.gang, together)
         if isinstance(answer, Placed):
-            return _with_claim(desk, gang, answer, claim, allocation)
-    return answer if answer is not None else placing(desk, gang, piece)
+            return self._try(piece, list(self._node_by_node(next(together.chosen()), apart)))
+        if isinstance(answer, GangDoesNotFit):
+            return replace(answer, needed=piece.pods)
+        return answer if piece.pods == sum(1 for _ in piece.all_pods()) else self._unproved(piece, answer)
+
+    def _try(self, piece: Wanted, ways: Sequence[Held]) -> Placed | Reason:
+        """Place the gang's next piece with the claims holding these devices, for the first of the ways that will do."""
+        desk, wants = self.desk, self.desk.wants[self.gang.key]
+        refusal: Reason | None = None
+        for held in ways:
+            if not self.tries:
+                break
+            self.tries -= 1
+            fruitless = dict(desk.fruitless)
+            for claim, allocation in held:
+                desk.ledger.hold(claim, allocation)
+            again = wants.minimum() or wants.growth()
+            answer = self.place(again) if isinstance(again, Wanted) else again
+            for claim, _ in held:
+                desk.ledger.release(claim)
+            desk.fruitless = fruitless
+            if isinstance(answer, Placed):
+                return _with_claims(desk, self.gang, answer, held)
+            refusal = answer
+        if refusal is not None and all(allocation.node_selector is None for _, allocation in ways[0]):
+            return refusal
+        return self._unproved(piece, refusal)
+
+    def _unproved(self, piece: Wanted, reason: Reason | None) -> Reason:
+        """The reason, as one that holds for some ways to give the claims their devices, and not for all."""
+        match reason:
+            case GangDoesNotFit():
+                return replace(reason, proved=False)
+            case NoNodeFits() | None:
+                causes = reason.causes if reason is not None else ()
+                return GangDoesNotFit(gang=self.gang.key, needed=piece.pods, placeable=0, causes=causes, proved=False)
+            case _:
+                return reason
+
+    def _together(self, piece: Wanted, claim: Claim) -> Wanted:
+        """All pods of the piece, of whatever sub-groups, that must be on one node for the sake of the claim."""
+        chosen = [pod for bundle in piece.chosen() for pod in bundle.pods]
+        bundles = (*self.desk.shapes.bundles(chosen), *self.desk.shapes.bundles(list(piece.all_pods())))
+        tied = next(bundle for bundle in bundles if any(ask.key == claim.key for ask in bundle.asks))
+        unit = Unit(shape=tied.shape, pods=len(tied.pods))
+        group = Group(name="", minimum=unit.pods, units=(unit,))
+        return Wanted(group=group, bundles={("", tied.shape): (tied,)})
+
+    def _node_by_node(self, bundle: Bundle, claims: Sequence[Claim]) -> Iterator[Held]:
+        """Devices for those of the claims that the bundle asks for, on nodes that take all of its pods."""
+        desk, shape = self.desk, bundle.shape
+        rooms, keys = desk.rooms, {claim.key for claim in claims}
+        able = [n for n in rooms.nodes if not rooms.suits(n, shape) and not rooms.verdict(n, ((shape, 1),)).cause]
+        for name in sorted(able, key=lambda n: rooms.rank(n, shape))[:MOST_NODES]:
+            node = desk.ledger.nodes[name]
+            asks = [Ask(claim=asked.claim) for asked in desk.shapes.demand_of(bundle, node).asks]
+            steps = desk.snapshot.policy.allocator_steps
+            answer = allocate(node, asks, desk.inventory, desk.ledger.in_use, steps=steps)
+            if isinstance(answer, Allocated):
+                given = zip(asks, answer.allocations, strict=True)
+                yield tuple((ask.claim, allocation) for ask, allocation in given if ask.claim.key in keys)
 
 
-def _linking(piece: Wanted) -> list[Claim]:
-    """Claims without devices that more than one pod of the piece consumes, by key."""
-    seen: dict[str, int] = {}
-    claims: dict[str, Claim] = {}
-    for bundles in piece.bundles.values():
+def _links(piece: Wanted) -> list[_Link]:
+    """The claims without devices that the piece asks for, by key."""
+    links: dict[str, _Link] = {}
+    for (leaf, _), bundles in piece.bundles.items():
         for bundle in bundles:
             for claim in bundle.asks:
-                consumers = sum(1 for pod in bundle.pods if any(entry.claim == claim.key for entry in pod.claims))
-                seen[claim.key] = seen.get(claim.key, 0) + consumers
-                claims[claim.key] = claim
-    return [claims[key] for key in sorted(seen) if seen[key] > 1]
+                link = links.setdefault(claim.key, _Link(claim=claim))
+                link.consumers += sum(1 for pod in bundle.pods if any(entry.claim == claim.key for entry in pod.claims))
+                link.leaves.add(leaf)
+    return [links[key] for key in sorted(links)]
 
 
 def _wide(desk: Desk, claim: Claim) -> Iterator[AllocationResult]:
@@ -77,28 +177,17 @@ def _one_node(selector: NodeSelector | None) -> bool:
     return selector is not None and any(term.match_fields for term in selector.node_selector_terms)
 
 
-def _apart(gang: Gang, piece: Wanted) -> InvalidGang | None:
-    """Pods of different sub-groups cannot be bundled."""
-    leaf_of: dict[str, str] = {}
-    for (leaf, _), bundles in sorted(piece.bundles.items()):
-        for claim in (claim for bundle in bundles for claim in bundle.asks):
-            other = leaf_of.setdefault(claim.key, leaf)
-            if other != leaf:
-                problem = f"sub-groups {other} and {leaf} share ResourceClaim {claim.key}, which one node must serve"
-                remedy = "Put the pods that share the claim into one sub-group, or give each sub-group its own claim."
-                return InvalidGang(gang=gang.key, problem=problem, remedy=remedy)
-    return None
-
-
-def _with_claim(desk: Desk, gang: Gang, placed: Placed, claim: Claim, allocation: AllocationResult) -> Placed | Reason:
-    """The first of the pods that consume the claim brings it its devices, and its queue pays for them. An elastic gang
+def _with_claims(desk: Desk, gang: Gang, placed: Placed, held: Held) -> Placed | Reason:
+    """The first of the pods that consume a claim brings it its devices, and its queue pays for them. An elastic gang
     may have started with pods that do not consume it: then nobody has taken anything."""
     grants: list[Grant] = list(placed.grants)
-    number = next((number for number, grant in enumerate(grants) if claim.key in grant.joins), None)
-    if number is None:
+    for claim, allocation in held:
+        number = next((number for number, grant in enumerate(grants) if claim.key in grant.joins), None)
+        if number is not None:
+            first = grants[number]
+            cost = first.cost + accounting.charge(claim.spec, allocation, desk.inventory)
+            grants[number] = replace(first, allocated=(*first.allocated, (claim, allocation)), cost=cost)
+    if grants == list(placed.grants):
         return placed
-    first = grants[number]
-    cost = first.cost + accounting.charge(claim.spec, allocation, desk.inventory)
-    grants[number] = replace(first, allocated=(*first.allocated, (claim, allocation)), cost=cost)
     refusal = desk.over(gang, total(grant.cost for grant in grants))
     return replace(placed, grants=tuple(grants), fixed=True) if refusal is None else refusal

@@ -6,7 +6,7 @@ workloads); native gang API (minCount).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods
@@ -30,10 +30,12 @@ _CROWDED_CLAIM = "Wait until pods that use it end, or let some of them name anot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A question for placement. `bundles` by (leaf, shape), in the order in which they are to be placed."""
+    """A question for placement. `bundles` by (leaf, shape), in the order in which they are to be placed. `partial`:
+    others that might do in place of these were left out, so that the answer proves nothing about the gang."""
 
     group: Group
     bundles: Mapping[tuple[str, int], tuple[Bundle, ...]]
+    partial: bool = False
 
     def chosen(self) -> Iterator[Bundle]:
         """The bundles that are placed if all goes as listed: of each group, what its minimum takes first."""
@@ -257,7 +259,7 @@ class Wants:
                 if (node.name, bundle.shape) not in self._failed:
                     bundles[node.name, bundle.shape] = [bundle]
                     unit = Unit(shape=bundle.shape, pods=len(bundle.pods))
-                    return self._group(node, ladder, unit.pods, units=(unit,))
+                    return self._group(node, ladder, 1, units=(unit,))
             return None
         for child in sorted(node.children, key=lambda c: (not c.nodes(), c.name)):
             own: dict[tuple[str, int], list[Bundle]] = {}
@@ -309,6 +311,43 @@ class Wants:
                     problem=f"cannot hold its pods together at level {ladder.required[1]}: some run in {what}",
                 )
         return ladder
+
+
+def fewest(piece: Wanted, shapes: Shapes) -> Wanted | None:
+    """The piece with only so many of the pods that share a claim as it needs; the others can follow once the claim has
+    its devices. None if it needs all of them."""
+    bundles: dict[tuple[str, int], list[Bundle]] = {}
+    partial: list[bool] = []
+    group = _fewest(piece, piece.group, shapes, bundles, partial)
+    if not partial:
+        return None
+    return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()}, partial=any(partial))
+
+
+def _fewest(
+    piece: Wanted,
+    group: Group,
+    shapes: Shapes,
+    bundles: dict[tuple[str, int], list[Bundle]],
+    partial: list[bool],
+) -> Group:
+    """The group with its bundles cut to what its minimum takes; these go into `bundles`. `partial`: of each that was
+    cut, whether that leaves a choice out."""
+    taken = 0
+    units: list[Unit] = []
+    seen: dict[int, int] = {}
+    for unit in group.units:
+        number = seen[unit.shape] = seen.get(unit.shape, 0) + 1
+        bundle = piece.bundles[group.name, unit.shape][number - 1]
+        left = group.minimum - taken if taken < group.minimum else group.minimum
+        cut = shapes.part(bundle, left)
+        if cut is not bundle:
+            partial.append(len(group.units) > 1 or not shapes.interchangeable(bundle.pods))
+        taken += len(cut.pods)
+        units.append(Unit(shape=cut.shape, pods=len(cut.pods)))
+        bundles.setdefault((group.name, cut.shape), []).append(cut)
+    children = tuple(_fewest(piece, child, shapes, bundles, partial) for child in group.children)
+    return replace(group, units=tuple(units), children=children)
 
 
 def _tree(gang: Gang) -> tuple[_Node, dict[str, _Node]]:

@@ -7,7 +7,7 @@ import pytest
 from queues.resources import Resources
 from scheduler.api.dra import ResourceClaimSpec
 from scheduler.model.plan import Plan, Verdict
-from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, InvalidGang, NoNodeFits, WaitingForClaims
+from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, WaitingForClaims
 from scheduler.model.workloads import ContainerAsk
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
@@ -31,6 +31,7 @@ from tests.builders import (
     queue,
     running,
     sub_group,
+    topology,
 )
 from tests.strategies import carried_out
 
@@ -198,11 +199,69 @@ def test_devices_that_every_node_reaches_are_still_given_once() -> None:
     assert not reason.proved
 
 
-def test_sub_groups_that_share_a_claim_of_one_node_are_told_what_to_do() -> None:
-    made = cluster(nodes=1, gpus=1, dra=True) + claim("shared", ask(1))
-    pods = [pod(f"p-{name}", claims={"gpu": "shared"}, sub_group=name) for name in ("a", "b")]
-    made += gang_of("pair", pods, sub_groups=(sub_group("a", 1), sub_group("b", 1)))
-    assert isinstance(decide(made).why("pair"), InvalidGang)
+def test_pods_that_share_a_gpu_start_with_the_minimum_of_their_gang_and_others_join_as_far_as_there_is_room() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True, cpu=4) + claim("shared", ask(1))
+    decided = decide(made + gang("g", pods=8, minimum=2, cpu=1, shared={"gpu": "shared"}))
+    assert [(d.verdict, d.placed) for d in decided.gangs] == [(Verdict.PLACED, 4)]
+    waits = decide(made + gang("g", pods=8, minimum=5, cpu=1, shared={"gpu": "shared"})).why("g")
+    assert isinstance(waits, NoNodeFits)
+    grows = made + gang_of("g", [pod("g-x")] + [pod(f"g-{i}", claims={"gpu": "shared"}) for i in range(8)], minimum=1)
+    assert [d.placed for d in decide(grows).gangs] == [4]
+
+
+def test_pods_that_share_a_gpu_go_where_all_of_them_find_room_if_that_is_anywhere() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True, cpu=2) + node("roomy", gpus=1, dra=True) + claim("shared", ask(1))
+    decided = decide(made + gang("g", pods=8, minimum=1, shared={"gpu": "shared"}))
+    assert [p.node for p in decided.placements] == ["roomy"] * 8
+
+
+def apart(**constraints: tuple[str, str | None, str | None]) -> World:
+    """A gang of two sub-groups of two pods each, whose first pods share a GPU."""
+    made = claim("shared", ask(1))
+    pods = [
+        pod(f"{name}-{i}", cpu=2, claims={"gpu": "shared"} if i == 0 else {}, sub_group=name)
+        for name in ("a", "b")
+        for i in range(2)
+    ]
+    groups = tuple(sub_group(name, 2, topology=constraints.get(name)) for name in ("a", "b"))
+    return made + gang_of("g", pods, sub_groups=groups)
+
+
+def test_sub_groups_that_share_a_claim_of_one_node_send_those_that_consume_it_there() -> None:
+    made = cluster(nodes=2, gpus=1, dra=True, cpu=4)
+    decided = decide(made + apart())
+    on = {p.pod: p.node for p in decided.placements}
+    assert len(on) == 4
+    assert on["default/a-0"] == on["default/b-0"]
+    assert sorted(given(decided).values()) == [[], [], [], [f"{on['default/a-0']}/gpu-0"]]
+
+
+def test_the_node_of_such_a_claim_is_chosen_so_that_the_rest_of_the_gang_finds_room() -> None:
+    """The node that fits the two best is in a rack that cannot hold the whole of sub-group a."""
+    made = topology("racks", "rack") + queue("default") + gpu_class()
+    made += node("tight", gpus=1, dra=True, cpu=4, labels={"rack": "r0"})
+    for number in range(2):
+        made += node(f"roomy-{number}", gpus=1, dra=True, cpu=5, labels={"rack": "r1"})
+    decided = decide(made + apart(a=("racks", "rack", None)))
+    assert {p.node for p in decided.placements if p.pod in ("default/a-0", "default/b-0")} < {"roomy-0", "roomy-1"}
+
+
+def test_sub_groups_bound_to_one_rack_each_that_share_a_gpu_wait_and_nothing_is_claimed_to_be_proved() -> None:
+    made = topology("racks", "rack") + queue("default") + gpu_class()
+    for number in range(2):
+        made += node(f"n{number}", gpus=1, dra=True, cpu=6, labels={"rack": f"r{number}"})
+    racked = ("racks", "rack", None)
+    reason = decide(made + apart(a=racked, b=racked)).why("g")
+    assert isinstance(reason, GangDoesNotFit)
+    assert not reason.proved
+    assert decide(
+        made + node("n2", gpus=1, dra=True, cpu=8, labels={"rack": "r1"}) + apart(a=racked, b=racked)
+    ).placements
+
+
+def test_sub_groups_that_share_a_claim_which_no_node_can_serve_are_refused() -> None:
+    made = cluster(nodes=2, gpus=1, dra=True, cpu=3)
+    assert isinstance(decide(made + apart()).why("g"), NoNodeFits)
 
 
 def test_nvidia_com_gpu_is_served_by_a_device_plugin_where_there_is_one_and_by_a_claim_elsewhere() -> None:
