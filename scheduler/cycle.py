@@ -56,9 +56,13 @@ class Rhythm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleReport:
-    """What one cycle saw, decided and said. `seconds` by step: snapshot, plan, check, commit, explain."""
+    """What one cycle saw, decided and said. `seconds` by step: snapshot, plan, check, commit, explain.
+
+    `state`: what the snapshot was made of, as it was; it changes no more. `held_back`: gangs that were not tried."""
 
     number: int
+    state: ClusterState
+    held_back: Mapping[str, Reason]
     snapshot: Snapshot
     plan: Plan
     reports: why.Reports
@@ -125,7 +129,9 @@ class Cycle:
         version = self._state.version
         clock = Stopwatch()
         snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
+        seen = self._state.fork()
         snapshot = self._held.without_them(snapshot, time.monotonic())
+        held_back = self._held.reasons
         clock.lap("snapshot")
         plan = await asyncio.to_thread(decide, snapshot)
         self._hold_back_defects(plan)
@@ -144,7 +150,15 @@ class Cycle:
         reports = why.reports(snapshot, plan)
         self._tell(self._teller.status_writes(reports))
         clock.lap("explain")
-        report = CycleReport(number=self._number, snapshot=snapshot, plan=plan, reports=reports, seconds=clock.seconds)
+        report = CycleReport(
+            number=self._number,
+            state=seen,
+            held_back=held_back,
+            snapshot=snapshot,
+            plan=plan,
+            reports=reports,
+            seconds=clock.seconds,
+        )
         self._observe(report)
         if self._state.version != version:
             self.changed()
@@ -304,6 +318,11 @@ class HeldBack:
     @property
     def gangs(self) -> frozenset[str]:
         return frozenset(self._until)
+
+    @property
+    def reasons(self) -> Mapping[str, Reason]:
+        """Why each of them waits."""
+        return {gang: reason for gang, (_, reason) in sorted(self._until.items())}
 
     def note(self, outcome: GangOutcome, now: float) -> None:
         """A gang's commit ended. The first time that it was only overtaken by a change costs no wait."""

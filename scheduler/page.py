@@ -20,6 +20,7 @@ from scheduler.cycle import CycleReport
 from scheduler.explain.history import History
 from scheduler.explain.metrics import Exposition, Metrics
 from scheduler.model.plan import Plan
+from scheduler.model.plan_document import to_json
 from scheduler.model.snapshot import Policy
 from scheduler.plan import planner
 from scheduler.state import manifests, recording, translate
@@ -50,11 +51,13 @@ class Window:
     loop: asyncio.AbstractEventLoop
     leads: Callable[[], bool]
     _newest: View | None = None
+    _report: CycleReport | None = None
     _alive: float = 0.0
 
     def show(self, report: CycleReport) -> None:
         """A cycle has ended."""
         self._alive = time.monotonic()
+        self._report = report
         self._newest = View(
             cycle=report.number,
             snapshot=report.snapshot,
@@ -83,7 +86,17 @@ class Window:
         return self.exposition.exposition()
 
     def recording(self) -> bytes:
-        return recording.dump(self._ask(self.state.fork), now_ms=_now_ms(), policy=self.policy)
+        report = self._report
+        if report is None:
+            return recording.dump(self._ask(self.state.fork), now_ms=_now_ms(), policy=self.policy)
+        return recording.dump(
+            report.state,
+            now_ms=report.snapshot.now_ms,
+            policy=report.snapshot.policy,
+            usage=report.snapshot.usage,
+            held_back=report.held_back,
+            decided=to_json(report.plan),
+        )
 
     def what_if(self, documents: str) -> Plan:
         try:

@@ -1,4 +1,5 @@
-"""A cluster, a time and a policy as one JSON document, and back: what-if, bug reports, golden tests.
+"""A cluster, a time and a policy as one JSON document, and back: what-if, bug reports, golden tests. With them, where
+there is one, the plan that was decided.
 
 Recorded is what we read, as we read it: a replay gives the same Snapshot, and what no decision depends on (environment
 variables, commands, kubectl's copy of the manifest) never leaves the cluster. Of the owners of pods only what grouping
@@ -6,7 +7,7 @@ reads is recorded, of an object that cannot be decoded its name and why. Our wri
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from scheduler.api.changes import Change, listed, read
 from scheduler.api.kinds import JOB, JOB_SET, LEADER_WORKER_SET, RESOURCE_CLAIM, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
@@ -45,16 +47,37 @@ class RecordingError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """Why a gang was not tried when the plan was decided: a write for it had failed. A reason as it was told."""
+
+    code: str
+    message: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """All that a decision depended on."""
+    """All that a decision depended on. `decided`: the plan that was decided, as JSON, if one was."""
 
     state: ClusterState
     now_ms: int
     policy: Policy
     usage: Usage = field(default_factory=dict)
+    held_back: Mapping[str, HeldBack] = field(default_factory=dict)
+    decided: Mapping[str, Any] | None = None
 
     def snapshot(self) -> Snapshot:
-        return translate.snapshot(self.state, now_ms=self.now_ms, policy=self.policy, usage=self.usage)
+        found = translate.snapshot(self.state, now_ms=self.now_ms, policy=self.policy, usage=self.usage)
+        if not self.held_back:
+            return found
+        held = self.held_back
+        return replace(
+            found,
+            gangs=tuple(
+                replace(gang, problems=(*gang.problems, held[gang.key])) if gang.key in held else gang
+                for gang in found.gangs
+            ),
+        )
 
 
 class _Headed(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,10 +99,20 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     listed: list[str] = msgspec.field(default_factory=list)
     objects: dict[str, list[msgspec.Raw]]
     unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
+    held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
+    decided: dict[str, Any] | None = None
 
 
-def dump(state: ClusterState, *, now_ms: int, policy: Policy, usage: Usage | None = None) -> bytes:
-    """The recording as JSON. Equal clusters give equal bytes."""
+def dump(
+    state: ClusterState,
+    *,
+    now_ms: int,
+    policy: Policy,
+    usage: Usage | None = None,
+    held_back: Mapping[str, Reason] | None = None,
+    decided: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording."""
     objects: dict[str, list[msgspec.Raw]] = {}
     unreadable: dict[str, list[_Unreadable]] = {}
     for kind in sorted(state.kinds, key=_name):
@@ -98,6 +131,11 @@ def dump(state: ClusterState, *, now_ms: int, policy: Policy, usage: Usage | Non
             listed=sorted(_name(kind) for kind in state.kinds if state.lists(kind)),
             objects=objects,
             unreadable=unreadable,
+            held_back={
+                gang: HeldBack(code=why.code, message=why.message, cure=why.cure)
+                for gang, why in sorted((held_back or {}).items())
+            },
+            decided=None if decided is None else dict(decided),
         ),
         order="deterministic",
     )
@@ -109,7 +147,7 @@ def load(data: bytes) -> Recording:
     Raises RecordingError."""
     try:
         file = msgspec.json.decode(data, type=_File)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordingError(f"the recording cannot be read: {error}; make it anew with `tutti record`.") from None
     if file.format != FORMAT:
         raise RecordingError(
@@ -130,7 +168,14 @@ def load(data: bytes) -> Recording:
             state.apply(_unreadable(kind, each))
         if _name(kind) in file.listed:
             state.apply(listed(kind))
-    return Recording(state=state, now_ms=file.now_ms, policy=policy, usage=file.usage)
+    return Recording(
+        state=state,
+        now_ms=file.now_ms,
+        policy=policy,
+        usage=file.usage,
+        held_back=file.held_back,
+        decided=file.decided,
+    )
 
 
 def _as_read(kind: Kind, found: Wire) -> Wire:

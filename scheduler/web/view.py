@@ -44,7 +44,8 @@ class Source(Protocol):
     def metrics(self) -> Exposition: ...
 
     def recording(self) -> bytes:
-        """Everything the next decision would depend on, as a file that `tutti plan` and `tutti replay` read."""
+        """Everything the last decision depended on, and that decision, as a file that `tutti replay` reads; before the
+        first one, what it would depend on."""
         ...
 
     def what_if(self, manifests: str) -> Plan:

@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from scheduler.api import kinds
+from scheduler.model.plan_document import to_json
 from scheduler.plan import planner
 from scheduler.state import recording
 from tests.service.conftest import Cluster, Tutti, scheduling
@@ -81,8 +83,10 @@ async def test_the_snapshot_replays_to_the_same_plan(cluster: Cluster, page: tup
     shown, tutti = page
     await cluster.apply(gang("waits", 3))
     await cluster.reason("default/waits", "GangDoesNotFit")
-    replayed = planner.plan(recording.load(await shown.download("/api/v1/snapshot")).snapshot())
+    recorded = recording.load(await shown.download("/api/v1/snapshot"))
+    replayed = planner.plan(recorded.snapshot())
     assert replayed.why("default/waits") == tutti.cycles[-1].plan.why("default/waits")
+    assert recorded.decided == msgspec.json.decode(msgspec.json.encode(to_json(replayed)))
 
 
 def _dedented(text: str) -> list[str]:

@@ -1,12 +1,17 @@
 """A recording replays to the same snapshot, and holds nothing that no decision reads."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.commit.outcome import CommitFailed
+from scheduler.model.plan_difference import differences
+from scheduler.model.plan_document import to_json
 from scheduler.model.snapshot import Policy
+from scheduler.plan.planner import plan
 from scheduler.state import recording
 from scheduler.state.grouping import JOB_SET_LABEL, LWS_GROUP_LABEL, LWS_LABEL, REPLICATED_JOB_LABEL
 from scheduler.state.recording import RecordingError
@@ -127,6 +132,31 @@ def test_an_object_that_cannot_be_decoded_is_recorded_by_its_name_problem_and_de
     assert replayed.claims["a/c"].allocation is not None
 
 
+def test_the_plan_that_was_decided_and_gangs_held_back_are_recorded_with_it() -> None:
+    found = state(queue("team"), node("n1"), pod("p", queue="team"), pod("q", queue="team"))
+    failed = CommitFailed(gang="a/q", object="ResourceClaim a/c", problem="was refused")
+    seen = snapshot(found, now_ms=5, policy=POLICY)
+    gangs = tuple(replace(gang, problems=(failed,)) if gang.key == "a/q" else gang for gang in seen.gangs)
+    decided = to_json(plan(replace(seen, gangs=gangs)))
+    data = recording.dump(found, now_ms=5, policy=POLICY, held_back={"a/q": failed}, decided=decided)
+    replayed = recording.load(data)
+    assert replayed.decided == decided
+    again = plan(replayed.snapshot())
+    assert [(each.gang, each.reason.code if each.reason else None) for each in again.gangs] == [
+        ("a/p", None),
+        ("a/q", "CommitFailed"),
+    ]
+    assert differences(decided, to_json(again), replayed.held_back) == []
+
+
+def test_environment_variables_and_commands_are_in_no_part_of_a_recording_with_its_plan() -> None:
+    secret = container(env=[{"name": "TOKEN", "value": "hunter2"}], command=["run", "--password=hunter3"])
+    found = state(queue("team"), node("n1"), pod("p", queue="team", containers=[secret]))
+    decided = to_json(plan(snapshot(found, now_ms=5, policy=POLICY)))
+    assert decided["placements"]
+    assert b"hunter" not in recording.dump(found, now_ms=5, policy=POLICY, decided=decided)
+
+
 def test_what_was_known_to_be_complete_stays_so() -> None:
     assert recording.load(recording.dump(state(), now_ms=0, policy=POLICY)).state.synced
 
@@ -144,6 +174,7 @@ def test_kinds_and_settings_of_other_releases_are_left_out() -> None:
     ("data", "cause"),
     [
         (b"", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
         (b"[]", "cannot be read"),
         (b'{"format": "other/1", "nowMs": 0, "policy": {}, "objects": {}}', "'other/1'"),
         (b'{"format": "tutti-recording/1", "nowMs": "x", "policy": {}, "objects": {}}', "nowMs"),
