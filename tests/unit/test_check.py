@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from queues.tree import QueueResource
 from scheduler.api.core import Taint
 from scheduler.api.dra import AllocationResult, Counter, DeviceCounterConsumption
 from scheduler.dra.selection import only_on
@@ -24,6 +25,7 @@ from tests.builders import (
     divided_gpu,
     gang,
     gang_of,
+    gpu,
     gpu_class,
     label_in,
     node,
@@ -89,7 +91,8 @@ def test_a_node_that_does_not_exist() -> None:
 
 def test_a_gang_cut_short() -> None:
     cut = spoilt(PLAIN, lambda placement: None if placement.pod.endswith("-2") else placement)
-    assert cut == ("gang default/train gets pods placed and has not its minimum: 2 pods on nodes",)
+    assert cut[0] == "gang default/train gets pods placed and has not its minimum: 2 pods on nodes"
+    assert cut[1] == "gang default/train is told Placed, 3 placed, and 2 pods are"
 
 
 def test_a_gang_with_a_problem() -> None:
@@ -230,8 +233,15 @@ def test_a_device_of_another_node() -> None:
         return [msgspec.structs.replace(given[0], pool=other), given[1]]
 
     violations = spoilt(DEVICES, results(elsewhere))
-    assert told(violations, "cannot use")
-    assert told(violations, "do not agree in gpu.nvidia.com/nvlinkDomain")
+    assert told(violations, "not published for node")
+
+
+def test_devices_that_do_not_agree() -> None:
+    domains = [gpu(0, domain="a"), gpu(1, domain="a"), gpu(2, domain="b")]
+    made = queue("default") + gpu_class() + node("n") + devices("n", domains)
+    made += gang("train", claims={"gpu": ask(2, match=f"{GPU}/nvlinkDomain")})
+    apart = results(lambda given: [given[0], msgspec.structs.replace(given[1], device="gpu-2")])
+    assert told(spoilt(made, apart), "do not agree in gpu.nvidia.com/nvlinkDomain")
 
 
 def test_a_device_for_a_request_that_is_not_there() -> None:
@@ -301,14 +311,14 @@ def test_an_extended_resource_that_nothing_serves() -> None:
 
 
 @pytest.mark.parametrize("text", ["1e400", "x"])
-def test_amounts_that_are_none_are_told_of_what_this_plan_gives_and_ignored_elsewhere(text: str) -> None:
+def test_a_pool_with_amounts_that_are_none_gives_nothing_and_spoils_nothing_elsewhere(text: str) -> None:
     parts, counters = divided_gpu(0)
     made = queue("default") + node("n") + gpu_class() + gang("train", claims={"gpu": ask(1)})
     good = plan(made + devices("n", parts, [counters]))
     sets = msgspec.structs.replace(counters, counters={"parts": Counter(value=text)})
-    assert told(check(made + devices("n", parts, [sets]), good), "counter parts of gpu-0 in pool n is overdrawn")
+    assert told(check(made + devices("n", parts, [sets]), good), "which is not published for node n")
     bad = [msgspec.structs.replace(part, consumes_counters=(_takes(text),)) for part in parts]
-    assert told(check(made + devices("n", bad, [counters]), good), f"takes '{text}' of counter parts")
+    assert told(check(made + devices("n", bad, [counters]), good), "which is not published for node n")
     held = good.placements[0].claims[0].allocation
     assert held is not None
     (result,) = held.devices.results or ()
@@ -320,3 +330,67 @@ def test_amounts_that_are_none_are_told_of_what_this_plan_gives_and_ignored_else
 
 def _takes(text: str) -> DeviceCounterConsumption:
     return DeviceCounterConsumption(counter_set="gpu-0", counters={"parts": Counter(value=text)})
+
+
+def test_admin_access_that_nobody_asked_for() -> None:
+    looking = results(lambda given: [msgspec.structs.replace(one, admin_access=True) for one in given])
+    assert told(spoilt(DEVICES, looking), "is given with admin access, which is not what was asked")
+
+
+def test_a_part_of_all_devices() -> None:
+    made = cluster(nodes=1, gpus=2, dra=True) + gang("train", claims={"gpu": ask(None)})
+    assert told(spoilt(made, results(lambda given: given[:1])), "asks for all devices and is not given node-0/gpu-1")
+
+
+def test_local_devices_that_may_be_used_everywhere() -> None:
+    def anywhere(placement: Placement) -> Placement:
+        allocations = [
+            part.allocation and msgspec.structs.replace(part.allocation, node_selector=None)
+            for part in placement.claims
+        ]
+        claims = zip(placement.claims, allocations, strict=True)
+        return replace(placement, claims=tuple(replace(part, allocation=its) for part, its in claims))
+
+    assert told(spoilt(DEVICES, anywhere), "may be used where its device")
+
+
+def test_a_claim_of_another_uid() -> None:
+    def other(placement: Placement) -> Placement:
+        return replace(placement, claims=tuple(replace(part, claim_uid="old") for part in placement.claims))
+
+    assert told(spoilt(DEVICES, other), "of uid 'old', which is 'claim-default/shared'")
+
+
+@pytest.mark.parametrize("queues", [{"cpu": 4000}, {}, {"deviceclass/other": 8000}])
+def test_work_that_cannot_be_preempted_on_devices_without_a_quota(queues: dict[str, int]) -> None:
+    """A quota for something else is none for GPUs."""
+    rules = {name: QueueResource(quota=amount) for name, amount in queues.items()}
+    made = cluster(nodes=1, gpus=4) + queue("red", **rules) + gang("a", gpus=4, cpu=1, queue="red")
+    good = plan(made)
+    firm = replace(made, gangs=tuple(replace(one, preemptible=False) for one in made.gangs))
+    assert told(check(firm, good), "queue red goes past its quota of gpu")
+
+
+def test_work_that_cannot_be_preempted_beyond_the_quota_of_cpu() -> None:
+    rules = {"gpu": QueueResource(quota=4000), "cpu": QueueResource(quota=500)}
+    made = cluster(nodes=1, gpus=4) + queue("red", **rules) + gang("a", gpus=4, cpu=1, queue="red")
+    good = plan(made)
+    firm = replace(made, gangs=tuple(replace(one, preemptible=False) for one in made.gangs))
+    assert told(check(firm, good), "queue red goes past its quota of cpu")
+
+
+SERVED = queue("default") + gpu_class(serves="nvidia.com/gpu") + node("n", gpus=4, dra=True) + gang("train", gpus=4)
+
+
+def test_a_claim_made_for_less_than_the_container_asks() -> None:
+    def fewer(placement: Placement) -> Placement:
+        (part,) = placement.claims
+        assert part.make is not None
+        assert part.allocation is not None
+        (request,) = part.make.devices.requests or ()
+        one = msgspec.structs.replace(request, exactly=msgspec.structs.replace(request.exactly, count=1))
+        made = msgspec.structs.replace(part.make, devices=msgspec.structs.replace(part.make.devices, requests=(one,)))
+        first = (part.allocation.devices.results or ())[:1]
+        return replace(placement, claims=(replace(_with_results(part, first), make=made),))
+
+    assert told(spoilt(SERVED, fewer), "container main gets 1 nvidia.com/gpu and asks for 4")
