@@ -5,10 +5,10 @@ PY := .venv/bin/python
 READY := .venv/ready
 ARGS ?=
 
-.PHONY: help demo test check format kubectl clean
+.PHONY: help demo test real cluster test-real check format kubectl clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,6 +24,16 @@ demo: $(READY) ## the main job on an embedded cluster; ARGS=--once ends when all
 
 test: $(READY) ## all tests; what the machine lacks is skipped with a line that says so
 	@TUTTI_KUBECTL=$$(tests/tools.sh) $(PY) -m pytest $(ARGS)
+
+test-real: $(READY) ## the tests of the whole service on a real control plane (see make real)
+	@if [ -n "$$TUTTI_TEST_KUBECONFIG" ] || [ -n "$$(tests/tools.sh control-plane)" ]; then \
+		TUTTI_KUBECTL=$$(tests/tools.sh) $(PY) -m pytest tests/service --cluster real $(ARGS); fi
+
+real: ## build etcd and Kubernetes from source, once: some ten minutes on two cores (needs Go)
+	@tests/tools.sh control-plane
+
+cluster: $(READY) ## a real control plane with simulated nodes, to play with, until Ctrl-C; prints its kubeconfig
+	@$(PY) -m tests.real $(ARGS)
 
 check: $(READY) ## format, lint, types, floor plan, generated files
 	$(PY) -m ruff format --check .

@@ -81,9 +81,11 @@ class Remote:
         """As Api.get."""
         return await self._ask("GET", _path(kind, namespace, name))
 
-    async def create(self, kind: Kind, obj: Obj) -> Obj:
-        """As Api.create."""
-        return await self._ask("POST", _path(kind, obj["metadata"].get("namespace")), obj)
+    async def create(self, kind: Kind, obj: Obj, *, subresource: str = "") -> Obj:
+        """As Api.create; with a sub-resource, post to that of the object of this name."""
+        meta = obj["metadata"]
+        name = meta["name"] if subresource else ""
+        return await self._ask("POST", _path(kind, meta.get("namespace"), name, subresource), obj)
 
     async def update(self, kind: Kind, obj: Obj, *, subresource: str | None = None) -> Obj:
         """As Api.update."""
@@ -117,6 +119,10 @@ class Remote:
             return None
         meta = left["metadata"]  # a pod comes back in the answer even when it is gone
         return left if meta.get("finalizers") or meta.get("deletionGracePeriodSeconds") else None
+
+    async def delete_all(self, kind: Kind, namespace: str) -> None:
+        """Delete every object of a kind in a namespace."""
+        await self._ask("DELETE", _path(kind, namespace))
 
     async def _watch(self, kind: Kind, version: str) -> AsyncIterator[tuple[str, Obj]]:
         """The events of one watch until the server ends it. StatusError 410 when the version is too old."""

@@ -1,9 +1,9 @@
-"""The whole service on a cluster, which is reached by its kubeconfig alone: a real one can stand in its place."""
+"""The whole service on a cluster that is reached by its kubeconfig alone: embedded, or real with `--cluster real`."""
 
 import asyncio
 import contextlib
 import textwrap
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from scheduler.api.kinds import Kind
 from scheduler.cycle import CycleReport
 from scheduler.devcluster.run import DevCluster
 from scheduler.devcluster.shapes import shape_named
+from scheduler.kube import identity
 from scheduler.kube.client import ApiError, Client
 from scheduler.kube.reflector import Reflector
+from tests.proxy import Meddling, Proxy, Write, leave_alone
+from tests.real.ground import Ground, ground
 
 PATIENCE_SECONDS = 30.0
 Document = dict[str, Any]
@@ -30,18 +33,26 @@ _APPLIED = {
 
 
 class Cluster:
-    """A cluster under test. `client`: an administrator's. `server`: the address of its API."""
+    """A cluster under test. `client` and `kubeconfig`: an administrator's. `tutti`: the scheduler's kubeconfig."""
 
-    def __init__(self, client: Client, kubeconfig: Path, add_nodes: Callable[[str, int], Any]) -> None:
+    def __init__(self, client: Client, kubeconfig: Path, tutti: Path, add_nodes: Callable[[str, int], Any]) -> None:
         self.client = client
-        self.server = client.identity.server
         self.kubeconfig = kubeconfig
+        self.tutti = tutti
         self._add_nodes = add_nodes
         self.schedulers: set[asyncio.Task[None]] = set()
         """Schedulers of this process that are at work: one that fails ends every wait."""
 
     async def add_nodes(self, shape: str, count: int = 1) -> list[str]:
         return list(await self._add_nodes(shape, count))
+
+    @contextlib.asynccontextmanager
+    async def proxy(self, meddle: Callable[[Write], Meddling] = leave_alone) -> AsyncIterator[Proxy]:
+        """A proxy to this cluster; whoever comes through it has the scheduler's rights."""
+        scheduler = await identity.load(self.tutti)
+        proxy = Proxy(target=scheduler.server, meddle=meddle, tls=scheduler.tls, authorization=scheduler.token)
+        async with proxy:
+            yield proxy
 
     async def apply(self, manifests: str) -> None:
         """Merge every document of the YAML text into what exists, or create it."""
@@ -57,8 +68,9 @@ class Cluster:
                 await self.client.create(kind, namespace, document)
 
     async def delete(self, kind: Kind, key: str) -> None:
+        """Delete it and what it owns."""
         namespace, _, name = key.rpartition("/")
-        await self.client.delete(kind, namespace or None, name)
+        await self.client.delete(kind, namespace or None, name, propagation="Background")
 
     async def until(self, kind: Kind, holds: Callable[[Objects], object], what: str = "") -> Objects:
         """Follow all objects of a kind until `holds(objects by key)`; the objects then. Fails if it takes too long."""
@@ -173,11 +185,31 @@ class Tutti:
         await service.serve(settings, ready=ready, stop=self._stop, onlooker=onlooker)
 
 
+@pytest.fixture(scope="session")
+def real() -> Iterator[Ground]:
+    """The real cluster of this run."""
+    with ground() as found:
+        if found is None:
+            pytest.skip("no real control plane: tests/tools.sh control-plane says why")
+        yield found
+
+
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
     """A cluster with our definitions and a queue "default", and no nodes yet."""
+    if request.config.getoption("--cluster") == "real":
+        standing = _real(request.getfixturevalue("real"))
+    else:
+        standing = _embedded(tmp_path)
+    async with standing as found:
+        await found.apply("{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: default}}")
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def _embedded(folder: Path) -> AsyncIterator[Cluster]:
     async with DevCluster(shapes={}) as served:
-        kubeconfig = served.kubeconfig(tmp_path / "kubeconfig")
+        kubeconfig = served.kubeconfig(folder / "kubeconfig")
 
         async def add_nodes(shape: str, count: int) -> list[str]:
             assert served.world is not None
@@ -186,9 +218,20 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         async with await Client.connect(kubeconfig) as client:
             for definition in crd_schema.crds():
                 await client.create(kinds.CUSTOM_RESOURCE_DEFINITION, None, definition)
-            cluster = Cluster(client, kubeconfig, add_nodes)
-            await cluster.apply("{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: default}}")
-            yield cluster
+            yield Cluster(client, kubeconfig, kubeconfig, add_nodes)
+
+
+@contextlib.asynccontextmanager
+async def _real(found: Ground) -> AsyncIterator[Cluster]:
+    async with found.nodes() as nodes, await Client.connect(found.admin) as client:
+
+        async def add_nodes(shape: str, count: int) -> list[str]:
+            return await nodes.add(shape_named(shape), count)
+
+        try:
+            yield Cluster(client, found.admin, found.tutti, add_nodes)
+        finally:
+            await found.restore()
 
 
 @contextlib.asynccontextmanager
@@ -200,7 +243,7 @@ async def scheduling(
     `kubeconfig`: another way to the cluster. `leads` False: do not wait for a cycle, another replica leads."""
     chosen = config.load(
         flags={
-            "kubeconfig": kubeconfig or cluster.kubeconfig,
+            "kubeconfig": kubeconfig or cluster.tutti,
             "leader_election": False,
             "web_enabled": False,
             "log_level": "warning",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.api import kinds
-from tests.proxy import Around, Meddling, Proxy, Write
+from tests.proxy import Around, Meddling, Write
 from tests.service.conftest import Cluster, Objects, allocated
 from tests.service.manifests import gang, template
 from tests.service.process import Process
@@ -34,7 +34,7 @@ async def killed_at(cluster: Cluster, number: int, tmp_path: Path) -> list[str]:
         killed.set()
 
     async with (
-        Proxy(target=cluster.server, meddle=meddle) as proxy,
+        cluster.proxy(meddle) as proxy,
         Process(proxy.kubeconfig(tmp_path / "through-proxy")) as scheduler,
         asyncio.timeout(30),
     ):
@@ -63,7 +63,7 @@ async def test_killed_at_a_write_the_next_start_makes_the_gang_whole(cluster: Cl
     await cluster.apply(gang("train", PODS))
     async with verified(cluster.client) as verifier:
         await killed_at(cluster, number, tmp_path)
-        async with Process(cluster.kubeconfig):
+        async with Process(cluster.tutti):
             await whole(cluster, verifier)
 
 
@@ -71,7 +71,7 @@ async def test_asked_to_end_it_ends_well(cluster: Cluster):
     await cluster.add_nodes("h100x8")
     await cluster.apply(template(count=2))
     await cluster.apply(gang("train", 2))
-    async with Process(cluster.kubeconfig) as scheduler:
+    async with Process(cluster.tutti) as scheduler:
         await cluster.running("default", 2)
         assert await scheduler.stop() == 0
 
@@ -84,7 +84,7 @@ async def test_killed_again_and_again_the_work_gets_done_and_no_device_is_given_
         for round_, number in enumerate((3, 7, 2, 11, 5)):
             await cluster.apply(gang(f"train-{round_}", 3))
             await killed_at(cluster, number, tmp_path)
-        async with Process(cluster.kubeconfig):
+        async with Process(cluster.tutti):
             await cluster.running("default", 5 * 3)
             assert sum(map(len, verifier.holders.values())) == 5 * 3 * 2
 
@@ -98,7 +98,7 @@ async def test_devices_that_can_no_longer_be_used_are_released_by_the_next_start
         assert verifier.holders
         await cluster.client.patch(kinds.NODE, None, node, {"spec": {"unschedulable": True}})
 
-        async with Process(cluster.kubeconfig):
+        async with Process(cluster.tutti):
             reason = await cluster.reason("default/train", "GangDoesNotFit")
             assert "there is room for 4" in reason["message"]
 
@@ -134,7 +134,7 @@ async def test_a_claim_made_for_extended_resources_survives_a_kill_once(cluster:
         writes = await killed_at(cluster, 2, tmp_path)
         assert [write.partition("/")[0] for write in writes] == ["resourceclaims", "resourceclaims"]
         assert len(verifier.holders) == 1
-        async with Process(cluster.kubeconfig):
+        async with Process(cluster.tutti):
             await cluster.running("default", 1)
     (claim,), _ = await cluster.client.list(kinds.RESOURCE_CLAIM)
     pod = await cluster.client.get(kinds.POD, "default", "classic")

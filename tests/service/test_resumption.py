@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from scheduler.api import kinds
-from tests.proxy import Proxy
 from tests.service.conftest import Cluster, scheduling
 from tests.service.manifests import gang, template
 
@@ -11,7 +10,7 @@ from tests.service.manifests import gang, template
 async def test_what_happens_while_the_server_cannot_be_reached_is_seen_afterwards(cluster: Cluster, tmp_path: Path):
     await cluster.add_nodes("h100x8")
     await cluster.apply(template(count=4))
-    async with Proxy(target=cluster.server) as proxy, scheduling(cluster, proxy.kubeconfig(tmp_path / "through-proxy")):
+    async with cluster.proxy() as proxy, scheduling(cluster, proxy.kubeconfig(tmp_path / "through-proxy")):
         await cluster.apply(gang("first", 2))
         await cluster.running("default", 2)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.api import kinds
-from tests.proxy import LoseAnswer, LoseRequest, Meddling, Proxy, Refuse, Write
+from tests.proxy import LoseAnswer, LoseRequest, Meddling, Refuse, Write
 from tests.service.conftest import Cluster, Objects, allocated, scheduling
 from tests.service.manifests import gang, template
 from tests.service.verifier import verified
@@ -51,7 +51,7 @@ async def test_gangs_come_whole_one_after_another_whatever_becomes_of_the_writes
     await cluster.apply(template(count=2))
     async with (
         verified(cluster.client) as verifier,
-        Proxy(target=cluster.server, meddle=meddle) as proxy,
+        cluster.proxy(meddle) as proxy,
         scheduling(
             cluster,
             proxy.kubeconfig(tmp_path / "through-proxy"),
