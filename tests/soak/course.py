@@ -1,0 +1,144 @@
+"""One cluster under faults, from one seed, and what was found."""
+
+import asyncio
+import random
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from scheduler.api import crd_schema, kinds
+from scheduler.devcluster.clock import LoopClock
+from scheduler.devcluster.run import DevCluster
+from scheduler.devcluster.shapes import shape_named
+from scheduler.kube.client import ApiError, Client
+from tests.faults import Faults
+from tests.proxy import Proxy, Write
+from tests.service.verifier import Verifier, verified
+from tests.soak.judge import Wholeness, leaks
+from tests.soak.life import NAMESPACE, Life
+from tests.soak.replicas import JumpingClock, Replica, strike
+
+TIME_SCALE = 4.0
+"""Seconds of cluster time in one of ours: pods run, and orphans wait, that much faster."""
+CALM_SECONDS = 90.0
+"""How long everything may take to end once the trouble is over."""
+Document = dict[str, Any]
+
+
+def soak(seed: int, seconds: float) -> Document:
+    """One cluster under faults; what was found, and figures. What breaks the course itself is a finding too."""
+    try:
+        return asyncio.run(_soak(seed, seconds))
+    except Exception:
+        return {"problems": ["the course broke off"], "told": traceback.format_exc().splitlines()}
+
+
+async def _soak(seed: int, seconds: float) -> Document:
+    with tempfile.TemporaryDirectory(prefix="tutti-soak-") as folder:
+        async with DevCluster(shapes={}, clock=LoopClock(TIME_SCALE)) as served:
+
+            async def add_nodes(shape: str, count: int) -> list[str]:
+                assert served.world is not None
+                return await served.world.nodes.add(shape_named(shape), count)
+
+            kubeconfig = served.kubeconfig(Path(folder) / "kubeconfig")
+            async with await Client.connect(kubeconfig) as client:
+                await _define(client)
+                report = await _Soak(seed, client, served.url, Path(folder), add_nodes).run(seconds)
+            world = served.world
+            assert world is not None
+            if world.nodes.double_allocations or world.nodes.foreign_devices:
+                report["problems"].append(f"kubelets refused: {dict(world.nodes.refusals)}")
+            return report
+
+
+async def _define(client: Client) -> None:
+    for definition in crd_schema.crds():
+        await client.create(kinds.CUSTOM_RESOURCE_DEFINITION, None, definition)
+    api = f"{kinds.QUEUE.group}/{kinds.QUEUE.version}"
+    await client.create(kinds.QUEUE, None, {"apiVersion": api, "kind": "Queue", "metadata": {"name": "default"}})
+    await client.create(kinds.NAMESPACE, None, {"metadata": {"name": "tutti-system"}})
+
+
+class _Soak:
+    def __init__(self, seed: int, client: Client, server: str, folder: Path, add_nodes: Any) -> None:
+        self._seed, self._client, self._server, self._folder = seed, client, server, folder
+        self._life = Life(str(seed), client, add_nodes)
+        self._wholeness = Wholeness(self._life.came)
+        self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
+        self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
+
+    async def run(self, seconds: float) -> Document:
+        dice = random.Random(f"{self._seed}/kills")
+        problems: list[str] = []
+        async with verified(self._client) as verifier, JumpingClock(dice).set(), asyncio.TaskGroup() as group:
+            await self._life.begin()
+            parts = [group.create_task(self._wholeness.watch(self._client))]
+            parts += [group.create_task(replica.run()) for replica in self._replicas]
+            striking = group.create_task(strike(self._replicas, dice))
+            await self._life.go_on(seconds)
+            striking.cancel()
+            for faults in self._faults:
+                faults.over = True
+            await self._life.settle()
+            problems += await self._within(CALM_SECONDS, self._unfinished)
+            await self._life.end()
+            problems += await self._within(CALM_SECONDS, self._leaked)
+            self._wholeness.look()
+            for part in parts:
+                part.cancel()
+        problems += [*verifier.problems, *self._wholeness.problems]
+        problems += [crash for replica in self._replicas for crash in replica.crashes]
+        return self._report(problems, verifier)
+
+    def _report(self, problems: list[str], verifier: Verifier) -> Document:
+        return {
+            "problems": problems,
+            "gangs": len(self._life.came),
+            "claim versions": verifier.versions,
+            "troubles": sum(sum(faults.seen.values()) for faults in self._faults),
+            "starts": sum(replica.starts for replica in self._replicas),
+            "writes": sum(replica.writes for replica in self._replicas),
+            "longest partial seconds": [round(self._wholeness.longest[0], 1), self._wholeness.longest[1]],
+            "told": self._life.told,
+        }
+
+    def _replica(self, name: str, faults: Faults) -> Replica:
+        return Replica(name, lambda: Proxy(target=self._server), faults, self._folder)
+
+    async def _within(self, seconds: float, what_is_left: Any) -> list[str]:
+        """Wait until nothing is left; what is, when the time is over."""
+        end = asyncio.get_running_loop().time() + seconds
+        while left := list(await what_is_left()):
+            if asyncio.get_running_loop().time() > end:
+                return left
+            self._wholeness.look()
+            await asyncio.sleep(0.5)
+        return []
+
+    async def _unfinished(self) -> list[str]:
+        jobs, _ = await self._client.list(kinds.JOB, NAMESPACE)
+        names = [job["metadata"]["name"] for job in jobs if not _ended(job)]
+        return [f"Job {name} has not ended" for name in sorted(names) if name not in self._life.gone]
+
+    async def _leaked(self) -> list[str]:
+        claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, NAMESPACE)
+        return leaks(claims)
+
+    async def _rival(self, write: Write) -> None:
+        """Somebody else changes the object first."""
+        if "/resourceclaims/" not in write.path:
+            return
+        name = write.path.split("/resourceclaims/", 1)[1].partition("/")[0]
+        change = {"metadata": {"annotations": {"example.com/rival": str(write.number)}}}
+        try:
+            await self._client.patch(kinds.RESOURCE_CLAIM, NAMESPACE, name, change)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+
+
+def _ended(job: Document) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(entry["type"] in ("Complete", "Failed") and entry["status"] == "True" for entry in conditions)

@@ -1,0 +1,121 @@
+"""What must hold at every moment of a soak, whatever happens: read off the API server itself, not off the scheduler."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from scheduler.api import kinds
+from scheduler.api.changes import Change
+from scheduler.kube.client import Client
+from scheduler.kube.reflector import Reflector
+from tests.soak.life import GROUP
+
+MOST_PARTIAL_SECONDS = 30.0
+Document = dict[str, object]
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    labels: dict[str, str] = {}
+    deletionTimestamp: str = ""
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    nodeName: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True):
+    phase: str = ""
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """What of a pod tells whether its gang is whole."""
+
+    metadata: _Meta = _Meta()
+    spec: _Spec = _Spec()
+    status: _Status = _Status()
+
+
+_pod = msgspec.json.Decoder(Pod)
+
+
+@dataclass
+class Wholeness:
+    """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone) is left out: what
+    it lost has to come again first, and that takes as long as there is no room.
+
+    `minimum`: pods that each gang needs. `longest`: seconds that any gang was bound in part, with its name."""
+
+    minimum: Mapping[str, int]
+    longest: tuple[float, str] = (0.0, "")
+    problems: list[str] = field(default_factory=list)
+    _pods: dict[str, dict[str, Pod]] = field(default_factory=dict)
+    _hurt: set[str] = field(default_factory=set)
+    _since: dict[str, float] = field(default_factory=dict)
+
+    async def watch(self, client: Client) -> None:
+        """Follow the pods until cancelled."""
+        queue: asyncio.Queue[list[Change]] = asyncio.Queue()
+        following = asyncio.create_task(Reflector(client=client, kind=kinds.POD).run(queue))
+        try:
+            while True:
+                for change in await queue.get():
+                    self._see(change)
+        finally:
+            following.cancel()
+
+    def look(self) -> None:
+        """Note who has been bound in part for too long. To be called every now and then, and at the end."""
+        for gang in sorted(self._since):
+            self._measure(gang)
+
+    def _see(self, change: Change) -> None:
+        if change.type == "LISTED":
+            return
+        if change.type == "DELETED":
+            for gang, pods in self._pods.items():
+                if change.key in pods:
+                    self._lose(gang, pods.pop(change.key))
+                    self._judge(gang)
+            return
+        pod = _pod.decode(change.raw)
+        gang = pod.metadata.labels.get(GROUP, "")
+        self._pods.setdefault(gang, {})[change.key] = pod
+        if pod.metadata.deletionTimestamp or pod.status.phase == "Failed":
+            self._lose(gang, pod)
+        self._judge(gang)
+
+    def _lose(self, gang: str, pod: Pod) -> None:
+        if pod.spec.nodeName and pod.status.phase != "Succeeded":
+            self._hurt.add(gang)
+
+    def _judge(self, gang: str) -> None:
+        pods = self._pods[gang].values()
+        bound = sum(1 for pod in pods if pod.spec.nodeName)
+        partial = 0 < bound < self.minimum.get(gang, 0) and gang not in self._hurt
+        if partial:
+            self._since.setdefault(gang, asyncio.get_running_loop().time())
+        elif gang in self._since:
+            self._measure(gang)
+            del self._since[gang]
+
+    def _measure(self, gang: str) -> None:
+        lasted = asyncio.get_running_loop().time() - self._since[gang]
+        self.longest = max(self.longest, (lasted, gang))
+        problem = f"gang {gang} was bound in part for more than {MOST_PARTIAL_SECONDS:g} s"
+        if lasted > MOST_PARTIAL_SECONDS and problem not in self.problems:
+            self.problems.append(problem)
+
+
+def leaks(claims: list[dict[str, object]]) -> list[str]:
+    """What claims still hold when nobody is left to use them."""
+    found = []
+    for claim in claims:
+        name = claim["metadata"]["name"]  # type: ignore[index]
+        status = claim.get("status") or {}
+        if status.get("allocation"):  # type: ignore[attr-defined]
+            found.append(f"claim {name} still holds devices")
+        if status.get("reservedFor"):  # type: ignore[attr-defined]
+            found.append(f"claim {name} is still reserved")
+    return found

@@ -1,0 +1,211 @@
+"""The life of a cluster, from one number: gangs come, end, fail, are deleted; nodes, pools, devices come and go."""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from scheduler.api import kinds
+from scheduler.api.kinds import Kind
+from scheduler.kube.client import ApiError, Client
+
+NAMESPACE = "default"
+GROUP = "tutti.scheduler/pod-group"
+_API = f"{kinds.POD_GROUP.group}/{kinds.POD_GROUP.version}"
+Document = dict[str, Any]
+
+TEMPLATES: dict[str, Document] = {
+    "one": {"deviceClassName": "gpu.nvidia.com", "count": 1},
+    "two": {"deviceClassName": "gpu.nvidia.com", "count": 2},
+    "four": {"deviceClassName": "gpu.nvidia.com", "count": 4},
+    "node": {"deviceClassName": "gpu.nvidia.com", "count": 8},
+    "slice": {"deviceClassName": "mig.nvidia.com", "count": 1},
+}
+"""ResourceClaimTemplates by name: the request of each."""
+
+FIRST = (("h100x8", 2), ("a100-mig", 1), ("cpu", 1))
+LAST = (("h100x8", 4), ("a100-mig", 2))
+"""Nodes added when all trouble is over: every gang fits then."""
+
+
+class Life:
+    """`await begin()`, `await go_on(seconds)`, `await settle()`: then all that is asked for can run.
+
+    `came`: gangs by name with their minimum. `told`: what happened, in order, for whoever reads about a failure."""
+
+    def __init__(self, seed: str, client: Client, add_nodes: Callable[[str, int], Awaitable[list[str]]]) -> None:
+        self._dice = random.Random(f"{seed}/life")
+        self._client, self._add_nodes = client, add_nodes
+        self._nodes: list[str] = []
+        self.came: dict[str, int] = {}
+        self.gone: set[str] = set()
+        self.told: list[str] = []
+
+    async def begin(self) -> None:
+        """Nodes, templates and one claim that several pods share."""
+        for shape, count in FIRST:
+            self._nodes += await self._add_nodes(shape, count)
+        for name, request in TEMPLATES.items():
+            spec = {"devices": {"requests": [{"name": "gpus", "exactly": request}]}}
+            body = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"spec": spec}}
+            await self._client.create(kinds.RESOURCE_CLAIM_TEMPLATE, NAMESPACE, body)
+
+    async def go_on(self, seconds: float) -> None:
+        """Let one thing after the other happen."""
+        happenings: dict[Callable[[], Awaitable[str]], int] = {
+            self._gang_comes: 12,
+            self._gang_is_deleted: 2,
+            self._node_closes: 1,
+            self._nodes_open: 1,
+            self._node_goes: 1,
+            self._node_comes: 1,
+            self._device_is_tainted: 1,
+            self._pool_is_published_anew: 1,
+        }
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(self._dice.uniform(0.05, 1.0))
+            (happening,) = self._dice.choices(list(happenings), weights=list(happenings.values()))
+            self.told.append(await happening())
+
+    async def settle(self) -> None:
+        """Room for everybody: nodes open, taints off, new nodes."""
+        await self._nodes_open()
+        for shape, count in LAST:
+            self._nodes += await self._add_nodes(shape, count)
+
+    async def end(self) -> None:
+        """Delete every gang that is left."""
+        for name in sorted(self.came.keys() - self.gone):
+            await self._delete(name)
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    async def _gang_comes(self) -> str:
+        dice, name = self._dice, f"gang-{len(self.came):03d}"
+        pods = dice.choice((1, 1, 2, 2, 3, 4))
+        template = dice.choice(("one", "one", "two", "four", "node", "slice", ""))
+        shared = template == "" and dice.random() < 0.5
+        minimum = dice.choice((pods, pods, pods, max(1, pods - 1)))
+        self.came[name] = minimum
+        if shared:
+            await self._create(kinds.RESOURCE_CLAIM, _claim(name))
+        await self._create(kinds.POD_GROUP, _group(name, minimum))
+        run, fails = dice.uniform(2, 12), dice.random() < 0.15
+        await self._create(kinds.JOB, _job(name, pods, template or ("shared" if shared else ""), run=run, fails=fails))
+        return f"{name} comes: {pods} pods, at least {minimum}, claims {template or ('shared' if shared else 'none')}"
+
+    async def _gang_is_deleted(self) -> str:
+        alive = sorted(self.came.keys() - self.gone)
+        if not alive:
+            return "no gang to delete"
+        name = self._dice.choice(alive)
+        await self._delete(name)
+        return f"{name} is deleted"
+
+    async def _delete(self, name: str) -> None:
+        self.gone.add(name)
+        for kind in (kinds.JOB, kinds.POD_GROUP, kinds.RESOURCE_CLAIM):
+            await self._forgiving(self._client.delete(kind, NAMESPACE, name))
+
+    async def _node_closes(self) -> str:
+        node = self._dice.choice(self._nodes)
+        await self._patch(kinds.NODE, node, {"spec": {"unschedulable": True}})
+        return f"{node} is cordoned"
+
+    async def _nodes_open(self) -> str:
+        for node in self._nodes:
+            await self._patch(kinds.NODE, node, {"spec": {"unschedulable": None}})
+        for slice_ in (await self._client.list(kinds.RESOURCE_SLICE))[0]:
+            devices = [{key: value for key, value in d.items() if key != "taints"} for d in _devices(slice_)]
+            if devices != _devices(slice_):
+                await self._patch(kinds.RESOURCE_SLICE, slice_["metadata"]["name"], {"spec": {"devices": devices}})
+        return "all nodes are open, all taints are off"
+
+    async def _node_goes(self) -> str:
+        if len(self._nodes) < 3:
+            return "no node to spare"
+        node = self._nodes.pop(self._dice.randrange(len(self._nodes)))
+        await self._forgiving(self._client.delete(kinds.NODE, None, node))
+        return f"{node} is gone"
+
+    async def _node_comes(self) -> str:
+        if len(self._nodes) > 6:
+            return "nodes enough"
+        added = await self._add_nodes(self._dice.choice(("h100x8", "h100x8", "a100-mig")), 1)
+        self._nodes += added
+        return f"{added[0]} comes"
+
+    async def _device_is_tainted(self) -> str:
+        slice_ = await self._some_slice()
+        if slice_ is None:
+            return "no device to taint"
+        devices, effect = _devices(slice_), self._dice.choice(("NoSchedule", "NoExecute"))
+        number = self._dice.randrange(len(devices))
+        taint = {"key": "example.com/broken", "value": "yes", "effect": effect}
+        devices[number] = {**devices[number], "taints": [taint]}
+        await self._patch(kinds.RESOURCE_SLICE, slice_["metadata"]["name"], {"spec": {"devices": devices}})
+        return f"{slice_['metadata']['name']}/{devices[number]['name']} is tainted {effect}"
+
+    async def _pool_is_published_anew(self) -> str:
+        """With a higher generation, slice by slice, as drivers do: the pool is incomplete for a moment."""
+        some = await self._some_slice()
+        if some is None:
+            return "no pool to publish anew"
+        pool, driver = some["spec"]["pool"], some["spec"]["driver"]
+        for slice_ in (await self._client.list(kinds.RESOURCE_SLICE))[0]:
+            if slice_["spec"]["pool"]["name"] == pool["name"] and slice_["spec"]["driver"] == driver:
+                anew = {"spec": {"pool": {**slice_["spec"]["pool"], "generation": pool["generation"] + 1}}}
+                await self._patch(kinds.RESOURCE_SLICE, slice_["metadata"]["name"], anew)
+                await asyncio.sleep(self._dice.uniform(0, 0.2))
+        return f"pool {driver}/{pool['name']} is at generation {pool['generation'] + 1}"
+
+    async def _some_slice(self) -> Document | None:
+        slices, _ = await self._client.list(kinds.RESOURCE_SLICE)
+        slices = sorted((s for s in slices if _devices(s)), key=lambda s: s["metadata"]["name"])
+        return self._dice.choice(slices) if slices else None
+
+    async def _create(self, kind: Kind, body: Document) -> None:
+        await self._client.create(kind, NAMESPACE, body)
+
+    async def _patch(self, kind: Kind, name: str, body: Document) -> None:
+        await self._forgiving(self._client.patch(kind, None, name, body))
+
+    async def _forgiving(self, request: Awaitable[object]) -> None:
+        """What is gone already, or is being deleted, need not be changed."""
+        try:
+            await request
+        except ApiError as error:
+            if not error.not_found:
+                raise
+
+
+def _devices(slice_: Document) -> list[Document]:
+    return list(slice_["spec"].get("devices") or ())
+
+
+def _claim(name: str) -> Document:
+    request = {"name": "gpus", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 1}}
+    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"devices": {"requests": [request]}}}
+
+
+def _group(name: str, minimum: int) -> Document:
+    spec = {"minMember": minimum, "queue": "default"}
+    meta = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": _API, "kind": "PodGroup", "metadata": meta, "spec": spec}
+
+
+def _job(name: str, pods: int, claims: str, *, run: float, fails: bool) -> Document:
+    annotations = {"devcluster.tutti.scheduler/run-seconds": f"{run:.1f}"}
+    annotations |= {"devcluster.tutti.scheduler/exit-code": "1"} if fails else {}
+    container: Document = {"name": "main", "image": "example.com/trainer:v1"}
+    container["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    spec: Document = {"schedulerName": "tutti", "restartPolicy": "Never", "containers": [container]}
+    if claims:
+        source = {"resourceClaimName": name} if claims == "shared" else {"resourceClaimTemplateName": claims}
+        spec["resourceClaims"] = [{"name": "gpus", **source}]
+        container["resources"]["claims"] = [{"name": "gpus"}]
+    template = {"metadata": {"labels": {GROUP: name}, "annotations": annotations}, "spec": spec}
+    job = {"parallelism": pods, "completions": pods, "backoffLimit": 2, "template": template}
+    return json.loads(json.dumps({"metadata": {"name": name, "namespace": NAMESPACE}, "spec": job}))

@@ -1,0 +1,107 @@
+"""Two replicas of the scheduler, each behind a proxy of its own, that are killed and started anew."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from scheduler import config, service
+from scheduler.cycle import CycleReport
+from scheduler.kube.lease import LeaseLost
+from tests.faults import Faults
+from tests.proxy import Proxy
+
+ELECTION = {"leader_election": True, "lease_seconds": 3, "lease_renew_seconds": 2, "lease_retry_seconds": 0.2}
+SETTINGS: dict[str, Any] = {
+    **ELECTION,
+    "web_enabled": False,
+    "log_level": "error",
+    "log_format": "text",
+    "commit_retry_seconds": 0.2,
+    "recheck_seconds": 2,
+    "write_backoff_seconds": 0.02,
+}
+
+
+class Replica:
+    """One scheduler that is started again whenever it ends. `crashes`: what it ended with that no scheduler should."""
+
+    def __init__(self, name: str, proxy: Callable[[], Proxy], faults: Faults, folder: Path) -> None:
+        self._name, self._make_proxy, self._faults, self._folder = name, proxy, faults, folder
+        self._serving: asyncio.Task[None] | None = None
+        self._proxy: Proxy | None = None
+        self.crashes: list[str] = []
+        self.starts = 0
+        self.cycles = 0
+        self.writes = 0
+
+    async def run(self) -> None:
+        """Until cancelled: serve, and after an end serve again."""
+        while True:
+            self.starts += 1
+            self._proxy = self._make_proxy()
+            self._proxy.meddle, self._proxy.meddle_read = self._faults.meddle, self._faults.meddle_read
+            async with self._proxy:
+                path = self._proxy.kubeconfig(self._folder / f"{self._name}-{self.starts}")
+                settings = config.load(flags={"kubeconfig": path, **SETTINGS}, environment={})
+                onlooker = service.Onlooker(cycle=self._count)
+                serving = service.serve(settings, stop=asyncio.Event(), onlooker=onlooker)
+                self._serving = asyncio.create_task(serving)
+                try:
+                    await asyncio.wait({self._serving})
+                    self._judge(self._serving)
+                finally:
+                    self.writes += len(self._proxy.writes)
+                    self._serving.cancel()
+                    await asyncio.gather(self._serving, return_exceptions=True)
+
+    def kill(self) -> None:
+        """As SIGKILL does: nothing it has begun comes to an end."""
+        if self._proxy is not None and self._serving is not None:
+            self._proxy.cut_off()
+            self._serving.cancel()
+
+    def _count(self, report: CycleReport) -> None:
+        self.cycles = max(self.cycles, report.number)
+
+    def _judge(self, ended: asyncio.Task[None]) -> None:
+        if ended.cancelled():
+            return
+        error = ended.exception()
+        if error is None:
+            self.crashes.append(f"{self._name} ended although nobody asked it to")
+        elif not isinstance(error, LeaseLost):
+            self.crashes.append(f"{self._name} crashed: {type(error).__name__}: {error}")
+
+
+async def strike(replicas: list[Replica], dice: random.Random) -> None:
+    """Kill one of them every few seconds, for ever."""
+    while True:
+        await asyncio.sleep(dice.uniform(5, 20))
+        dice.choice(replicas).kill()
+
+
+class JumpingClock:
+    """Stands for `time` in the service: a wall clock that somebody sets forward and back, by up to an hour."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._off = 0
+
+    def time_ns(self) -> int:
+        """Nanoseconds since the epoch, more or less."""
+        if self._dice.random() < 0.02:
+            self._off = int(self._dice.uniform(-3600, 3600) * 1e9)
+        return time.time_ns() + self._off
+
+    @contextlib.asynccontextmanager
+    async def set(self) -> AsyncIterator[None]:
+        """Make it the service's clock for the block."""
+        right, service.time = service.time, self  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            service.time = right
