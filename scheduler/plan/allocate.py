@@ -12,13 +12,13 @@ from queues.resources import Resources, total
 from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Gang
-from scheduler.plan import joint, shared
+from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.never import never
 from scheduler.plan.realise import one_by_one, realise
 from scheduler.plan.shapes import claims_of
-from scheduler.plan.wants import Wanted
+from scheduler.plan.wants import Wanted, Wants
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Seated, Short
 from scheduler.solver.problem import Group, Move
@@ -35,7 +35,7 @@ def place_pending(desk: Desk) -> None:
                 desk.reasons[gang.key] = piece
             continue
         desk.order.setdefault(gang.key, len(desk.order))
-        answer = shared.place(desk, gang, piece, place)
+        answer = _answer(desk, turn, piece)
         if isinstance(answer, Placed):
             desk.keep(gang, answer)
             turns.charge(turn.queue, total(grant.cost for grant in answer.grants))
@@ -74,6 +74,21 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
             desk.reasons[key] = piece
 
 
+def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:
+    """Where the piece goes, within what its queue may take, or why nowhere."""
+    wants = desk.wants[turn.key]
+
+    def again() -> Placed | Reason | None:
+        asked = _next_piece(wants, turn)
+        return shared.place(desk, wants.gang, asked, place) if isinstance(asked, Wanted) else asked
+
+    return alternatives.within(desk, piece, shared.place(desk, wants.gang, piece, place), again)
+
+
+def _next_piece(wants: Wants, turn: Waiting) -> Wanted | Reason | None:
+    return wants.growth() if turn.elastic else wants.minimum()
+
+
 def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason | None:
     """The piece, asked anew if gangs served since have changed a claim that it shares with them: had devices allocated
     to it, or left it too few places for consumers."""
@@ -84,7 +99,7 @@ def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason |
     asks = (ask for bundles in piece.bundles.values() for bundle in bundles for ask in bundle.asks)
     if not crowded and all(desk.ledger.held(ask.key) is None for ask in asks):
         return piece
-    return wants.growth() if turn.elastic else wants.minimum()
+    return _next_piece(wants, turn)
 
 
 def _crowded(desk: Desk, piece: Wanted) -> bool:

@@ -18,6 +18,7 @@ from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reaso
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
 from scheduler.plan.allocate import place_pending
+from scheduler.plan.alternatives import may_pass
 from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import MADE_CLAIM
@@ -134,14 +135,7 @@ def _verdict(desk: Desk, gang: Gang, reason: Reason | None, *, placed: int, boun
 
 
 def _lasts(reason: Reason) -> bool:
-    """A full queue empties; one that is too small for the gang does not grow."""
-    match reason:
-        case OverLimit():
-            return reason.asked > reason.limit
-        case OverQuota():
-            return reason.asked > reason.quota
-        case _:
-            return True
+    return not isinstance(reason, OverLimit | OverQuota) or not may_pass(reason)
 
 
 def _queues(desk: Desk) -> tuple[QueueReport, ...]:

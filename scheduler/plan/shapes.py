@@ -86,6 +86,7 @@ class Shapes:
     ) -> None:
         """`held`: what a claim (key) holds now, by this plan or before."""
         self._claims = claims
+        self._narrowed: Mapping[str, Claim] = {}
         self._classes = classes
         self._held = held
         self._serving = classes_by_resource(classes)
@@ -99,6 +100,10 @@ class Shapes:
     def bundles(self, pods: Sequence[Pod]) -> tuple[Bundle, ...]:
         """The pods in bundles, in the order of their first pods. All their claims must exist."""
         return tuple(self._bundle(group) for group in self._groups(pods))
+
+    def narrow(self, claims: Mapping[str, Claim]) -> None:
+        """Bundles made from now on ask for these claims (by key) as they are here, and for all others as they are."""
+        self._narrowed = claims
 
     def part(self, bundle: Bundle, pods: int) -> Bundle:
         """The first so many pods of the bundle."""
@@ -174,7 +179,7 @@ class Shapes:
             for key in claims_of(pod):
                 held = self._held(key)
                 if held is None:
-                    claim = asks.setdefault(key, self._claims[key])
+                    claim = asks.setdefault(key, self._narrowed.get(key) or self._claims[key])
                     entries.append((list(asks).index(key), ask_shape(claim)))
                 else:
                     entries.append(held.node_selector)

@@ -45,9 +45,13 @@ class Wanted:
             used[leaf, unit.shape] = number + 1
             yield self.bundles[leaf, unit.shape][number]
 
+    def all_bundles(self) -> Iterator[Bundle]:
+        """All bundles, those included that will not be needed."""
+        return (bundle for bundles in self.bundles.values() for bundle in bundles)
+
     def all_pods(self) -> Iterator[Pod]:
-        """The pods of all bundles, those included that will not be needed."""
-        return (pod for bundles in self.bundles.values() for bundle in bundles for pod in bundle.pods)
+        """The pods of all bundles."""
+        return (pod for bundle in self.all_bundles() for pod in bundle.pods)
 
     @property
     def pods(self) -> int:

@@ -1,11 +1,29 @@
 """Queues: limits at every level, quota for what cannot be preempted, order."""
 
 from queues.reasons import NoQueueNamed, OverLimit, OverQuota, QueueDoesNotExist, QueueIsNoLeaf, QueueUnusable
-from queues.tree import QueueResource
+from queues.tree import Queue, QueueResource
 from scheduler.model.plan import Plan, Verdict
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, ask, claim, cluster, gang, gang_of, gpu_class, holding, node, pod, queue
+from tests.builders import (
+    GPU,
+    World,
+    ask,
+    ask_first,
+    claim,
+    cluster,
+    devices,
+    divided_gpu,
+    gang,
+    gang_of,
+    gpu,
+    gpu_class,
+    holding,
+    node,
+    pod,
+    queue,
+    world,
+)
 
 
 def decide(made: World) -> Plan:
@@ -163,3 +181,49 @@ def test_running_work_is_charged_though_its_queue_takes_none_any_more() -> None:
     twice = decide(made + queue("bad", parent="org") + queue("bad", parent="org") + ran("bad"))
     assert charged(twice)["org"] == 8000
     assert started(twice) == []
+
+
+def two_classes(**limits: int) -> World:
+    """Four GPUs that two classes select alike; a queue that may have so many of each."""
+    resources = {f"deviceclass/{name}": QueueResource(limit=1000 * most) for name, most in limits.items()}
+    made = world(queues=(Queue(name="default", resources=resources),)) + node("n", gpus=4, dra=True)
+    return made + gpu_class("a") + gpu_class("b")
+
+
+EITHER = ask_first(("first", "a", 1), ("second", "b", 1))
+
+
+def taken(decided: Plan) -> list[str]:
+    """Which alternative each claim got, in the order of the pods."""
+    found = [part.allocation for placement in decided.placements for part in placement.claims]
+    return [result.request for each in found if each is not None for result in each.devices.results or ()]
+
+
+def test_an_alternative_that_the_queue_may_have_is_taken_where_the_first_is_over_its_limit() -> None:
+    assert taken(decide(two_classes(a=0) + gang("g", claims={"gpu": EITHER}))) == ["main/second"]
+    assert taken(decide(two_classes(b=0) + gang("g", claims={"gpu": EITHER}))) == ["main/first"]
+
+
+def test_as_many_pods_as_the_limit_allows_get_what_they_list_first() -> None:
+    made = two_classes(a=1, b=2)
+    assert taken(decide(made + gang("g", pods=3, claims={"gpu": EITHER}))) == ["main/first", *["main/second"] * 2]
+    elastic = decide(made + gang("g", pods=4, minimum=1, claims={"gpu": EITHER}))
+    assert taken(elastic) == ["main/first", *["main/second"] * 2]
+
+
+def test_a_limit_on_gpus_makes_pods_take_a_part_where_a_whole_one_is_too_much() -> None:
+    board, counters = divided_gpu(0)
+    made = queue("default", limit=1.5) + node("n") + gpu_class() + gpu_class("mig.nvidia.com", kind="mig")
+    made += devices("n", [*board, gpu(1), gpu(2)], [counters])
+    either = ask_first(("whole", GPU, 1), ("half", "mig.nvidia.com", 1))
+    assert taken(decide(made + gang("g", pods=2, claims={"gpu": either}))) == ["main/whole", "main/half"]
+
+
+def test_a_gang_of_which_no_alternative_is_within_the_limits_waits_if_one_may_become_so() -> None:
+    made = two_classes(a=1, b=0) + gang("runs", claims={"gpu": ask(1, of="a")}, priority=1)
+    (waits, _) = decide(made + gang("g", claims={"gpu": EITHER})).gangs
+    assert (waits.gang, waits.verdict) == ("default/g", Verdict.PENDING)
+    assert isinstance(waits.reason, OverLimit)
+    assert waits.reason.resource == "deviceclass/a"
+    (never,) = decide(two_classes(a=0, b=0) + gang("g", claims={"gpu": EITHER})).gangs
+    assert never.verdict is Verdict.REFUSED
