@@ -1,23 +1,26 @@
 """This floor's refusals, as values. `code` is the stable token; `message` says what and how much; `cure` what to do."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from queues.words import amount
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueReason:
-    """Base of the refusals that concern a queue."""
+class QueueReason(ABC):
+    """A refusal that concerns a queue."""
 
     code: ClassVar[str]
     queue: str
 
     @property
-    def message(self) -> str:
-        raise NotImplementedError(f"{type(self).__name__} has no message")
+    @abstractmethod
+    def message(self) -> str: ...
 
     @property
-    def cure(self) -> str:
-        raise NotImplementedError(f"{type(self).__name__} has no cure")
+    @abstractmethod
+    def cure(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class QueueIsNoLeaf(QueueReason):
 
     @property
     def cure(self) -> str:
-        return f"Name one of its leaves: {', '.join(self.children)}."
+        return f"Name a leaf queue below it; its children are {', '.join(self.children)}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ class OverLimit(QueueReason):
     def message(self) -> str:
         return (
             f"Queue {self.queue} would exceed its limit of {amount(self.resource, self.limit)}: "
-            f"{amount(self.resource, self.allocated)} are in use and {amount(self.resource, self.asked)} are asked for."
+            f"it uses {amount(self.resource, self.allocated)} and this asks for {amount(self.resource, self.asked)}."
         )
 
     @property
@@ -115,26 +118,11 @@ class OverQuota(QueueReason):
     def message(self) -> str:
         return (
             f"Non-preemptible work must fit in the quota of Queue {self.queue}, {amount(self.resource, self.quota)}: "
-            f"{amount(self.resource, self.allocated)} of it are in use by such work and "
-            f"{amount(self.resource, self.asked)} are asked for."
+            f"such work uses {amount(self.resource, self.allocated)} and this asks for "
+            f"{amount(self.resource, self.asked)}."
         )
 
     @property
     def cure(self) -> str:
-        return f"Make the workload preemptible, or raise spec.resources.{self.resource}.quota of Queue {self.queue}."
-
-
-def amount(resource: str, value: int) -> str:
-    """An amount in words: house units to what people write ("8 GPU", "500m CPU", "16Gi memory")."""
-    if resource in ("gpu", "cpu"):
-        whole = f"{value // 1000}" if value % 1000 == 0 else f"{value}m"
-        return f"{whole} {resource.upper()}"
-    if resource == "memory":
-        for power, suffix in ((5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
-            if value and value % 1024**power == 0:
-                return f"{value // 1024**power}{suffix} memory"
-        return f"{value} bytes memory"
-    if resource.startswith("deviceclass/"):
-        devices = f"{value // 1000}" if value % 1000 == 0 else f"{value}m"
-        return f"{devices} devices of class {resource.removeprefix('deviceclass/')}"
-    return f"{value} {resource}"
+        what = f"make the workload preemptible, or raise spec.resources.{self.resource}.quota of Queue {self.queue}."
+        return f"Wait until such work ends, {what}" if self.asked <= self.quota else f"M{what[1:]}"

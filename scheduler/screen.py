@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from queues.reasons import amount
 from queues.resources import Resources
+from queues.words import amount
 from scheduler.model.plan import GangDecision, Plan, QueueReport, Verdict
 
 _STYLES = {Verdict.PLACED: "green", Verdict.RUNNING: "green", Verdict.PENDING: "yellow", Verdict.REFUSED: "red"}

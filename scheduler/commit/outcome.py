@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from queues.words import counted
 from scheduler.model.reasons import Reason
 
 
@@ -56,7 +57,8 @@ class BindFailed:
 
     @property
     def message(self) -> str:
-        return f"{self.gang}: {self.bound} pods are bound and {self.failed} are not yet: Pod {self.pod} {self.problem}."
+        bound, others = counted(self.bound, "pod is", "pods are"), counted(self.failed, "is", "are")
+        return f"{self.gang}: {bound} bound and {others} not yet: Pod {self.pod} {self.problem}."
 
     @property
     def cure(self) -> str:

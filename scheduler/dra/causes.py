@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from queues.words import counted
 from scheduler.dra.items import Token
 from scheduler.dra.options import Choice, Options
 from scheduler.dra.requests import Candidates, Constraint, Want
@@ -31,24 +32,24 @@ def _alone(options: Options, claim: int, want: Want) -> str:
     if len(free) >= want.count:
         return ""
     if len(found.selected) < want.count:
-        return f"has only {_count(len(found.selected), want)}, and request {want.main} asks for {want.count}"
+        only = _count(len(found.selected), want)
+        return f"has only {only} that request {want.main} selects, and it asks for {want.count}"
     if len(found.usable) < want.count:
-        return f"has taints on {what} that request {want.main} does not tolerate"
+        return _tainted(want)
     comparable = sum(1 for n in found.usable if _has_attributes(options, claim, want, n))
     if comparable < want.count:
         names = ", ".join(dict.fromkeys(c.attribute for c in options.questions[claim].constraints if c.covers(want)))
-        return f"has {comparable} of {want.count} devices of class {want.device_class} with the attribute {names}"
-    return f"has {len(free)} of {want.count} free devices of class {want.device_class}"
+        some = _count(comparable, want)
+        return f"has {some} with the attribute {names}, and request {want.main} asks for {want.count}"
+    return f"has {_count(len(free), want, 'free device')}, and request {want.main} asks for {want.count}"
 
 
 def _every(want: Want, found: Candidates, free: tuple[int, ...]) -> str:
     if len(found.usable) < len(found.selected):
-        return f"has taints on {_devices(want)} that request {want.main} does not tolerate"
+        return _tainted(want)
     if len(free) < len(found.selected):
-        return (
-            f"has {len(free)} of {len(found.selected)} free devices of class {want.device_class}, "
-            f"and request {want.main} asks for all of them"
-        )
+        some = _count(len(free), want, "free device")
+        return f"has {some}, and request {want.main} asks for all {len(found.selected)}"
     return ""
 
 
@@ -65,7 +66,8 @@ def _under_constraint(options: Options) -> str:
             if wanted > 1 and best < wanted:
                 how = "that differ in" if constraint.distinct else "in one"
                 classes = " or ".join(dict.fromkeys(c.want.device_class for c in covered))
-                return f"has {best} of {wanted} free devices of class {classes} {how} {constraint.attribute}"
+                some = f"{counted(best, 'free device')} of class {classes} {how} {constraint.attribute}"
+                return f"has {some}, and {wanted} are asked for"
     return ""
 
 
@@ -105,5 +107,9 @@ def _devices(want: Want) -> str:
     return f"device of class {want.device_class}"
 
 
-def _count(count: int, want: Want) -> str:
-    return f"{count} device{'' if count == 1 else 's'} of class {want.device_class}"
+def _tainted(want: Want) -> str:
+    return f"has taints on devices of class {want.device_class} that request {want.main} does not tolerate"
+
+
+def _count(count: int, want: Want, noun: str = "device") -> str:
+    return f"{counted(count, noun)} of class {want.device_class}"

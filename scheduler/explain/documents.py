@@ -6,6 +6,7 @@ Values are compared with what was said last; times are added when something is s
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from queues.words import counted
 from scheduler.api import kinds
 from scheduler.api.kinds import Kind
 from scheduler.explain.events import rfc3339
@@ -69,7 +70,7 @@ def kai_pod_group(report: GangReport) -> Said:
 def native_pod_group(report: GangReport) -> Said:
     """PodGroup of scheduling.k8s.io (KEP 4671): once True, its condition stays."""
     if report.scheduled or report.reason is None:
-        text = f"{report.bound} pods have a node, {report.needed} are needed."
+        text = _on_nodes(report)
         return {"conditions": [condition("PodGroupInitiallyScheduled", report.scheduled, "Scheduled", text)]}
     return {
         "conditions": [condition("PodGroupInitiallyScheduled", False, "Unschedulable", sentence(report.reason))],
@@ -131,11 +132,15 @@ def code_of(said: Mapping[str, Any] | None) -> str:
 
 def _scheduled(report: GangReport) -> Said:
     if report.scheduled:
-        text = f"{report.bound} pods have a node, {report.needed} are needed."
-        return condition("Scheduled", True, "Placed", text)
+        return condition("Scheduled", True, "Placed", _on_nodes(report))
     if report.reason is None:
-        return condition("Scheduled", False, "BeingPlaced", f"{report.placed} pods are being placed.")
+        text = f"{counted(report.placed, 'pod is', 'pods are')} being placed."
+        return condition("Scheduled", False, "BeingPlaced", text)
     return condition("Scheduled", False, report.reason.code, f"{report.reason.message} {report.reason.cure}")
+
+
+def _on_nodes(report: GangReport) -> str:
+    return f"{counted(report.bound, 'pod has', 'pods have')} a node; the minimum to start is {report.needed}."
 
 
 def _reason(report: GangReport) -> Said | None:

@@ -7,6 +7,8 @@ change).
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+from queues.words import counted
+
 # A cause is written for one node; several have, are and do.
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
 
@@ -31,10 +33,8 @@ class NodeCount:
     cause: str
 
     def __str__(self) -> str:
-        if self.nodes == 1:
-            return f"1 node {self.cause}"
         verb, space, rest = self.cause.partition(" ")
-        return f"{self.nodes} nodes {_PLURAL.get(verb, verb)}{space}{rest}"
+        return f"{counted(self.nodes, f'node {verb}', f'nodes {_PLURAL.get(verb, verb)}')}{space}{rest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +69,17 @@ class WaitingForPods:
 
     @property
     def message(self) -> str:
-        where = f"sub-group {self.sub_group} of {self.gang}" if self.sub_group else self.gang
+        where = f"Sub-group {self.sub_group} of {self.gang}" if self.sub_group else self.gang
         gated = f", {self.gated} of them behind a scheduling gate" if self.gated else ""
-        return f"{where} needs {self.needed} pods to start and has {self.present}{gated}."
+        return f"{where} needs {counted(self.needed, 'pod')} to start and has {self.present or 'none'}{gated}."
 
     @property
     def cure(self) -> str:
-        if self.gated:
-            return "Remove the scheduling gates, or lower the minimum."
-        return "Create the missing pods, or lower minMember of the PodGroup."
+        missing = max(self.needed - self.present, 0)
+        create = f"create {counted(missing, 'more pod')}" if missing else ""
+        remove = "remove the scheduling gates" if self.gated else ""
+        what = " and ".join(part for part in (create, remove) if part) or "create the missing pods"
+        return f"{what[0].upper()}{what[1:]}, or lower the minimum (minMember)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class ClaimRefused:
     @property
     def message(self) -> str:
         where = (
-            f"request {self.request} of ResourceClaim {self.claim}" if self.request else f"ResourceClaim {self.claim}"
+            f"Request {self.request} of ResourceClaim {self.claim}" if self.request else f"ResourceClaim {self.claim}"
         )
         return f"{where}: {self.problem}."
 
@@ -137,7 +139,10 @@ class NoNodeFits:
 
     @property
     def cure(self) -> str:
-        return "Ask for less, relax the pod's node selector, tolerations or claims, or add a node that can take it."
+        return (
+            "Ask for less, loosen the pod's node selector, affinity or claims, tolerate the taint that is in the way, "
+            "or add a node that can take it."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,15 +163,15 @@ class GangDoesNotFit:
         there = "there " if self.domain else ""
         causes = f": {there}{', '.join(map(str, self.causes))}" if self.causes else ""
         proof = "" if self.proved else " (not proved within the budget)"
-        room = f"needs room for {self.needed} pods at once and there is room for {self.placeable}{where}"
-        return f"{self.gang} {room}{causes}{proof}."
+        needed = f"{counted(self.needed, 'pod')}{' at once' if self.needed > 1 else ''}"
+        found = f"there is room for {self.placeable or 'none'}{where}"
+        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}."
 
     @property
     def cure(self) -> str:
-        missing = self.needed - self.placeable
-        if missing <= 0:
-            return "Wait until running work ends, or relax the topology constraint."
-        return f"Free room for {missing} more pod{'' if missing == 1 else 's'}, or add nodes."
+        more = counted(max(self.needed - self.placeable, 1), "more pod")
+        topology = " there, add nodes, or relax the topology constraint" if self.domain else ", or add nodes"
+        return f"Free room for {more}{topology}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,20 +208,3 @@ class InvalidGang:
     @property
     def cure(self) -> str:
         return self.remedy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutOfTime:
-    """The search ended at its limit without an answer."""
-
-    code: ClassVar[str] = "OutOfTime"
-    gang: str
-    steps: int
-
-    @property
-    def message(self) -> str:
-        return f"{self.gang}: no placement was found within {self.steps} search steps; it may still exist."
-
-    @property
-    def cure(self) -> str:
-        return "Raise the search budget, or simplify the claims' constraints and alternatives."

@@ -90,7 +90,7 @@ def test_all_devices_means_all_and_only_if_all_are_free():
     in_use = InUse(found)
     in_use.take(taken("gpu-3"))
     assert cause(ask(found, claim("c", request("all", every=True)), in_use=in_use)) == (
-        "has 7 of 8 free devices of class gpu.nvidia.com, and request all asks for all of them"
+        "has 7 free devices of class gpu.nvidia.com, and request all asks for all 8"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_match_finds_the_only_value_that_has_enough():
     found = inventory(slice_of("n1", *(gpu(i, nvlinkDomain=d) for i, d in enumerate(domains))))
     assert names(ask(found, claim("c", request("r", count=4), match=NVLINK))) == [["gpu-4", "gpu-5", "gpu-6", "gpu-7"]]
     assert cause(ask(found, claim("c", request("r", count=6), match=NVLINK))) == (
-        "has 5 of 6 free devices of class gpu.nvidia.com in one gpu.nvidia.com/nvlinkDomain"
+        "has 5 free devices of class gpu.nvidia.com in one gpu.nvidia.com/nvlinkDomain, and 6 are asked for"
     )
 
 
@@ -162,7 +162,7 @@ def test_gpu_and_nic_under_one_pcie_root():
 def test_a_device_without_the_attribute_meets_no_constraint_on_it():
     found = inventory(slice_of("n1", gpu(0), device("bare", {"type": "gpu"})))
     assert cause(ask(found, claim("c", request("r", count=2), match=NVLINK))) == (
-        "has 1 of 2 devices of class gpu.nvidia.com with the attribute gpu.nvidia.com/nvlinkDomain"
+        "has 1 device of class gpu.nvidia.com with the attribute gpu.nvidia.com/nvlinkDomain, and request r asks for 2"
     )
 
 
@@ -184,7 +184,7 @@ def test_distinct_values_are_all_different():
     (given,) = names(ask(found, claim("c", request("r", count=4), distinct=PCIE_ROOT)))
     assert {int(name[-1]) // 2 for name in given} == {0, 1, 2, 3}
     assert cause(ask(found, claim("c", request("r", count=5), distinct=PCIE_ROOT))) == (
-        "has 4 of 5 free devices of class gpu.nvidia.com that differ in resource.kubernetes.io/pcieRoot"
+        "has 4 free devices of class gpu.nvidia.com that differ in resource.kubernetes.io/pcieRoot, and 5 are asked for"
     )
 
 
@@ -325,15 +325,15 @@ def test_a_search_that_ends_early_says_that_nothing_is_proved():
     ("asked", "lacking"),
     [
         (request("r", of="nic"), "has no device of class nic that request r selects"),
-        (request("r", count=9), "has only 8 devices of class gpu.nvidia.com, and request r asks for 9"),
-        (request("r", count=7), "has 6 of 7 free devices of class gpu.nvidia.com"),
+        (request("r", count=9), "has only 8 devices of class gpu.nvidia.com that request r selects, and it asks for 9"),
+        (request("r", count=7), "has 6 free devices of class gpu.nvidia.com, and request r asks for 7"),
         (
             request("r", capacity={"cores": "1"}),
             "has no device of class gpu.nvidia.com with the capacity that request r asks for",
         ),
         (
             request("r", "'tainted' in device.attributes['gpu.nvidia.com']"),
-            "has taints on device of class gpu.nvidia.com that request r does not tolerate",
+            "has taints on devices of class gpu.nvidia.com that request r does not tolerate",
         ),
     ],
 )

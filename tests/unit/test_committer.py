@@ -395,7 +395,7 @@ async def test_after_the_first_bind_only_forward(world: World):
     assert outcome.bound == ("default/p0",)
     assert outcome.reason is not None
     assert outcome.reason.code == "BindFailed"
-    assert "1 pods are bound and 1 are not yet: Pod default/p1" in outcome.reason.message
+    assert "1 pod is bound and 1 is not yet: Pod default/p1" in outcome.reason.message
     assert await world.holds("c-p1") == (["gpu-1"], ["p1"]), "its devices wait for it"
     assert world.state.object(kinds.POD, "default/p1").spec.node_name == "", "so that the next cycle binds it"
 

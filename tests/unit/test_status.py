@@ -169,7 +169,7 @@ def test_new_numbers_for_the_same_reason_wait_a_while_and_make_no_event():
     assert teller.due_ms == NOW + 1000
     later = there.apply(teller.status_writes(said(worse, at=NOW + 1000)))
     assert [write.key for write in later] == ["team/train"]
-    assert "room for 0" in there.status(kinds.POD_GROUP, "team/train")["reason"]["message"]
+    assert "room for none" in there.status(kinds.POD_GROUP, "team/train")["reason"]["message"]
     assert [write.key for write in teller.status_writes(said(worse, at=NOW + 10_000))] == ["team/a", "team/b"]
     assert teller.due_ms is None
 
@@ -392,7 +392,7 @@ def test_a_claim_that_is_refused_gets_an_event():
         "uid": "c",
     }
     assert event["metadata"]["namespace"] == "team"
-    assert event["message"].startswith("ClaimRefused: request r of ResourceClaim team/gpu")
+    assert event["message"].startswith("ClaimRefused: Request r of ResourceClaim team/gpu")
 
 
 def aside(object_: str, uid: str) -> SetAside:

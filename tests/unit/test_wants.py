@@ -93,7 +93,7 @@ def test_too_few_pods_of_a_sub_group_are_named_with_it() -> None:
     groups = (sub_group("workers", 2), sub_group("master", 1))
     reason = wants(cluster() + gang_of("train", pods, sub_groups=groups)).minimum()
     assert reason == WaitingForPods(gang="default/train", needed=2, present=1, sub_group="workers")
-    assert reason.message == "sub-group workers of default/train needs 2 pods to start and has 1."
+    assert reason.message == "Sub-group workers of default/train needs 2 pods to start and has 1."
 
 
 def test_a_sub_group_that_is_not_ready_does_not_matter_where_enough_others_are() -> None:
