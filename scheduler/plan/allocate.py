@@ -171,7 +171,7 @@ def _greedily(desk: Desk, group: Group) -> Seated | Short:
 
 def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     """Why a piece found no room: it cannot be decided, it could never run here, or there is too little free now."""
-    refused = None if piece.partial else never(desk, piece)
+    refused = never(desk, piece)
     if refused is not None:
         return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
@@ -181,5 +181,5 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
         placeable=min(short.placeable, piece.pods - 1),
         causes=(outside,) if outside else desk.rooms.causes(short.shape, short.nodes),
         domain=short.domain,
-        proved=short.certain and desk.rooms.proved and not piece.partial,
+        proved=short.certain and desk.rooms.proved,
     )

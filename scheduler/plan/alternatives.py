@@ -14,7 +14,7 @@ from queues.reasons import OverLimit, OverQuota
 from scheduler.api.dra import DeviceRequest, DeviceSubRequest
 from scheduler.dra import accounting
 from scheduler.dra.pools import Inventory
-from scheduler.model.reasons import Reason
+from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Claim
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.wants import Wanted
@@ -28,7 +28,8 @@ def within(
 ) -> Placed | Reason:
     """`answer`, or if a queue refused it, what `again` answers for the piece with fewer alternatives.
 
-    If that finds no place either, the reason is the first of the refusals that may pass, else the last answer."""
+    If that finds no place either, the reason is the first of the refusals that may pass; else that there is too little
+    room for what is left, which proves nothing; else the first refusal."""
     claims = [claim for bundle in piece.all_bundles() for claim in bundle.asks]
     refusals: list[OverLimit | OverQuota] = []
     narrowed: dict[str, Claim] = {}
@@ -51,9 +52,10 @@ def within(
             answer = tried
     finally:
         desk.shapes.narrow({})
-    if isinstance(answer, Placed):
+    if isinstance(answer, Placed) or not refusals:
         return answer
-    return next((refusal for refusal in refusals if may_pass(refusal)), answer)
+    lasting = replace(answer, proved=False) if isinstance(answer, GangDoesNotFit) else refusals[0]
+    return next((refusal for refusal in refusals if may_pass(refusal)), lasting)
 
 
 def may_pass(refusal: OverLimit | OverQuota) -> bool:

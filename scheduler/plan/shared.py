@@ -21,7 +21,7 @@ from scheduler.model.workloads import Claim, Gang
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import Bundle
-from scheduler.plan.wants import Wanted, fewest
+from scheduler.plan.wants import Wanted, fewest, may_be_divided
 from scheduler.solver.problem import Group, Unit
 
 Placing = Callable[[Desk, Gang, Wanted], Placed | Reason]
@@ -66,7 +66,11 @@ class _Sharing:
         if isinstance(answer, Placed | ClaimRefused):
             return answer
         fewer = fewest(piece, self.desk.shapes)
-        return answer if fewer is None else self._whole(fewer)
+        if fewer is not None:
+            answer = self._whole(fewer)
+        if isinstance(answer, Placed) or not may_be_divided(piece, self.desk.shapes):
+            return answer
+        return self._unproved(piece, answer)
 
     def _whole(self, piece: Wanted) -> Placed | Reason:
         links = [link for link in _links(piece) if link.consumers > 1]

@@ -30,12 +30,17 @@ _CROWDED_CLAIM = "Wait until pods that use it end, or let some of them name anot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A question for placement. `bundles` by (leaf, shape), in the order in which they are to be placed. `partial`:
-    others that might do in place of these were left out, so that the answer proves nothing about the gang."""
+    """A question for placement. `bundles` by (leaf, shape), in the order in which they are to be placed."""
 
     group: Group
     bundles: Mapping[tuple[str, int], tuple[Bundle, ...]]
-    partial: bool = False
+
+    def listed(self, group: Group) -> Iterator[Bundle]:
+        """The bundles of one of its leaves, as its units list them."""
+        used: dict[int, int] = {}
+        for unit in group.units:
+            number = used[unit.shape] = used.get(unit.shape, -1) + 1
+            yield self.bundles[group.name, unit.shape][number]
 
     def chosen(self) -> Iterator[Bundle]:
         """The bundles that are placed if all goes as listed: of each group, what its minimum takes first."""
@@ -321,37 +326,34 @@ def fewest(piece: Wanted, shapes: Shapes) -> Wanted | None:
     """The piece with only so many of the pods that share a claim as it needs; the others can follow once the claim has
     its devices. None if it needs all of them."""
     bundles: dict[tuple[str, int], list[Bundle]] = {}
-    partial: list[bool] = []
-    group = _fewest(piece, piece.group, shapes, bundles, partial)
-    if not partial:
+    group = _fewest(piece, piece.group, shapes, bundles)
+    if sum(len(bundle.pods) for each in bundles.values() for bundle in each) == sum(1 for _ in piece.all_pods()):
         return None
-    return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()}, partial=any(partial))
+    return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
 
 
-def _fewest(
-    piece: Wanted,
-    group: Group,
-    shapes: Shapes,
-    bundles: dict[tuple[str, int], list[Bundle]],
-    partial: list[bool],
-) -> Group:
-    """The group with its bundles cut to what its minimum takes; these go into `bundles`. `partial`: of each that was
-    cut, whether that leaves a choice out."""
+def _fewest(piece: Wanted, group: Group, shapes: Shapes, bundles: dict[tuple[str, int], list[Bundle]]) -> Group:
+    """The group with its bundles cut to what its minimum takes; these go into `bundles`."""
     taken = 0
     units: list[Unit] = []
-    seen: dict[int, int] = {}
-    for unit in group.units:
-        number = seen[unit.shape] = seen.get(unit.shape, 0) + 1
-        bundle = piece.bundles[group.name, unit.shape][number - 1]
-        left = group.minimum - taken if taken < group.minimum else group.minimum
-        cut = shapes.part(bundle, left)
-        if cut is not bundle:
-            partial.append(len(group.units) > 1 or not shapes.interchangeable(bundle.pods))
+    for bundle in piece.listed(group):
+        cut = shapes.part(bundle, group.minimum - taken if taken < group.minimum else group.minimum)
         taken += len(cut.pods)
         units.append(Unit(shape=cut.shape, pods=len(cut.pods)))
         bundles.setdefault((group.name, cut.shape), []).append(cut)
-    children = tuple(_fewest(piece, child, shapes, bundles, partial) for child in group.children)
+    children = tuple(_fewest(piece, child, shapes, bundles) for child in group.children)
     return replace(group, units=tuple(units), children=children)
+
+
+def may_be_divided(piece: Wanted, shapes: Shapes) -> bool:
+    """Whether some of the pods that share a claim might do where all of them do not, and not just any of them: then the
+    piece finding no room proves nothing about the gang."""
+    for group in piece.group.walk():
+        together = [bundle for bundle in piece.listed(group) if len(bundle.pods) > 1]
+        spare = sum(unit.pods for unit in group.units) > group.minimum
+        if together and spare and (len(group.units) > 1 or not shapes.interchangeable(together[0].pods)):
+            return True
+    return False
 
 
 def _tree(gang: Gang) -> tuple[_Node, dict[str, _Node]]:

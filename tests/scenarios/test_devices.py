@@ -211,6 +211,15 @@ def test_pods_that_share_a_gpu_start_with_the_minimum_of_their_gang_and_others_j
     assert [d.placed for d in decide(grows).gangs] == [4]
 
 
+def test_that_some_of_the_pods_that_share_a_gpu_find_no_room_proves_nothing_if_others_may_start_without_them() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True, cpu=4) + claim("shared", ask(1))
+    pods = [pod("g-0", cpu=9, claims={"gpu": "shared"}), pod("g-1", claims={"gpu": "shared"}), pod("g-2", cpu=3)]
+    (decision,) = decide(made + running("busy", on="node-0", cpu=1) + gang_of("g", pods, minimum=2)).gangs
+    assert decision.verdict is Verdict.PENDING
+    assert isinstance(decision.reason, GangDoesNotFit)
+    assert not decision.reason.proved
+
+
 def test_pods_that_share_a_gpu_go_where_all_of_them_find_room_if_that_is_anywhere() -> None:
     made = cluster(nodes=1, gpus=1, dra=True, cpu=2) + node("roomy", gpus=1, dra=True) + claim("shared", ask(1))
     decided = decide(made + gang("g", pods=8, minimum=1, shared={"gpu": "shared"}))

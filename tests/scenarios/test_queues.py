@@ -227,3 +227,9 @@ def test_a_gang_of_which_no_alternative_is_within_the_limits_waits_if_one_may_be
     assert waits.reason.resource == "deviceclass/a"
     (never,) = decide(two_classes(a=0, b=0) + gang("g", claims={"gpu": EITHER})).gangs
     assert never.verdict is Verdict.REFUSED
+
+
+def test_a_gang_over_its_limit_is_told_so_though_its_other_alternatives_fit_no_node() -> None:
+    either = ask_first(("first", "a", 1), ("second", "b", 5))
+    (never,) = decide(two_classes(a=0) + gang("g", claims={"gpu": either})).gangs
+    assert (never.verdict, isinstance(never.reason, OverLimit)) == (Verdict.REFUSED, True)
