@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from scheduler.api import changes, core, dra, kinds
+from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
 from scheduler.commit.claims import Claims
 from scheduler.commit.documents import binding_conditions, is_made
@@ -147,7 +148,7 @@ class Committer:
         self._in_flight[gang.gang] = "waiting for its turn"
         self._under_way.update(_subjects(gang))
         for bind in gang.binds:
-            self._state.assume_bound(bind.pod, bind.uid, bind.node, now_ms=self._now_ms())
+            self._state.assume_bound(bind.pod, bind.uid, bind.node, queue=bind.queue, now_ms=self._now_ms())
         for write in gang.claims:
             self.claims.intend(write)
             if write.first:
@@ -272,11 +273,12 @@ class Committer:
     async def _bind(self, bind: Bind) -> bool:
         """Whether the pod is on its node now; False if it vanished. Raises WriteRefused if it cannot be bound."""
         namespace, _, name = bind.pod.partition("/")
+        noted = {CHARGED_QUEUE_ANNOTATION: bind.queue} if bind.queue else None
 
         async def step(_: int) -> bool:
             try:
                 async with self._slots.commit():
-                    await self._client.bind(namespace, name, bind.uid, bind.node)
+                    await self._client.bind(namespace, name, bind.uid, bind.node, annotations=noted)
                 return True
             except ApiError as error:
                 if error.not_found:

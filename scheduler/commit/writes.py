@@ -50,11 +50,13 @@ class ClaimMaking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """Pod `pod` (key) of that uid goes to `node`."""
+    """Pod `pod` (key) of that uid goes to `node`. `queue`: which queue pays for it, after those above it from the top
+    ("org/team"); what runs is charged by that, whatever labels say later. "": that is not known."""
 
     pod: str
     uid: str
     node: str
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,10 @@ def writes(plan: Plan, snapshot: Snapshot) -> tuple[GangWrites, ...]:
     for placement in plan.placements:
         _check_claims(placement, pods.get(placement.pod))
         gangs.setdefault(placement.gang, []).append(placement)
-    return _allocators_first([_gang_writes(gang, gangs[gang], wanted, snapshot.claims) for gang in sorted(gangs)])
+    paths = _queue_paths(snapshot)
+    return _allocators_first(
+        [_gang_writes(gang, gangs[gang], wanted, snapshot.claims, paths.get(gang, "")) for gang in sorted(gangs)]
+    )
 
 
 def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, AllocationResult]:
@@ -128,7 +133,11 @@ def _check_claims(placement: Placement, pod: Pod | None) -> None:
 
 
 def _gang_writes(
-    gang: str, placements: list[Placement], wanted: Mapping[str, AllocationResult], claims: Mapping[str, Claim]
+    gang: str,
+    placements: list[Placement],
+    wanted: Mapping[str, AllocationResult],
+    claims: Mapping[str, Claim],
+    queue: str,
 ) -> GangWrites:
     consumers: dict[str, list[Consumer]] = {}
     first: set[str] = set()
@@ -167,8 +176,28 @@ def _gang_writes(
             )
             for key in sorted(consumers)
         ),
-        binds=tuple(Bind(pod=placement.pod, uid=placement.pod_uid, node=placement.node) for placement in placements),
+        binds=tuple(
+            Bind(pod=placement.pod, uid=placement.pod_uid, node=placement.node, queue=queue) for placement in placements
+        ),
     )
+
+
+def _queue_paths(snapshot: Snapshot) -> dict[str, str]:
+    """By gang, the queue that pays, after those above it."""
+    parents = {queue.name: queue.parent for queue in snapshot.queues}
+    known: dict[str, str] = {}
+    paths = {}
+    for gang in snapshot.gangs:
+        queue = gang.queue or snapshot.policy.default_queue
+        if queue not in known:
+            path: list[str] = []
+            step: str | None = queue
+            while step and step not in path:
+                path.append(step)
+                step = parents.get(step)
+            known[queue] = "/".join(reversed(path))
+        paths[gang.key] = known[queue]
+    return paths
 
 
 def _allocators_first(gangs: list[GangWrites]) -> tuple[GangWrites, ...]:

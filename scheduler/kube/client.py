@@ -197,12 +197,16 @@ class Client:
         `propagation`: what becomes of its dependents; None is the server's choice (they go, but those of Jobs stay)."""
         await self._ask("DELETE", kind.url(namespace, name), body=_deletion(uid, grace_seconds, propagation))
 
-    async def bind(self, namespace: str, name: str, uid: str, node: str) -> None:
-        """Give the pod its node. Raises ApiError (`conflict` if it has one, or is another pod of that name)."""
+    async def bind(
+        self, namespace: str, name: str, uid: str, node: str, *, annotations: Mapping[str, str] | None = None
+    ) -> None:
+        """Give the pod its node, and with it these annotations. Raises ApiError (`conflict` if it has a node, or is
+        another pod of that name)."""
+        metadata: Document = {"name": name, "namespace": namespace, "uid": uid}
         body = {
             "apiVersion": "v1",
             "kind": "Binding",
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "metadata": metadata | ({"annotations": dict(annotations)} if annotations else {}),
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
         await self._ask("POST", POD.url(namespace, name, "binding"), body=body)

@@ -138,7 +138,9 @@ class Gang:
     uid: str
     owner: str
     queue: str
-    """The leaf queue it names; "" if none."""
+    """The leaf queue it names; with pods on nodes, the queue that pays for them; "" if none."""
+    queues_above: tuple[str, ...] = ()
+    """Those above the queue when its pods were bound, the nearest first; () if that is not known."""
     priority: int = 0
     preemptible: bool = True
     created_ms: int = 0

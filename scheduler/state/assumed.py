@@ -12,15 +12,18 @@ import msgspec
 
 from scheduler.api.changes import Change
 from scheduler.api.core import Pod, PodExtendedResourceClaimStatus
+from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
 from scheduler.api.dra import ResourceClaim
 
 
 @dataclass(slots=True, kw_only=True)
 class AssumedPod:
-    """What we wrote about one pod. `node` "", `extended_claim` "" and `terminating` False: nothing of the kind."""
+    """What we wrote about one pod. `node` "", `extended_claim` "" and `terminating` False: nothing of the kind.
+    `queue`: the queue that pays, as the binding tells it."""
 
     uid: str
     node: str = ""
+    queue: str = ""
     extended_claim: str = ""
     terminating: bool = False
     since_ms: int = 0
@@ -39,6 +42,9 @@ class AssumedPod:
         pod = told
         if self.node and not pod.spec.node_name:
             pod = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=self.node))
+            if self.queue:
+                noted = {**(pod.metadata.annotations or {}), CHARGED_QUEUE_ANNOTATION: self.queue}
+                pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, annotations=noted))
         if self.extended_claim and pod.status.extended_resource_claim_status is None:
             served = PodExtendedResourceClaimStatus(resource_claim_name=self.extended_claim)
             pod = msgspec.structs.replace(

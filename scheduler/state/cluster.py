@@ -107,9 +107,10 @@ class ClusterState:
         entry = self._entry(kind, key)
         return None if entry is None else entry[0].raw
 
-    def assume_bound(self, pod: str, uid: str, node: str, *, now_ms: int = 0) -> None:
-        """The server has bound the pod (key), or is about to: count it on its node."""
-        self._assume_pod(pod, uid, now_ms).node = node
+    def assume_bound(self, pod: str, uid: str, node: str, *, queue: str = "", now_ms: int = 0) -> None:
+        """The server has bound the pod (key), or is about to: count it on its node, and for this queue (its path)."""
+        assumption = self._assume_pod(pod, uid, now_ms)
+        assumption.node, assumption.queue = node, queue
         self._settle_pod(pod)
 
     def assume_extended_claim(self, pod: str, uid: str, claim: str, *, now_ms: int = 0) -> None:
@@ -185,6 +186,7 @@ class ClusterState:
         fresh = AssumedPod(
             uid=uid,
             node=known.node,
+            queue=known.queue,
             extended_claim=known.extended_claim,
             terminating=known.terminating,
             since_ms=now_ms,

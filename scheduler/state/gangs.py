@@ -21,7 +21,7 @@ from scheduler.api.meta import ObjectMeta
 from scheduler.model.nodes import Topology
 from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unreadable
 from scheduler.model.workloads import Gang, Pod, SubGroup, TopologyConstraint
-from scheduler.state import implied
+from scheduler.state import charging, implied
 from scheduler.state.fields import duration_ms
 from scheduler.state.grouping import GangId, Member, Owner
 from scheduler.state.groups import KAI_KINDS, STALENESS_GRACE_MS, GroupSpec, preemptible
@@ -99,7 +99,10 @@ def gang(
     else:
         problems += [InvalidGang(gang=id_.name, problem=each.problem, remedy=each.remedy) for each in spec.problems]
     priority = _priority(id_, spec, sources, live, by_key, world, problems)
-    queue = _queue(id_, spec, sources, live, world, problems)
+    named = _queue(id_, spec, sources, live, problems)
+    paying = charging.recorded(by_key[pod.key].wire for pod in live)
+    if paying and named not in ("", paying[0]):
+        problems.append(charging.moved(id_.name, named, paying[0]))
     sub_groups = _finished(spec.sub_groups, members)
     _check_members(id_, sub_groups, live, problems)
     problems += [problem for pod in live if (problem := by_key[pod.key].problem) is not None]
@@ -107,7 +110,8 @@ def gang(
         key=id_.name,
         uid=spec.meta.uid,
         owner=_owner(id_),
-        queue=queue,
+        queue=paying[0] if paying else named or world.default_queue,
+        queues_above=paying[1:],
         priority=priority,
         preemptible=_preemptible(id_, spec, sources, priority, problems),
         created_ms=spec.created_ms or live[0].created_ms,
@@ -216,10 +220,8 @@ def _no_class(id_: GangId, name: str, where: str) -> InvalidGang:
     )
 
 
-def _queue(
-    id_: GangId, spec: GroupSpec, sources: Sources, live: Sequence[Pod], world: World, problems: list[Reason]
-) -> str:
-    """The queue it names, else the default queue."""
+def _queue(id_: GangId, spec: GroupSpec, sources: Sources, live: Sequence[Pod], problems: list[Reason]) -> str:
+    """The queue it names, "" if none."""
     named = spec.queue or sources.label(QUEUE_LABEL, KAI_QUEUE_LABEL)
     above = Sources(metas=sources.metas[:-1])
     if not spec.queue and not above.label(QUEUE_LABEL, KAI_QUEUE_LABEL):
@@ -233,7 +235,7 @@ def _queue(
                     remedy=f"Give all its pods the same label {QUEUE_LABEL}, or name the queue in the PodGroup.",
                 )
             )
-    return named or world.default_queue
+    return named
 
 
 def _preemptible(id_: GangId, spec: GroupSpec, sources: Sources, priority: int, problems: list[Reason]) -> bool:

@@ -34,6 +34,7 @@ from scheduler.model.reasons import Reason, Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.state import dialects, gangs, inventory, pods
+from scheduler.state.charging import Payers
 from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
 from scheduler.state.fields import Bad
@@ -91,6 +92,7 @@ class Translation:
         self._priorities: dict[str, int] = dict(_SYSTEM_PRIORITIES)
         self._global_priority = 0
         self._default_queue = ""
+        self._payers = Payers()
         self._specs: dict[tuple[Kind, str], GroupSpec | Unreadable] = {}
         self._roster = Roster()
         self._one_by_one: Mapping[Kind, Callable[[str, Change | None, Wire | None], None]] = {
@@ -121,6 +123,7 @@ class Translation:
         usable = {queue.name for queue in self._queues}
         if broken:
             found = tuple(_without_queue(gang, broken, usable) for gang in found)
+        found = self._payers.kept(found)
         return Snapshot(
             now_ms=now_ms,
             policy=self.policy,
@@ -147,6 +150,7 @@ class Translation:
             there = named if any(name == named for _, name in read) else ""
             different = there != self._default_queue
             self._default_queue = there
+            self._payers = Payers.of(self._queues, there)
         if any(kind in changed for kind in TOPOLOGY_KINDS):
             levels, uids = self._read_all(TOPOLOGY_KINDS, dialects.topology)
             self._topologies, self._topologies_aside = dialects.merged_topologies(levels, uids)

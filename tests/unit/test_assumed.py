@@ -49,6 +49,16 @@ def test_the_watch_confirms_a_binding_without_another_decision() -> None:
     assert found.overdue(before_ms=1000) == ()
 
 
+def test_the_queue_that_pays_is_known_before_the_watch_says_so() -> None:
+    found = state(P)
+    found.assume_bound("a/p", "u1", "n1", queue="org/team")
+    noted = {"tutti.scheduler/charged-queue": "org/team"}
+    assert shown(found).metadata.annotations == noted
+    version = found.version
+    found.apply(change(pod("p", uid="u1", version="6", node="n1", annotations=noted), "MODIFIED"))
+    assert found.version == version
+
+
 def test_a_binding_that_failed_is_forgotten() -> None:
     found = state(P)
     found.assume_bound("a/p", "u1", "n1")

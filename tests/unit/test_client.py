@@ -138,6 +138,12 @@ async def test_a_binding_names_the_pod_by_uid_and_the_node(api: FakeApi, client:
     assert body["target"]["name"] == "n1"
 
 
+async def test_a_binding_may_carry_annotations_for_the_pod(api: FakeApi, client: Client) -> None:
+    api.script("POST", f"{ONE}/binding", answer({}))
+    await client.bind("a", "p", "u1", "n1", annotations={"x": "y"})
+    assert api.asked[0].body["metadata"] == {"name": "p", "namespace": "a", "uid": "u1", "annotations": {"x": "y"}}
+
+
 async def test_an_eviction_that_a_budget_forbids_is_not_repeated(api: FakeApi, client: Client) -> None:
     refusal = failure(429, "TooManyRequests", "budget", {"causes": [{"reason": "DisruptionBudget"}]}, Retry_After="10")
     api.script("POST", f"{ONE}/eviction", refusal)

@@ -222,6 +222,13 @@ async def test_every_claim_stands_before_the_first_bind(world: World):
     assert binds == [4, 5]
 
 
+async def test_a_bound_pod_tells_which_queue_pays(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    pod = await world.direct.get(kinds.POD, NAMESPACE, "p0")
+    assert pod["metadata"]["annotations"] == {"tutti.scheduler/charged-queue": "q"}
+
+
 async def test_a_finalizer_that_is_there_is_not_written_again(world: World):
     await world.claim("c", finalizers=[CLAIM_FINALIZER])
     await world.pod("p", "c")

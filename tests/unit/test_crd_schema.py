@@ -9,7 +9,7 @@ from cel_expr_python import cel
 from pydantic import BaseModel
 
 from scheduler.api.crd_schema import crds, structural
-from scheduler.api.crds import POD_GROUP_LABEL, QUEUE_LABEL, PodGroup, Queue, QueueSpec
+from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION, POD_GROUP_LABEL, QUEUE_LABEL, PodGroup, Queue, QueueSpec
 from scheduler.state.gangs import KAI_QUEUE_LABEL
 from scheduler.state.grouping import COSCHEDULING_LABELS, KAI_GROUP_NAME
 
@@ -171,7 +171,7 @@ def test_a_pod_on_a_node_keeps_whatever_says_who_pays_for_it():
     labels = (QUEUE_LABEL, KAI_QUEUE_LABEL, POD_GROUP_LABEL, KAI_GROUP_NAME, *COSCHEDULING_LABELS)
     changes = [
         *(("labels", key) for key in labels),
-        *(("annotations", key) for key in (POD_GROUP_LABEL, KAI_GROUP_NAME)),
+        *(("annotations", key) for key in (POD_GROUP_LABEL, CHARGED_QUEUE_ANNOTATION, KAI_GROUP_NAME)),
     ]
     for field, key in changes:
         assert refused(policy, {field: {key: "a"}}, {field: {key: "b"}}), key

@@ -40,7 +40,7 @@ class Server:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def bind(self, _namespace: str, name: str, _uid: str, _node: str) -> None:
+    async def bind(self, _namespace: str, name: str, _uid: str, _node: str, **_: object) -> None:
         await self.gate.wait()
         if self.refusals:
             raise ApiError(request="POST", status=self.refusals.pop(0), reason="R", message="refused by the test")
@@ -219,7 +219,7 @@ async def test_a_planner_that_fails_without_any_waiting_gang_stops_the_service(
 
 
 async def test_a_defect_in_a_commit_stops_the_service(world: World, monkeypatch: pytest.MonkeyPatch):
-    async def broken(*_: Any) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(world.server, "bind", broken)

@@ -1,7 +1,10 @@
 """A plan becomes ordered writes; a plan that cannot be carried out is never begun."""
 
+from dataclasses import replace
+
 import pytest
 
+from queues.tree import Queue
 from scheduler.api.dra import (
     AllocationResult,
     DeviceAllocationResult,
@@ -53,7 +56,20 @@ def give(name: str, *names: str) -> ClaimAllocation:
 def test_a_pod_without_claims_is_only_bound():
     (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), world(pod("p")))
     assert (gang.gang, gang.making, gang.claims) == ("a/train", (), ())
-    assert gang.binds == (Bind(pod="a/p", uid="uid-p", node="n1"),)
+    assert gang.binds == (Bind(pod="a/p", uid="uid-p", node="n1", queue="q"),)
+
+
+def test_a_binding_tells_which_queue_pays_and_those_above_it():
+    queues = (Queue(name="top", parent=None), Queue(name="org", parent="top"), Queue(name="q", parent="org"))
+    (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), replace(world(pod("p")), queues=queues))
+    assert [bind.queue for bind in gang.binds] == ["top/org/q"]
+
+
+def test_a_gang_that_names_no_queue_is_paid_by_the_default():
+    snapshot = world(pod("p"))
+    nameless = replace(snapshot, gangs=(replace(snapshot.gangs[0], queue=""),))
+    (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), nameless)
+    assert [bind.queue for bind in gang.binds] == ["default"]
 
 
 def test_a_claim_shared_in_a_gang_is_written_once_for_all_its_pods():
