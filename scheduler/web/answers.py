@@ -46,6 +46,19 @@ class Answers:
     def gangs(self) -> list[Document]:
         return [_gang(self._reports[key]) for key in sorted(self._reports)]
 
+    def gangs_like(self, wanted: Mapping[str, str]) -> list[Document]:
+        """The gangs of which all of this holds: namespace, name, queue, verdict, code of the reason, pod (the name of
+        one of theirs). "" holds of every gang."""
+        wanted = {field: value for field, value in wanted.items() if value}
+        pod, code = wanted.pop("pod", ""), wanted.pop("code", "")
+        return [
+            each
+            for each in self.gangs
+            if all(each[field] == value for field, value in wanted.items())
+            and (not code or (each["reason"] is not None and each["reason"]["code"] == code))
+            and (not pod or pod in self._pod_names.get(gang_key(each), ()))
+        ]
+
     def gang(self, key: str) -> Document | None:
         """Everything about one gang: the list's document, its pods with their devices, what was decided before."""
         report = self._reports.get(key)
@@ -96,6 +109,10 @@ class Answers:
             {"object": each.object, "uid": each.uid, "reason": reason_document(each.reason)}
             for each in sorted(self.view.reports.set_aside, key=lambda each: each.object)
         ]
+
+    @cached_property
+    def _pod_names(self) -> Mapping[str, frozenset[str]]:
+        return {gang.key: frozenset(pod.name for pod in gang.pods) for gang in self.view.snapshot.gangs}
 
     def _members(self, gang: Gang | None, report: GangReport) -> Document:
         placed = {pod.key: pod.node for pod in report.placements}

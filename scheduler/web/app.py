@@ -84,7 +84,10 @@ class _Reader:
         view = self._source.view()
         if view is None:
             raise Problem(
-                503, "No cycle has ended yet.", "Ask again in a moment; /readyz says what is missing.", retry_after=1
+                503,
+                "No cycle has ended yet.",
+                "Ask again in a moment, or ask the replica that leads; /readyz says what is missing.",
+                retry_after=1,
             )
         known = self._answers
         if known is None or known.view is not view:
@@ -146,6 +149,9 @@ def _add_health(app: FastAPI, source: Source) -> None:
 
     @app.get("/api/v1/snapshot")
     def snapshot() -> Response:
+        missing = source.not_ready()
+        if missing:
+            raise Problem(503, f"The service is not ready: {missing}.", "Ask again in a moment.", retry_after=1)
         name = {"Content-Disposition": 'attachment; filename="tutti-snapshot.json"'}
         return Response(source.recording(), media_type="application/json", headers=name)
 
@@ -161,16 +167,16 @@ def _add_lists(app: FastAPI, reader: _Reader) -> None:
         limit: Limit = USUAL_PAGE,
         after: Continue = "",
         namespace: Filter = "",
+        name: Filter = "",
+        pod: Filter = "",
         queue: Filter = "",
         verdict: Filter = "",
         code: Filter = "",
     ) -> Response:
-        def make(all_: Answers) -> Document:
-            wanted = {"namespace": namespace, "queue": queue, "verdict": verdict}
-            found = [each for each in all_.gangs if _matches(each, wanted) and code in ("", _code(each))]
-            return _page(found, documents.gang_key, limit, after, all_)
-
-        return reader.answer(request, make)
+        wanted = {"namespace": namespace, "name": name, "pod": pod, "queue": queue, "verdict": verdict, "code": code}
+        return reader.answer(
+            request, lambda all_: _page(all_.gangs_like(wanted), documents.gang_key, limit, after, all_)
+        )
 
     @app.get("/api/v1/gangs/{namespace}/{name}/explain")
     def explain(request: Request, namespace: str, name: str) -> Response:
@@ -344,10 +350,6 @@ def _newest(found: list[Document], limit: int, answers: Answers) -> Document:
 
 def _matches(document: Document, wanted: dict[str, str]) -> bool:
     return all(not value or document[field] == value for field, value in wanted.items())
-
-
-def _code(gang: Document) -> str:
-    return str(gang["reason"]["code"]) if gang["reason"] else ""
 
 
 def _state(problem: str) -> Response:

@@ -105,6 +105,15 @@ async def test_health_and_readiness_say_what_is_wrong():
     assert (await browser.get("/healthz")).status == 503
 
 
+async def test_half_a_cluster_is_not_handed_out_as_a_snapshot():
+    source = MadeUp(VIEW)
+    assert (await Browser(source).get("/api/v1/snapshot")).status == 200
+    source.missing = "waiting for the first list of pods"
+    answer = await Browser(source).get("/api/v1/snapshot")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json["error"]["message"] == "The service is not ready: waiting for the first list of pods."
+
+
 async def test_metrics_are_prometheus_text(browser):
     answer = await browser.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
@@ -146,6 +155,10 @@ async def test_a_gang_that_waits_has_its_reason_with_details_and_remedy(browser)
         ("code=OverLimit", ["hero"]),
         ("namespace=default&verdict=Pending", ["sweep"]),
         ("namespace=nobody", []),
+        ("name=hero", ["hero"]),
+        ("name=hero&namespace=default", []),
+        ("pod=hero-0", ["hero"]),
+        ("pod=nobody", []),
     ],
 )
 async def test_gangs_are_found_by_what_they_are(browser, query, names):
