@@ -30,7 +30,7 @@ def soak(seed: int, seconds: float) -> Document:
     """One cluster under faults; what was found, and figures. What breaks the course itself is a finding too."""
     try:
         return asyncio.run(_soak(seed, seconds))
-    except Exception:
+    except Exception:  # noqa: BLE001 (told as a problem of this seed; the others go on)
         return {"problems": ["the course broke off"], "told": traceback.format_exc().splitlines()}
 
 
@@ -64,8 +64,10 @@ async def _define(client: Client) -> None:
 class _Soak:
     def __init__(self, seed: int, client: Client, server: str, folder: Path, add_nodes: Any) -> None:
         self._seed, self._client, self._server, self._folder = seed, client, server, folder
-        self._life = Life(str(seed), client, add_nodes)
-        self._wholeness = Wholeness(self._life.came)
+        self._began = asyncio.get_running_loop().time()
+        self._told: list[str] = []
+        self._life = Life(str(seed), client, add_nodes, self._tell)
+        self._wholeness = Wholeness(self._life.came, self._tell)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
         self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
 
@@ -101,11 +103,15 @@ class _Soak:
             "starts": sum(replica.starts for replica in self._replicas),
             "writes": sum(replica.writes for replica in self._replicas),
             "longest partial seconds": [round(self._wholeness.longest[0], 1), self._wholeness.longest[1]],
-            "told": self._life.told,
+            "told": self._told,
         }
 
     def _replica(self, name: str, faults: Faults) -> Replica:
-        return Replica(name, lambda: Proxy(target=self._server), faults, self._folder)
+        return Replica(name, lambda: Proxy(target=self._server), faults, self._folder, self._tell)
+
+    def _tell(self, what: str) -> None:
+        weather = " ".join(faults.weather.value for faults in self._faults)
+        self._told.append(f"{asyncio.get_running_loop().time() - self._began:5.1f} [{weather}] {what}")
 
     async def _within(self, seconds: float, what_is_left: Any) -> list[str]:
         """Wait until nothing is left; what is, when the time is over."""
@@ -119,8 +125,14 @@ class _Soak:
 
     async def _unfinished(self) -> list[str]:
         jobs, _ = await self._client.list(kinds.JOB, NAMESPACE)
-        names = [job["metadata"]["name"] for job in jobs if not _ended(job)]
-        return [f"Job {name} has not ended" for name in sorted(names) if name not in self._life.gone]
+        left = [job for job in jobs if not _ended(job) and job["metadata"]["name"] not in self._life.gone]
+        groups, _ = await self._client.list(kinds.POD_GROUP, NAMESPACE)
+        told = {group["metadata"]["name"]: group.get("status") for group in groups}
+        return [
+            f"Job {name} has not ended: {job.get('status')}; its PodGroup: {told.get(name)}"
+            for job in left
+            for name in [job["metadata"]["name"]]
+        ]
 
     async def _leaked(self) -> list[str]:
         claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, NAMESPACE)

@@ -1,7 +1,7 @@
 """What must hold at every moment of a soak, whatever happens: read off the API server itself, not off the scheduler."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,9 +45,11 @@ class Wholeness:
     """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone) is left out: what
     it lost has to come again first, and that takes as long as there is no room.
 
-    `minimum`: pods that each gang needs. `longest`: seconds that any gang was bound in part, with its name."""
+    `minimum`: pods that each gang needs. `tell` hears who is bound in part, and when that ends. `longest`: seconds that
+    any gang was bound in part, with its name."""
 
     minimum: Mapping[str, int]
+    tell: Callable[[str], None]
     longest: tuple[float, str] = (0.0, "")
     problems: list[str] = field(default_factory=list)
     _pods: dict[str, dict[str, Pod]] = field(default_factory=dict)
@@ -75,7 +77,8 @@ class Wholeness:
             return
         if change.type == "DELETED":
             for gang, pods in self._pods.items():
-                if change.key in pods:
+                # One that has succeeded did its part, and goes on counting.
+                if change.key in pods and pods[change.key].status.phase != "Succeeded":
                     self._lose(gang, pods.pop(change.key))
                     self._judge(gang)
             return
@@ -95,8 +98,11 @@ class Wholeness:
         bound = sum(1 for pod in pods if pod.spec.nodeName)
         partial = 0 < bound < self.minimum.get(gang, 0) and gang not in self._hurt
         if partial:
-            self._since.setdefault(gang, asyncio.get_running_loop().time())
+            if gang not in self._since:
+                self.tell(f"{gang} is bound in part")
+                self._since[gang] = asyncio.get_running_loop().time()
         elif gang in self._since:
+            self.tell(f"{gang} is no longer bound in part: {bound} of {self.minimum[gang]} pods are bound")
             self._measure(gang)
             del self._since[gang]
 

@@ -32,15 +32,20 @@ LAST = (("h100x8", 4), ("a100-mig", 2))
 class Life:
     """`await begin()`, `await go_on(seconds)`, `await settle()`: then all that is asked for can run.
 
-    `came`: gangs by name with their minimum. `told`: what happened, in order, for whoever reads about a failure."""
+    `came`: gangs by name with their minimum. `tell` hears what happens, for whoever reads about a failure."""
 
-    def __init__(self, seed: str, client: Client, add_nodes: Callable[[str, int], Awaitable[list[str]]]) -> None:
+    def __init__(
+        self,
+        seed: str,
+        client: Client,
+        add_nodes: Callable[[str, int], Awaitable[list[str]]],
+        tell: Callable[[str], None],
+    ) -> None:
         self._dice = random.Random(f"{seed}/life")
-        self._client, self._add_nodes = client, add_nodes
+        self._client, self._add_nodes, self._tell = client, add_nodes, tell
         self._nodes: list[str] = []
         self.came: dict[str, int] = {}
         self.gone: set[str] = set()
-        self.told: list[str] = []
 
     async def begin(self) -> None:
         """Nodes, templates and one claim that several pods share."""
@@ -67,7 +72,7 @@ class Life:
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(self._dice.uniform(0.05, 1.0))
             (happening,) = self._dice.choices(list(happenings), weights=list(happenings.values()))
-            self.told.append(await happening())
+            self._tell(await happening())
 
     async def settle(self) -> None:
         """Room for everybody: nodes open, taints off, new nodes."""

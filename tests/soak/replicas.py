@@ -29,8 +29,11 @@ SETTINGS: dict[str, Any] = {
 class Replica:
     """One scheduler that is started again whenever it ends. `crashes`: what it ended with that no scheduler should."""
 
-    def __init__(self, name: str, proxy: Callable[[], Proxy], faults: Faults, folder: Path) -> None:
+    def __init__(
+        self, name: str, proxy: Callable[[], Proxy], faults: Faults, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         self._name, self._make_proxy, self._faults, self._folder = name, proxy, faults, folder
+        self._tell = tell
         self._serving: asyncio.Task[None] | None = None
         self._proxy: Proxy | None = None
         self.crashes: list[str] = []
@@ -61,16 +64,20 @@ class Replica:
     def kill(self) -> None:
         """As SIGKILL does: nothing it has begun comes to an end."""
         if self._proxy is not None and self._serving is not None:
+            self._tell(f"{self._name} is killed")
             self._proxy.cut_off()
             self._serving.cancel()
 
     def _count(self, report: CycleReport) -> None:
+        if report.number == 1:
+            self._tell(f"{self._name} decides for the first time")
         self.cycles = max(self.cycles, report.number)
 
     def _judge(self, ended: asyncio.Task[None]) -> None:
         if ended.cancelled():
             return
         error = ended.exception()
+        self._tell(f"{self._name} ended: {error}")
         if error is None:
             self.crashes.append(f"{self._name} ended although nobody asked it to")
         elif not isinstance(error, LeaseLost):
