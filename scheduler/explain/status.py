@@ -85,6 +85,9 @@ class _Told:
     pause_ms: int = 0
     """Between the last try and the next, if it is refused."""
 
+    again: bool = False
+    """It was said soon after something else was."""
+
 
 _Subject = tuple[str, str, str]
 
@@ -252,11 +255,14 @@ class _Turn:
             return
         calm = _CALM_PODS_MS if regarding.kind is kinds.POD else _CALM_MS
         renewed = documents.code_of(known) == code and outcomes(known) == outcomes(said)
-        if renewed and last is not None and not refused and self.now_ms - last.at_ms < calm:
+        soon = renewed and last is not None and not refused and self.now_ms - last.at_ms < calm
+        # What a queue has in use rises with a placement and falls again at once if its commit fails: that cannot wait.
+        if soon and last is not None and (last.again or regarding.kind is not kinds.QUEUE):
             self._keep(subject)
             self.wait_until(last.at_ms + calm)
             return
         self._remember(subject, said, self.now_ms, last.pause_ms if last is not None else 0)
+        self.told[subject].again = soon
         yield StatusWrite(
             kind=regarding.kind,
             key=regarding.key,

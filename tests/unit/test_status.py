@@ -363,6 +363,23 @@ def test_an_amount_that_is_gone_is_gone_from_the_status_too():
     assert there.status(kinds.QUEUE, "q")["allocated"] == {"cpu": "500m"}
 
 
+def test_a_queue_shows_at_once_that_a_placement_failed_and_then_rests():
+    there = world()
+    there.add(kinds.QUEUE, "q", "uid-q")
+    teller = Teller(there)
+
+    def shown(gpu: int, at: int) -> str:
+        there.apply(teller.status_writes(said(queues=(queue(gpu=gpu),), at=NOW + at)))
+        return there.status(kinds.QUEUE, "q")["allocated"]["gpu"]
+
+    assert shown(8000, at=0) == "8"
+    assert shown(4000, at=50) == "4"
+    assert shown(8000, at=60) == "4"
+    assert teller.due_ms == NOW + 1050
+    assert shown(8000, at=1050) == "8"
+    assert shown(4000, at=1100) == "4"
+
+
 def test_a_queue_that_cannot_be_used_says_so():
     there = World()
     there.add(kinds.QUEUE, "q", "q")
