@@ -26,6 +26,7 @@ from scheduler.plan import planner
 from scheduler.state import manifests, recording, translate
 from scheduler.state.cluster import ClusterState
 from scheduler.web.app import create_app
+from scheduler.web.deadline import PunctualProtocol
 from scheduler.web.view import View, WhatIfRefused
 
 T = TypeVar("T")
@@ -122,6 +123,7 @@ async def served(config: Config, window: Window) -> AsyncIterator[str]:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(window),
+            http=PunctualProtocol,
             lifespan="off",
             log_config=None,
             access_log=False,
