@@ -1,7 +1,8 @@
 """What an administrator does to a cluster for Tutti, from the manifests of deploy/; and what was in it before."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ NAMESPACE, ACCOUNT = "tutti-system", "tutti-scheduler"
 PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 _TOKEN_SECONDS = 24 * 3600
-# Written by others for themselves, or a second view of what another kind shows.
-_LEFT_ALONE = frozenset({kinds.EVENT, kinds.NEW_EVENT, kinds.CONFIG_MAP, kinds.SERVICE_ACCOUNT, kinds.LEASE})
+# Cleared away by namespace, with the namespace; the last is a second view of another one.
+_APART = (kinds.NAMESPACE, kinds.EVENT, kinds.CONFIG_MAP, kinds.SERVICE_ACCOUNT, kinds.LEASE, kinds.NEW_EVENT)
 _OWN_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 
 
@@ -62,7 +63,7 @@ class Before:
     @classmethod
     async def look(cls, api: Remote) -> "Before":
         """Remember what is there now."""
-        listed = await asyncio.gather(*(_list(api, kind) for kind in await _kinds(api)))
+        listed = await asyncio.gather(*(_list(api, kind) for kind in (kinds.NAMESPACE, *await _kinds(api))))
         return cls(uid_of(obj) for objects in listed for obj in objects)
 
     async def restore(self, api: Remote) -> None:
@@ -72,14 +73,25 @@ class Before:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while left := await self._remove(api):
                     await asyncio.sleep(_LOOK_SECONDS)
-                namespaces = await api.list(kinds.NAMESPACE)
-                for event_kind in (kinds.EVENT, kinds.LEASE):
-                    await asyncio.gather(
-                        *(api.delete_all(event_kind, name_of(each)) for each in namespaces if not _of_kubernetes(each))
-                    )
+                namespaces = [each for each in await api.list(kinds.NAMESPACE) if not _of_kubernetes(each)]
+                await asyncio.gather(*(self._clear(api, namespace) for namespace in namespaces))
         except TimeoutError:
             what = ", ".join(f"{key} ({field_of(obj, 'metadata', 'finalizers')})" for key, obj in sorted(left.items()))
             raise NotSettled(f"still there after {PATIENCE_SECONDS:g} s: {what}") from None
+
+    async def _clear(self, api: Remote, namespace: Obj) -> None:
+        """What others wrote into a namespace of ours goes; and the namespace itself, if it came since."""
+        new = uid_of(namespace) not in self._uids
+        if new:
+            await _delete(api, kinds.NAMESPACE, namespace)
+        furniture = (kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP) if new else ()
+        for kind in (kinds.EVENT, kinds.LEASE, *furniture):
+            await api.delete_all(kind, name_of(namespace))
+        if new:
+            # The namespace controller would do this as well, but it waits for five seconds before it looks.
+            bare = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name_of(namespace)}}
+            with _gone_is_well():
+                await api.update(kinds.NAMESPACE, {**bare, "spec": {"finalizers": []}}, subresource="finalize")
 
     async def _remove(self, api: Remote) -> dict[str, Obj]:
         """Delete once what came since; what was found, by kind and name."""
@@ -92,8 +104,8 @@ class Before:
 
 
 async def _kinds(api: Remote) -> list[Kind]:
-    """What can be in a cluster, owners before what they own: the kinds we know and those of every definition."""
-    own = [kind for kind in kinds.BUILT_IN if kind not in _LEFT_ALONE and kind is not kinds.POD]
+    """What a test may leave, owners before what they own: the kinds we know and those of every definition."""
+    own = [kind for kind in kinds.BUILT_IN if kind not in (*_APART, kinds.POD)]
     defined = [_kind_of(definition) for definition in await api.list(kinds.CUSTOM_RESOURCE)]
     return [*own, *defined, kinds.POD]
 
@@ -110,8 +122,15 @@ async def _delete(api: Remote, kind: Kind, obj: Obj) -> None:
     grace = 0 if kind is kinds.POD else None
     if field_of(obj, "metadata", "deletionTimestamp") and grace is None:
         return
-    try:
+    with _gone_is_well():
         await api.delete(kind, namespace_of(obj), name_of(obj), uid=uid_of(obj), grace_seconds=grace)
+
+
+@contextlib.contextmanager
+def _gone_is_well() -> Iterator[None]:
+    """What was to go may have gone already, or have been replaced."""
+    try:
+        yield
     except StatusError as error:
         if error.code not in (404, 409):
             raise

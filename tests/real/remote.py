@@ -132,11 +132,11 @@ class Remote:
                 self._identity.server + _path(kind), params=query, headers=await self._identity.headers()
             ) as answer:
                 if answer.status != 200:
-                    raise _refusal(await answer.json())
+                    raise _refusal(answer.status, await answer.read())
                 async for line in answer.content:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
-                        raise _refusal(event["object"])
+                        raise _status(event["object"])
                     yield event["type"], event["object"]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(error) from error
@@ -149,12 +149,12 @@ class Remote:
             async with self._session.request(
                 method, self._identity.server + path, data=data, headers=headers
             ) as answer:
-                content = json.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(error) from error
         if answer.status >= 300:
-            raise _refusal(content)
-        found: Obj = content
+            raise _refusal(answer.status, content)
+        found: Obj = json.loads(content)
         return found
 
 
@@ -169,13 +169,17 @@ def _typed(kind: Kind, item: Obj) -> Obj:
     return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
 
 
-def _refusal(status: Mapping[str, Any]) -> StatusError:
-    return StatusError(
-        int(status.get("code") or 500),
-        str(status.get("reason") or ""),
-        str(status.get("message")),
-        status.get("details"),
-    )
+def _refusal(code: int, content: bytes) -> StatusError:
+    """An answer that is no success; what serves no API (a group that just goes) answers in plain text."""
+    try:
+        return _status(json.loads(content))
+    except (ValueError, AttributeError):
+        return StatusError(code, "", content.decode(errors="replace"))
+
+
+def _status(status: Mapping[str, Any]) -> StatusError:
+    code, reason = int(status.get("code") or 500), str(status.get("reason") or "")
+    return StatusError(code, reason, str(status.get("message")), status.get("details"))
 
 
 def _unanswered(error: BaseException) -> StatusError:

@@ -32,6 +32,11 @@ _APPLIED = {
 }
 
 
+_CUSTOM = frozenset(
+    kind.group for kind in (kinds.QUEUE, kinds.KAI_QUEUE, kinds.KAI_TOPOLOGY, kinds.COSCHEDULING_POD_GROUP)
+)
+
+
 class Cluster:
     """A cluster under test. `client` and `kubeconfig`: an administrator's. `tutti`: the scheduler's kubeconfig."""
 
@@ -55,13 +60,15 @@ class Cluster:
             yield proxy
 
     async def apply(self, manifests: str) -> None:
-        """Merge every document of the YAML text into what exists, or create it."""
+        """Merge every document of the YAML text into what exists, or create it, as `kubectl apply` would."""
         for document in yaml.safe_load_all(textwrap.dedent(manifests)):
             kind = _APPLIED[document["apiVersion"], document["kind"]]
             namespace = document["metadata"].get("namespace", "default") if kind.namespaced else None
             name = document["metadata"]["name"]
             try:
-                await self.client.patch(kind, namespace, name, document)
+                # Lists of built-in objects are merged entry by entry: others have written into them.
+                how = "merge" if kind.group in _CUSTOM else "strategic"
+                await self.client.patch(kind, namespace, name, document, how=how)
             except ApiError as error:
                 if not error.not_found:
                     raise
@@ -155,6 +162,11 @@ def _reason(group: Document) -> Document:
     return reason if isinstance(reason, dict) else {}
 
 
+def _untainted(nodes: Objects, names: list[str]) -> bool:
+    """A real cluster keeps pods away from a node until its controllers have seen it ready."""
+    return all(name in nodes and not nodes[name]["spec"].get("taints") for name in names)
+
+
 def _short(document: Document) -> str:
     spec = {name: document["spec"][name] for name in ("nodeName",) if name in document.get("spec", {})}
     return f"{spec} {document.get('status')}"
@@ -226,10 +238,13 @@ async def _real(found: Ground) -> AsyncIterator[Cluster]:
     async with found.nodes() as nodes, await Client.connect(found.admin) as client:
 
         async def add_nodes(shape: str, count: int) -> list[str]:
-            return await nodes.add(shape_named(shape), count)
+            added = await nodes.add(shape_named(shape), count)
+            await cluster.until(kinds.NODE, lambda nodes: _untainted(nodes, added), "the new nodes are ready for pods")
+            return added
 
+        cluster = Cluster(client, found.admin, found.tutti, add_nodes)
         try:
-            yield Cluster(client, found.admin, found.tutti, add_nodes)
+            yield cluster
         finally:
             await found.restore()
 

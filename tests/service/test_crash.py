@@ -51,7 +51,7 @@ async def whole(cluster: Cluster, verifier: Verifier) -> None:
         assert len(allocated(claim)) == 2
         assert [entry["uid"] in alive for entry in claim["status"]["reservedFor"]] == [True]
     assert len(claims) == PODS
-    assert sum(map(len, verifier.holders.values())) == 2 * PODS
+    await verifier.until(lambda holders: sum(map(len, holders.values())) == 2 * PODS)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ async def test_killed_again_and_again_the_work_gets_done_and_no_device_is_given_
             await killed_at(cluster, number, tmp_path)
         async with Process(cluster.tutti):
             await cluster.running("default", 5 * 3)
-            assert sum(map(len, verifier.holders.values())) == 5 * 3 * 2
+            await verifier.until(lambda holders: sum(map(len, holders.values())) == 5 * 3 * 2)
 
 
 async def test_devices_that_can_no_longer_be_used_are_released_by_the_next_start(cluster: Cluster, tmp_path: Path):
@@ -95,7 +95,7 @@ async def test_devices_that_can_no_longer_be_used_are_released_by_the_next_start
     await cluster.apply(gang("train", PODS))
     async with verified(cluster.client) as verifier:
         await killed_at(cluster, 2 * PODS, tmp_path)
-        assert verifier.holders
+        await verifier.until(bool)
         await cluster.client.patch(kinds.NODE, None, node, {"spec": {"unschedulable": True}})
 
         async with Process(cluster.tutti):
@@ -133,7 +133,7 @@ async def test_a_claim_made_for_extended_resources_survives_a_kill_once(cluster:
     async with verified(cluster.client) as verifier:
         writes = await killed_at(cluster, 2, tmp_path)
         assert [write.partition("/")[0] for write in writes] == ["resourceclaims", "resourceclaims"]
-        assert len(verifier.holders) == 1
+        await verifier.until(lambda holders: len(holders) == 1)
         async with Process(cluster.tutti):
             await cluster.running("default", 1)
     (claim,), _ = await cluster.client.list(kinds.RESOURCE_CLAIM)

@@ -56,7 +56,7 @@ async def test_a_gang_that_lacks_one_node_takes_nothing_and_says_what_is_missing
 
         await cluster.add_nodes("h100x8")
         await cluster.running("default", 64)
-        assert len(verifier.holders) == 64
+        await verifier.until(lambda holders: len(holders) == 64)
 
         def glad(groups: Objects) -> bool:
             status = groups["default/hero"]["status"]
@@ -95,7 +95,7 @@ async def test_devices_of_a_finished_gang_are_given_again_only_after_their_relea
             lambda pods: [key for key in pods if "second" in key and pods[key]["status"].get("phase") == "Running"],
             "the second gang runs",
         )
-        assert len(verifier.holders) == 1
+        await verifier.until(lambda holders: len(holders) == 1)
 
 
 async def test_one_named_claim_is_shared_by_two_pods_on_one_device(cluster: Cluster):

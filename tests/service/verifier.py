@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
 from scheduler.api import kinds
 from scheduler.kube.client import Client
 
+PATIENCE_SECONDS = 30.0
 Device = tuple[str, str, str]
 
 
@@ -21,16 +22,28 @@ class Verifier:
         self.problems: list[str] = []
         self._held: dict[str, frozenset[Device]] = {}
         self._owner: dict[Device, str] = {}
+        self._news = asyncio.Event()
 
     @property
     def holders(self) -> dict[str, frozenset[Device]]:
         """The claims that hold devices now, and which."""
         return {claim: devices for claim, devices in self._held.items() if devices}
 
+    async def until(self, holds: Callable[[Mapping[str, frozenset[Device]]], object]) -> None:
+        """Until this is so of the holders: the watch of the claims may be behind that of other objects."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not holds(self.holders):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"the claims that hold devices are still {self.holders}") from None
+
     def see(self, event: str, claim: dict[str, object]) -> None:
         metadata: dict[str, str] = claim["metadata"]  # type: ignore[assignment]
         key = f"{metadata['namespace']}/{metadata['name']}"
         self.versions += 1
+        self._news.set()
         for device in self._held.pop(key, frozenset()):
             self._owner.pop(device, None)
         if event == "DELETED":
