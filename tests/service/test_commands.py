@@ -10,8 +10,15 @@ from typer.testing import CliRunner
 
 from scheduler.api import kinds
 from scheduler.cli import app
+from scheduler.model.plan_difference import differences
+from scheduler.model.plan_document import to_json
+from scheduler.plan import planner
+from scheduler.state import recording
 from tests.service.conftest import Cluster, scheduling
 from tests.service.manifests import gang, template
+
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
+SHAPES = {"h100x8-nic": 4, "a100-mig": 1, "t4": 1}
 
 
 async def tutti(*arguments: str) -> tuple[int, str, str]:
@@ -41,6 +48,34 @@ async def test_what_is_recorded_replays_to_the_plan_that_was_decided(address: st
     code, text, told = await tutti("replay", str(file))
     assert (code, told) == (0, "the plan is the one that was decided\n")
     assert "default/waits in queue default: Pending (GangDoesNotFit), 0 of 2 pods" in text
+
+
+async def test_every_decision_of_a_run_replays_from_its_recording(cluster: Cluster):
+    """Also those made while writes of the one before were on their way."""
+    for shape, count in SHAPES.items():
+        await cluster.add_nodes(shape, count)
+    async with scheduling(cluster) as running:
+        for path in sorted(EXAMPLES.glob("0[0-6]-*.yaml")):
+            await cluster.apply(path.read_text())
+        await cluster.until(
+            kinds.POD,
+            lambda pods: len(pods) == 15 and all(pod["spec"].get("nodeName") for pod in pods.values()),
+            "all pods are bound",
+        )
+        cycles = list(running.cycles)
+    placed = 0
+    for cycle in cycles:
+        data = recording.dump(
+            cycle.state,
+            now_ms=cycle.snapshot.now_ms,
+            policy=cycle.snapshot.policy,
+            usage=cycle.snapshot.usage,
+            held_back=cycle.held_back,
+        )
+        recorded = recording.load(data)
+        assert differences(to_json(cycle.plan), to_json(planner.plan(recorded.snapshot())), recorded.held_back) == []
+        placed += len(cycle.plan.placements)
+    assert placed >= 15
 
 
 async def test_a_replay_that_differs_says_in_what_and_ends_with_1(address: str, tmp_path: Path):
