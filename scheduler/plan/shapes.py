@@ -105,6 +105,15 @@ class Shapes:
         """Bundles made from now on ask for these claims (by key) as they are here, and for all others as they are."""
         self._narrowed = claims
 
+    @property
+    def narrowed(self) -> bool:
+        """Whether some claims are asked for as `narrow` said last."""
+        return bool(self._narrowed)
+
+    def links(self, pod: Pod) -> bool:
+        """Whether the pod may be in one bundle with others: it names a claim without devices that is not its own."""
+        return any(e.claim and not e.from_template and self._held(e.claim) is None for e in pod.claims)
+
     def part(self, bundle: Bundle, pods: int) -> Bundle:
         """The first so many pods of the bundle."""
         return self._bundle(bundle.pods[:pods]) if pods < len(bundle.pods) else bundle

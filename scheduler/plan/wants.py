@@ -66,20 +66,27 @@ class Wanted:
 
 @dataclass(slots=True, kw_only=True)
 class _Node:
-    """A group of the tree with its pods: on nodes (`there`, by key the node), and those that may be placed."""
+    """A group of the tree with its pods: on nodes (`there`, by key the node), and those that may be placed (`waiting`,
+    by key). `upcoming`: of these the ones that growth still has to look at; None for all of them."""
 
     name: str
     minimum: int | None
     topology: TopologyConstraint | None
     children: list["_Node"] = field(default_factory=list)
     there: dict[str, str] = field(default_factory=dict)
-    waiting: list[Pod] = field(default_factory=list)
+    waiting: dict[str, Pod] = field(default_factory=dict)
+    upcoming: dict[str, Pod] | None = None
     gated: int = 0
     troubles: list[WaitingForClaims] = field(default_factory=list)
 
     @property
     def present(self) -> int:
         return len(self.there) + len(self.waiting) + len(self.troubles) + self.gated
+
+    @property
+    def started(self) -> bool:
+        """Whether pods of it or of any group below are on nodes."""
+        return bool(self.there) or any(child.started for child in self.children)
 
     def nodes(self) -> frozenset[str]:
         """Nodes that hold pods of it or of any group below."""
@@ -138,7 +145,9 @@ class Wants:
     def settle(self, pod: Pod, node: str) -> None:
         """The pod has a place now."""
         leaf = self._leaf_of[pod.key]
-        leaf.waiting = [other for other in leaf.waiting if other.key != pod.key]
+        leaf.waiting.pop(pod.key, None)
+        if leaf.upcoming is not None:
+            leaf.upcoming.pop(pod.key, None)
         leaf.there[pod.key] = node
 
     def fail(self, wanted: Wanted) -> None:
@@ -154,14 +163,14 @@ class Wants:
         """The same, leaf by leaf."""
         for leaf in self._leaves.values():
             if leaf.waiting:
-                yield tuple(leaf.waiting)
+                yield tuple(leaf.waiting.values())
 
     def recount(self) -> None:
         """Judge the claims of waiting pods anew: others may have come to consume them since."""
         self._joining.clear()
         for leaf in self._leaves.values():
-            waiting, leaf.waiting = leaf.waiting, []
-            for pod in waiting:
+            waiting, leaf.waiting, leaf.upcoming = leaf.waiting, {}, None
+            for pod in waiting.values():
                 self._line_up(pod, leaf)
 
     def _sort_in(self, pods: Iterable[Pod]) -> None:
@@ -180,7 +189,7 @@ class Wants:
     def _line_up(self, pod: Pod, leaf: _Node) -> None:
         trouble = self._claim_trouble(pod)
         if trouble is None:
-            leaf.waiting.append(pod)
+            leaf.waiting[pod.key] = pod
         else:
             leaf.troubles.append(trouble)
 
@@ -222,7 +231,7 @@ class Wants:
         minimum = len(node.children) if node.minimum is None else node.minimum
         states: list[Group] = []
         problems: list[Reason] = []
-        for child in sorted(node.children, key=lambda c: (not c.nodes(), c.name)):
+        for child in sorted(node.children, key=lambda c: (not c.started, c.name)):
             state = self._need(child, bundles)
             if state is None:
                 minimum -= 1
@@ -253,7 +262,7 @@ class Wants:
                 gated=node.gated,
                 sub_group=node.name,
             )
-        made = self._shapes.bundles(node.waiting)
+        made = self._shapes.bundles(list(node.waiting.values()))
         for bundle in made:
             bundles.setdefault((node.name, bundle.shape), []).append(bundle)
         units = tuple(Unit(shape=bundle.shape, pods=len(bundle.pods)) for bundle in made)
@@ -264,13 +273,13 @@ class Wants:
         if not isinstance(ladder, Ladder):
             return None
         if not node.children:
-            for bundle in self._shapes.bundles(node.waiting) if node.waiting else ():
-                if (node.name, bundle.shape) not in self._failed:
-                    bundles[node.name, bundle.shape] = [bundle]
-                    unit = Unit(shape=bundle.shape, pods=len(bundle.pods))
-                    return self._group(node, ladder, 1, units=(unit,))
-            return None
-        for child in sorted(node.children, key=lambda c: (not c.nodes(), c.name)):
+            bundle = self._next_bundle(node)
+            if bundle is None:
+                return None
+            bundles[node.name, bundle.shape] = [bundle]
+            unit = Unit(shape=bundle.shape, pods=len(bundle.pods))
+            return self._group(node, ladder, 1, units=(unit,))
+        for child in sorted(node.children, key=lambda c: (not c.started, c.name)):
             own: dict[tuple[str, int], list[Bundle]] = {}
             state = self._need(child, own)
             if state is None:
@@ -282,6 +291,35 @@ class Wants:
                 bundles.update(own)
                 return self._group(node, ladder, 1, children=(state,))
         return None
+
+    def _next_bundle(self, leaf: _Node) -> Bundle | None:
+        """The first bundle of the leaf's pods whose like has not failed. Pods that share nothing are not looked at
+        again once their like has."""
+        if leaf.upcoming is None:
+            leaf.upcoming = dict(leaf.waiting)
+        failed: list[str] = []
+        linked: dict[str, Bundle] | None = None
+        found: Bundle | None = None
+        for key, pod in leaf.upcoming.items():
+            alone = not self._shapes.links(pod)
+            if alone:
+                (bundle,) = self._shapes.bundles([pod])
+            else:
+                linked = self._linked(leaf) if linked is None else linked
+                bundle = linked[key]
+            if (leaf.name, bundle.shape) not in self._failed:
+                found = bundle
+                break
+            if alone and not self._shapes.narrowed:
+                failed.append(key)
+        for key in failed:
+            del leaf.upcoming[key]
+        return found
+
+    def _linked(self, leaf: _Node) -> dict[str, Bundle]:
+        """The bundles of the leaf's pods that may share claims, by pod."""
+        pods = [pod for pod in leaf.waiting.values() if self._shapes.links(pod)]
+        return {pod.key: bundle for bundle in self._shapes.bundles(pods) for pod in bundle.pods}
 
     def _group(
         self,

@@ -1,12 +1,15 @@
 """What a gang still wants: the tree of sub-groups, pods that count, claims that hold it back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import pytest
 
 from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import WaitingForClaims, WaitingForPods
-from scheduler.model.workloads import PodClaim
+from scheduler.model.workloads import Pod, PodClaim
 from scheduler.plan.ledger import Ledger
-from scheduler.plan.shapes import Shapes
+from scheduler.plan.shapes import Bundle, Shapes
 from scheduler.plan.topology import Domains
 from scheduler.plan.wants import Wanted, Wants
 from scheduler.solver.problem import Group
@@ -178,3 +181,28 @@ def test_a_pod_with_a_missing_claim_only_matters_if_it_is_needed() -> None:
     asked = wants(replace(made, claims=lost)).minimum()
     assert isinstance(asked, Wanted)
     assert [bundle.pods[0].name for bundle in asked.chosen()] == ["train-0", "train-2"]
+
+
+def test_growth_looks_at_every_pod_a_few_times_at_most_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the pods are of a kind that fails at once; the others find their places one by one."""
+    pods = [pod("first", on="node-0")] + [pod(f"p-{number:03d}", gpus=number % 2) for number in range(200)]
+    one = wants(cluster() + gang_of("train", pods, minimum=1))
+    looked_at = 0
+    real = Shapes.bundles
+
+    def counting(self: Shapes, pods: Sequence[Pod]) -> tuple[Bundle, ...]:
+        nonlocal looked_at
+        looked_at += len(pods)
+        return real(self, pods)
+
+    monkeypatch.setattr(Shapes, "bundles", counting)
+    placed = 0
+    while (piece := one.growth()) is not None:
+        (bundle,) = piece.chosen()
+        if bundle.pods[0].requests["nvidia.com/gpu"]:
+            one.fail(piece)
+        else:
+            one.settle(bundle.pods[0], "node-0")
+            placed += 1
+    assert (placed, one.waiting) == (100, 100)
+    assert looked_at < 3 * len(pods)
