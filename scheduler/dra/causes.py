@@ -2,11 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from queues.words import counted
+from scheduler.dra import requests
+from scheduler.dra.counters import InUse
 from scheduler.dra.items import Token
 from scheduler.dra.options import Choice, Options
-from scheduler.dra.requests import Candidates, Constraint, Want
+from scheduler.dra.pools import Inventory
+from scheduler.dra.requests import Candidates, Constraint, Problem, Want
+from scheduler.dra.room import Room
+from scheduler.model.nodes import Node
+from scheduler.model.workloads import Claim
 
 
 def cause(options: Options) -> str:
@@ -17,6 +24,33 @@ def cause(options: Options) -> str:
             if all(lacking):
                 return lacking[0]
     return _under_constraint(options) or _together(options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeDevices:
+    """How many devices of the class one claim asks for, and how many of those it could take are free on a node."""
+
+    device_class: str
+    asked: int
+    free: int
+
+
+def free_devices(claim: Claim, node: Node, inventory: Inventory, in_use: InUse) -> FreeDevices | None:
+    """For a claim with one request for a number of devices that can be counted: nodes have their own, and one of them
+    takes nothing from another. None for all others."""
+    asked = requests.question(claim, inventory)
+    if isinstance(asked, Problem) or len(asked.requests) != 1 or len(asked.requests[0]) != 1:
+        return None
+    want, view = asked.requests[0][0], inventory.on(node)
+    if want.every:
+        return None
+    _, free = Options(Room(view, in_use, 0), [asked], inventory.features).available(0, want)
+    devices = [view.devices[number] for number in free]
+    boards = [counters for device in devices for counters, _ in device.consumes]
+    apart = len(boards) == len(set(boards)) and not any(device.shareable for device in devices)
+    if not apart or any((device.id.driver, device.id.pool) not in view.local for device in devices):
+        return None
+    return FreeDevices(device_class=want.device_class, asked=want.count, free=len(devices))
 
 
 def _alone(options: Options, claim: int, want: Want) -> str:

@@ -7,7 +7,7 @@ change).
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from queues.words import counted
+from queues.words import amount, counted
 
 # A cause is written for one node; several have, are and do.
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
@@ -146,8 +146,27 @@ class NoNodeFits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scattered:
+    """What one pod asks for is free, but on no node by itself. `free` of the resource ("gpu", "deviceclass/...", or as
+    Kubernetes calls it) are on `nodes`, at `most` so many on one. Counts, not thousandths."""
+
+    resource: str
+    asked: int
+    free: int
+    nodes: int
+    most: int
+
+    def __str__(self) -> str:
+        measured = self.resource == "gpu" or self.resource.startswith("deviceclass/")
+        free = amount(self.resource, self.free * 1000 if measured else self.free)
+        where = f"are free on {self.nodes} nodes, at most {self.most} on one node"
+        return f"{free} {where}, and one pod asks for {self.asked}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangDoesNotFit:
-    """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time."""
+    """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time.
+    `scattered`: there would be room for one of its pods if what is free were on one node."""
 
     code: ClassVar[str] = "GangDoesNotFit"
     gang: str
@@ -156,6 +175,7 @@ class GangDoesNotFit:
     causes: tuple[NodeCount, ...] = ()
     domain: str = ""
     proved: bool = True
+    scattered: Scattered | None = None
 
     @property
     def message(self) -> str:
@@ -165,13 +185,20 @@ class GangDoesNotFit:
         proof = "" if self.proved else " (not proved within the budget)"
         needed = f"{counted(self.needed, 'pod')}{' at once' if self.needed > 1 else ''}"
         found = f"there is room for {self.placeable or 'none'}{where}"
-        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}."
+        pieces = f" {self.scattered}." if self.scattered is not None else ""
+        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}"
 
     @property
     def cure(self) -> str:
         more = counted(max(self.needed - self.placeable, 1), "more pod")
-        topology = " there, add nodes, or relax the topology constraint" if self.domain else ", or add nodes"
-        return f"Free room for {more}{topology}."
+        others = ["add nodes"]
+        if self.scattered is not None:
+            others.append("ask for less per pod")
+        if self.domain:
+            others.append("relax the topology constraint")
+        return (
+            f"Free room for {more}{' there' if self.domain else ''}, {', '.join([*others[:-1], f'or {others[-1]}'])}."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,6 +180,7 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
         needed=piece.pods,
         placeable=min(short.placeable, piece.pods - 1),
         causes=(outside,) if outside else desk.rooms.causes(short.shape, short.nodes),
+        scattered=None if outside else desk.scattered(short.shape, short.nodes),
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,
     )

@@ -13,12 +13,13 @@ from scheduler.dra import requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import SolverReport
-from scheduler.model.reasons import Reason
+from scheduler.model.reasons import Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, pool
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.rooms import Rooms
+from scheduler.plan.scatter import scattered
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
 from scheduler.plan.wants import Wanted, Wants
@@ -73,6 +74,7 @@ class Desk:
     gang_of: dict[str, str] = field(default_factory=dict)
     paid: dict[str, set[str]] = field(default_factory=dict)
     bare: Rooms | None = None
+    scatter: dict[tuple[int, tuple[str, ...]], tuple[int, Scattered | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Desk":
@@ -116,6 +118,14 @@ class Desk:
             ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads)
             self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
         return self.bare
+
+    def scattered(self, shape: int, nodes: tuple[str, ...]) -> Scattered | None:
+        """Whether these nodes have room in all for one of this shape; kept until something changes."""
+        now = len(self.ledger.changes)
+        known = self.scatter.get((shape, nodes))
+        if known is None or known[0] != now:
+            known = self.scatter[shape, nodes] = now, scattered(self.rooms, shape, nodes)
+        return known[1]
 
     def over(self, gang: Gang, asked: Resources, ledger: Ledger | None = None) -> Reason | None:
         """Why the gang's queue, or one above it, may not take so much more; None if it may."""
