@@ -236,8 +236,12 @@ def _job_set(making: _Making, owner: _Owner) -> None:
     spec = owner.spec
     if (owner.namespace, JOB_SET_LABEL, owner.name) in making.present.labelled or spec.flag("suspend"):
         return
+    names: set[str] = set()
     for job in spec.items("replicatedJobs"):
         name, template = job.text("name"), job.mapping("template")
+        if name in names:
+            raise job.bad("name", f"{name!r} is there twice", "Give each replicated job a name of its own.")
+        names.add(name)
         replicas, pods = _count(job, "replicas"), _job_pods(template)
         if not replicas * pods:
             continue

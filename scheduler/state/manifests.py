@@ -195,6 +195,9 @@ def _add(cast_: Cast, where: str, document: Document, base: ClusterState | None)
     name = metadata.text("name") or _generated(metadata, document, cast_)
     if not name:
         raise metadata.bad("name", "is missing", "Give the object a name.")
+    for field, value in (("name", name), ("namespace", metadata.text("namespace"))):
+        if value in (".", "..") or any(sign in value for sign in "/%\0"):
+            raise metadata.bad(field, f"{value!r} is no name", "Write one without the signs / and %.")
     # What a manifest of a Pod says of labels is read again when it is decoded; of a Deployment it is read here only.
     for texts in ("labels", "annotations"):
         metadata.texts(texts)

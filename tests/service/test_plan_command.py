@@ -1,5 +1,6 @@
 """`tutti plan`: the service's decision from manifests alone, the same text every time, errors that name the cure."""
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -100,6 +101,25 @@ async def test_the_command_decides_as_the_service_does(machines: Cluster, tmp_pa
                 results = claim["allocation"]["devices"]["results"]
                 devices = [(result["driver"], result["pool"], result["device"]) for result in results]
                 assert devices in given.values()
+
+
+async def test_manifests_are_laid_over_a_live_cluster_which_stays_as_it_is(machines: Cluster, tmp_path: Path):
+    await machines.apply("{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: mine}}")
+    file = tmp_path / "job.yaml"
+    template = (
+        "{metadata: {labels: {tutti.scheduler/queue: mine}}, spec: {schedulerName: tutti, containers: [{name: c}]}}"
+    )
+    file.write_text(
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: new}, spec: {parallelism: 2, completions: 2, "
+        f"template: {template}}}}}"
+    )
+    code, text, _ = await asyncio.to_thread(plan, "-f", str(file), "--kubeconfig", str(machines.kubeconfig))
+    assert code == 0
+    assert "default/new-0 in queue mine: Placed, 1 of 1 pods" in text
+    assert (await machines.client.list(kinds.JOB))[0] == []
+    code, text, _ = await asyncio.to_thread(plan, "--kubeconfig", str(machines.kubeconfig))
+    assert code == 0
+    assert "queue mine: nothing in use" in text
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,12 @@ def test_a_name_that_is_no_text_is_told_from_one_that_is_missing(name: object, s
     assert says in str(refused(node("good"), merged(pod("p"), metadata={"name": name})))
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a%2f", "a\0"])
+def test_a_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
+    assert "is no name" in str(refused(node("good"), merged(pod("p"), metadata={"name": name})))
+    assert "is no name" in str(refused(node("good"), merged(pod("p"), metadata={"namespace": name})))
+
+
 def test_each_document_with_a_generated_name_is_an_object_of_its_own() -> None:
     nameless = bare(pod("p"))
     nameless["metadata"] = {"namespace": "a", "generateName": "p-"}
@@ -301,6 +307,12 @@ def test_a_large_template_cannot_be_multiplied_beyond_memory() -> None:
     large = owner("apps/v1", "Deployment", "web", replicas=10_000)
     large["spec"]["template"]["metadata"]["annotations"] = {"note": "x" * 100_000}
     assert "bytes of objects would be made" in str(refused(large))
+
+
+def test_replicated_jobs_of_one_name_are_refused() -> None:
+    twice = job_set()
+    twice["spec"]["replicatedJobs"] *= 2
+    assert refused(twice).field == "spec.replicatedJobs[1].name"
 
 
 def test_replicas_without_pods_cost_nothing() -> None:
