@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from scheduler.web.paging import LARGEST_PAGE
+
 Document = dict[str, Any]
 
 _SECONDS = 60.0
-_PAGE = 5000
 # No proxy of the environment: the debug API listens on loopback, and must not be asked by way of another machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -54,7 +55,7 @@ class Service:
 
     def _items(self, path: str, wanted: Mapping[str, str]) -> Iterator[Document]:
         """All of a list, page by page."""
-        query = {field: value for field, value in wanted.items() if value} | {"limit": str(_PAGE)}
+        query = {field: value for field, value in wanted.items() if value} | {"limit": str(LARGEST_PAGE)}
         while True:
             page = self._document(f"{path}?{urllib.parse.urlencode(query)}")
             items, metadata = page.get("items"), page.get("metadata")
