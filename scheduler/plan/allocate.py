@@ -15,7 +15,7 @@ from scheduler.model.workloads import Gang
 from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
-from scheduler.plan.never import never
+from scheduler.plan.never import hopeless, never
 from scheduler.plan.realise import one_by_one, realise
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wanted, Wants
@@ -75,14 +75,21 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
 
 
 def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:
-    """Where the piece goes, within what its queue may take, or why nowhere."""
+    """Where the piece goes, within what its queue may take, or why nowhere. Of a minimum that finds no room, pods that
+    could never run are left out, if there are others."""
     wants = desk.wants[turn.key]
 
     def again() -> Placed | Reason | None:
         asked = _next_piece(wants, turn)
         return shared.place(desk, wants.gang, asked, place) if isinstance(asked, Wanted) else asked
 
-    return alternatives.within(desk, piece, shared.place(desk, wants.gang, piece, place), again)
+    answer = alternatives.within(desk, piece, shared.place(desk, wants.gang, piece, place), again)
+    if isinstance(answer, Placed) or turn.elastic:
+        return answer
+    wants.left_out = hopeless(desk, piece)
+    without = again() if wants.left_out else None
+    wants.left_out = frozenset()
+    return without if isinstance(without, Placed) else answer
 
 
 def _next_piece(wants: Wants, turn: Waiting) -> Wanted | Reason | None:

@@ -13,6 +13,22 @@ def never(desk: Desk, piece: Wanted) -> Reason | None:
     return _group(desk, piece, piece.group, {})
 
 
+def hopeless(desk: Desk, piece: Wanted) -> frozenset[str]:
+    """Pods (key) that could never run here, of a piece that has more pods than it needs; else none."""
+    pods = list(piece.all_pods())
+    if len(pods) == piece.pods:
+        return frozenset()
+    known: dict[int, Reason | None] = {}
+    found: set[str] = set()
+    for pod in pods:
+        (alone,) = desk.shapes.bundles([pod])
+        if alone.shape not in known:
+            known[alone.shape] = _bundle(desk, alone)
+        if known[alone.shape] is not None:
+            found.add(pod.key)
+    return frozenset(found)
+
+
 def _group(desk: Desk, piece: Wanted, group: Group, known: dict[int, Reason | None]) -> Reason | None:
     """What keeps the group below its minimum. `known`: by shape, what was found already."""
     able = 0

@@ -114,6 +114,8 @@ class Wants:
         self._root, self._leaves = _tree(gang)
         self._leaf_of: dict[str, _Node] = {}
         self._failed: set[tuple[str, int]] = set()
+        self.left_out: frozenset[str] = frozenset()
+        """Pods (key) that the minimum is not to be made of."""
         self._sort_in(gang.pods)
 
     @property
@@ -252,8 +254,9 @@ class Wants:
         lacking = minimum - len(node.there)
         if lacking <= 0:
             return None
-        if len(node.waiting) < lacking:
-            if node.troubles and len(node.waiting) + len(node.troubles) >= lacking:
+        waiting = [pod for key, pod in node.waiting.items() if key not in self.left_out]
+        if len(waiting) < lacking:
+            if node.troubles and len(waiting) + len(node.troubles) >= lacking:
                 return node.troubles[0]
             return WaitingForPods(
                 gang=self.gang.key,
@@ -262,7 +265,7 @@ class Wants:
                 gated=node.gated,
                 sub_group=node.name,
             )
-        made = self._shapes.bundles(list(node.waiting.values()))
+        made = self._shapes.bundles(waiting)
         for bundle in made:
             bundles.setdefault((node.name, bundle.shape), []).append(bundle)
         units = tuple(Unit(shape=bundle.shape, pods=len(bundle.pods)) for bundle in made)

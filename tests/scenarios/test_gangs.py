@@ -7,7 +7,7 @@ from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, WaitingForClaims
 from scheduler.model.workloads import PodClaim
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, ask, cluster, gang, gang_of, node, pod, sub_group, world
+from tests.builders import World, ask, claim, cluster, gang, gang_of, node, pod, sub_group, world
 
 
 def decide(made: World) -> Plan:
@@ -140,6 +140,18 @@ def test_a_pod_that_no_node_could_ever_take_refuses_only_a_gang_that_cannot_do_w
     pods = [pod("g-0", gpus=16), pod("g-1", gpus=1)]
     assert verdict(decide(busy + gang_of("g", pods, minimum=1)), "g") is Verdict.PENDING
     assert verdict(decide(busy + gang_of("g", pods, minimum=2)), "g") is Verdict.REFUSED
+
+
+def test_a_gang_starts_without_pods_that_could_never_run_if_others_make_up_its_minimum() -> None:
+    made = cluster(nodes=1, gpus=2).under(solver_enabled=False)
+    pods = [pod("g-0", gpus=16), pod("g-1", gpus=1), pod("g-2", cpu=1)]
+    assert set(placed(decide(made + gang_of("g", pods, minimum=2)), "g")) == {"g-1", "g-2"}
+
+
+def test_a_pod_that_could_never_run_does_not_hold_up_those_that_share_a_claim_with_it() -> None:
+    made = cluster(nodes=1, gpus=1, dra=True) + claim("shared", ask(1))
+    pods = [pod("g-0", cpu=99, claims={"gpu": "shared"}), pod("g-1", claims={"gpu": "shared"}), pod("g-2")]
+    assert set(placed(decide(made + gang_of("g", pods, minimum=2)), "g")) == {"g-1", "g-2"}
 
 
 def test_of_sub_groups_that_could_never_start_only_those_that_are_needed_refuse_their_gang() -> None:
