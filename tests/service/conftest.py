@@ -124,13 +124,14 @@ class Cluster:
 
         return await self.until(kinds.POD, holds, f"{count} pods of {namespace} run")
 
-    async def reason(self, key: str, code: str) -> Document:
-        """Until the PodGroup gives this reason; the PodGroup's status.reason."""
+    async def reason(self, key: str, code: str, text: str = "") -> Document:
+        """Until the PodGroup gives this reason, with this text in its message; the PodGroup's status.reason."""
 
         def says(groups: Objects) -> bool:
-            return code == _reason(groups.get(key, {})).get("code")
+            reason = _reason(groups.get(key, {}))
+            return code == reason.get("code") and text in reason["message"]
 
-        return _reason((await self.until(kinds.POD_GROUP, says, f"PodGroup {key} says {code}"))[key])
+        return _reason((await self.until(kinds.POD_GROUP, says, f"PodGroup {key} says {code} {text}"))[key])
 
     async def devices(self, namespace: str) -> dict[str, list[tuple[str, str, str]]]:
         """The devices of every claim of the namespace."""

@@ -173,8 +173,7 @@ async def test_bad_input_gets_a_reason_and_starts_by_itself_when_it_is_mended(cl
     for manifest in (*case.before, *case.gang):
         await cluster.apply(manifest)
 
-    reason = await cluster.reason("default/bad", case.code)
-    assert case.says in reason["message"]
+    reason = await cluster.reason("default/bad", case.code, case.says)
     assert reason["cure"].endswith(".")
 
     def told(events: Objects) -> bool:

@@ -45,9 +45,8 @@ async def test_a_gang_that_lacks_one_node_takes_nothing_and_says_what_is_missing
         await cluster.apply(template(count=8))
         await cluster.apply(gang("hero", 64))
 
-        reason = await cluster.reason("default/hero", "GangDoesNotFit")
+        reason = await cluster.reason("default/hero", "GangDoesNotFit", "there is room for 63")
         assert "needs room for 64 pods at once" in reason["message"]
-        assert "there is room for 63" in reason["message"]
         assert reason["cure"] == "Free room for 1 more pod, or add nodes."
         assert reason["missing"] == {"pods": "1"}
         pods, _ = await cluster.client.list(kinds.POD)
@@ -75,8 +74,7 @@ async def test_two_groups_of_one_name_in_two_namespaces_are_two_gangs(cluster: C
     await cluster.apply(gang("train", 2, namespace="blue"))
 
     # One GPU quartet is left and two are needed: the other group's pods must not count.
-    reason = await cluster.reason("blue/train", "GangDoesNotFit")
-    assert "there is room for 1" in reason["message"]
+    await cluster.reason("blue/train", "GangDoesNotFit", "there is room for 1")
     await cluster.delete(kinds.JOB, "red/train")
     await cluster.running("blue", 2)
 
