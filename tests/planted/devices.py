@@ -39,8 +39,8 @@ def a_device_of_another_node(world: World, plan: Plan) -> Spoilt:
         if its.spec.node_name is not None:
             yield with_slice(world, its, node_name="elsewhere"), plan
         else:
-            away = label_in("planted", "x")
-            yield with_slice(world, its, all_nodes=None, node_selector=away), plan
+            if not its.spec.per_device_node_selection:
+                yield with_slice(world, its, all_nodes=None, node_selector=label_in("planted", "x")), plan
             mine = with_device(world, its, device, node_name="elsewhere")
             (there,) = [each for each in mine.slices if each.metadata.name == its.metadata.name]
             yield with_slice(mine, there, per_device_node_selection=True, all_nodes=None, node_selector=None), plan
@@ -50,9 +50,13 @@ def a_device_of_another_node(world: World, plan: Plan) -> Spoilt:
 def a_pool_that_is_incomplete_or_contradicts_itself(world: World, plan: Plan) -> Spoilt:
     for held in allocated(world, plan):
         its, device = held.devices[0]
-        bigger = changed(its.spec.pool, resource_slice_count=its.spec.pool.resource_slice_count + 1)
-        yield with_slice(world, its, pool=bigger), plan
+        pool = its.spec.driver, its.spec.pool.name
+        if [(each.spec.driver, each.spec.pool.name) for each in world.slices].count(pool) == 1:
+            bigger = changed(its.spec.pool, resource_slice_count=its.spec.pool.resource_slice_count + 1)
+            yield with_slice(world, its, pool=bigger), plan
         yield with_slice(world, its, devices=(*(its.spec.devices or ()), changed(device))), plan
+        if its.spec.per_device_node_selection:
+            continue
         newer = changed(its.spec.pool, generation=its.spec.pool.generation + 1, resource_slice_count=1)
         empty = changed(its, metadata=ObjectMeta(name="newer"), spec=changed(its.spec, pool=newer, devices=()))
         yield replace(world, slices=(*world.slices, empty)), plan
@@ -86,7 +90,7 @@ def a_device_too_few(world: World, plan: Plan) -> Spoilt:
             yield held.with_results(*held.results[1:])
 
 
-@KINDS.told("is not given")
+@KINDS.told("is not given", "is served by 0")
 def a_part_of_all(world: World, plan: Plan) -> Spoilt:
     for held in named(world, plan):
         if held.asked(held.results[0]).allocation_mode == "All" and len(held.results) > 1:
@@ -139,7 +143,8 @@ def another_alternative(world: World, plan: Plan) -> Spoilt:
                 for result in held.results
             ]
             yield held.with_results(*held.results, others[0])
-            if sub.allocation_mode == "ExactCount" and sub.count != len(others) and "/" in others[0].request:
+            several = sum(1 for result in others if result.request == f"{main}/{sub.name}")
+            if sub.allocation_mode == "ExactCount" and several != (sub.count or 1):
                 yield held.with_results(*others)
 
 
@@ -189,7 +194,7 @@ def devices_that_do_not_go_together(world: World, plan: Plan) -> Spoilt:
             for other in values:
                 made = world
                 for number, value in enumerate((one, other)):
-                    its, device = published(made, held.results[number])
+                    its, device = published(made, held.results[number], held.placement.node)
                     made = with_device(made, its, device, attributes={**(device.attributes or {}), "planted/x": value})
                 two = changed(held.spec.devices, constraints=None)
                 requests = tuple(sorted({result.request for result in held.results[:2]}))
@@ -224,10 +229,16 @@ def a_tainted_device(world: World, plan: Plan) -> Spoilt:
 def a_counter_overdrawn(world: World, plan: Plan) -> Spoilt:
     for held in allocated(world, plan):
         for (its, device), result in zip(held.devices, held.results, strict=True):
-            for use in () if result.admin_access else device.consumes_counters or ():
+            drawn_before = any(
+                (other.driver, other.pool, other.device) == (result.driver, result.pool, result.device)
+                for one in world.claims.values()
+                for other in (one.allocation.devices.results if one.allocation else None) or ()
+            )
+            for use in () if result.admin_access or drawn_before else device.consumes_counters or ():
                 for name, counter in use.counters.items():
                     for each in world.slices:
-                        if (each.spec.driver, each.spec.pool.name) != (its.spec.driver, its.spec.pool.name):
+                        same = (each.spec.driver, each.spec.pool.name) == (its.spec.driver, its.spec.pool.name)
+                        if not same or not int(counter.value):
                             continue
                         less = {name: dra.Counter(value=int(counter.value) - 1)}
                         sets = [
@@ -242,7 +253,7 @@ def a_counter_overdrawn(world: World, plan: Plan) -> Spoilt:
 def a_capacity_given_twice(world: World, plan: Plan) -> Spoilt:
     for held in allocated(world, plan):
         for (_, device), result in zip(held.devices, held.results, strict=True):
-            for name in result.consumed_capacity or {}:
+            for name in () if result.admin_access else result.consumed_capacity or {}:
                 everything = {name: (device.capacity or {})[name].value}
                 share = changed(result, share_id="theirs", consumed_capacity=everything)
                 theirs = dra.AllocationResult(devices=dra.DeviceAllocationResult(results=(share,)))
@@ -262,6 +273,8 @@ def a_share_of_another_size(world: World, plan: Plan) -> Spoilt:
             yield held.with_first(consumed_capacity=None)
             yield held.with_first(consumed_capacity={**(first.consumed_capacity or {}), name: "1"})
             yield held.with_first(consumed_capacity={**(first.consumed_capacity or {}), name: "many"})
+        if first.admin_access:
+            continue
         theirs = changed(held.allocation, devices=changed(held.allocation.devices, results=(first,)))
         yield world + claim("theirs", dra.ResourceClaimSpec(), holds=theirs), plan
 

@@ -107,7 +107,7 @@ class Held:
 
     @property
     def devices(self) -> list[tuple[dra.ResourceSlice, dra.Device]]:
-        return [published(self.world, result) for result in self.results]
+        return [published(self.world, result, self.placement.node) for result in self.results]
 
     def with_part(self, *parts: ClaimAllocation) -> tuple[World, Plan]:
         claims = tuple(part for part in self.placement.claims if part is not self.part)
@@ -135,12 +135,14 @@ class Held:
         return next(each for each in request.first_available or () if each.name == sub)
 
 
-def published(world: World, result: dra.DeviceRequestAllocationResult) -> tuple[dra.ResourceSlice, dra.Device]:
-    """The slice and the device, of the newest generation."""
-    newest = sorted(world.slices, key=lambda each: -each.spec.pool.generation)
+def published(
+    world: World, result: dra.DeviceRequestAllocationResult, node: str
+) -> tuple[dra.ResourceSlice, dra.Device]:
+    """The slice and the device: the node's own, else of the newest generation."""
+    order = sorted(world.slices, key=lambda each: (each.spec.node_name != node, -each.spec.pool.generation))
     return next(
         (each, device)
-        for each in newest
+        for each in order
         for device in each.spec.devices or ()
         if (each.spec.driver, each.spec.pool.name, device.name) == (result.driver, result.pool, result.device)
     )

@@ -7,12 +7,25 @@ from typing import Any
 import msgspec
 import pytest
 
+from queues.resources import Resources
 from queues.tree import QueueResource
 from scheduler.api.core import Taint
-from scheduler.api.dra import AllocationResult, Counter, DeviceCounterConsumption
+from scheduler.api.crds import NVLINK_LEVEL
+from scheduler.api.dra import (
+    AllocationResult,
+    Counter,
+    DeviceAttribute,
+    DeviceCounterConsumption,
+    DeviceTaint,
+    DeviceTaintRule,
+    DeviceTaintRuleSpec,
+    DeviceTaintSelector,
+)
+from scheduler.api.meta import ObjectMeta
 from scheduler.dra.selection import only_on
 from scheduler.model.plan import ClaimAllocation, Placement, Plan
 from scheduler.model.reasons import InvalidGang
+from scheduler.model.workloads import ContainerAsk, Pod, TopologyConstraint
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import (
@@ -34,6 +47,7 @@ from tests.builders import (
     running,
     sub_group,
     topology,
+    world,
 )
 
 RACKS = topology("racks", "rack")
@@ -394,3 +408,48 @@ def test_a_claim_made_for_less_than_the_container_asks() -> None:
         return replace(placement, claims=(replace(_with_results(part, first), make=made),))
 
     assert told(spoilt(SERVED, fewer), "container main gets 1 nvidia.com/gpu and asks for 4")
+
+
+def test_what_the_api_allows_is_not_told() -> None:
+    """Taint rules that stop nothing, selectors that read lists, a pool that has moved on to another node."""
+    several = msgspec.structs.replace(gpu(0), attributes={**(gpu(0).attributes or {}), "uses": _texts("a", "b")})
+    made = queue("default") + gpu_class() + node("n") + node("other") + devices("n", [several])
+    reading = f'device.attributes["{GPU}"].uses.includes("a")'
+    made += gang("train", claims={"gpu": ask(1, where=reading)})
+    rule = DeviceTaintRuleSpec(device_selector=DeviceTaintSelector(pool="n"), taint=DeviceTaint(key="k", effect="None"))
+    made = replace(made, taint_rules=(DeviceTaintRule(metadata=ObjectMeta(name="told"), spec=rule),))
+    (old,) = made.slices
+    there = msgspec.structs.replace(old.spec.pool, generation=2)
+    moved = msgspec.structs.replace(old.spec, pool=there, node_name="other", devices=())
+    made += world(slices=(msgspec.structs.replace(old, metadata=ObjectMeta(name="moved"), spec=moved),))
+    good = plan(made)
+    assert good.placements
+    assert check(made, good) == ()
+
+
+def _texts(*values: str) -> DeviceAttribute:
+    return DeviceAttribute(strings=values)
+
+
+def test_a_gang_in_two_nvlink_domains() -> None:
+    """A node whose devices are of several domains is in none of them."""
+    mixed = [gpu(0, domain="a"), gpu(1, domain="b")]
+    made = queue("default") + gpu_class() + node("n") + devices("n", mixed) + gang("train")
+    good = plan(made)
+    (whole,) = made.gangs
+    constrained = replace(whole, topology=TopologyConstraint(topology="nvlink", required=NVLINK_LEVEL))
+    strict = replace(made, gangs=(constrained,)) + topology("nvlink", NVLINK_LEVEL)
+    assert told(check(strict, good), "is not in one domain")
+
+
+def test_slices_of_boards_that_a_device_plugin_serves_count_for_the_limit() -> None:
+    mig = "nvidia.com/mig-3g.40gb"
+    made = queue("default") + node("n", **{mig: 2}) + gang_of("train", [_asking_for(pod("p"), mig, 2)])
+    good = plan(made)
+    limited = replace(made, queues=queue("default", limit=0.8).queues)
+    assert told(check(limited, good), "queue default goes past its limit of gpu: 857 of 800")
+
+
+def _asking_for(one: Pod, resource: str, count: int) -> Pod:
+    asks = (ContainerAsk(name="main", index=0, requests={resource: count}),)
+    return replace(one, requests=Resources({**one.requests.amounts, resource: count}), extended=asks)
