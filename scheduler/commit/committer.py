@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 import structlog
 
 from scheduler.api import changes, core, dra, kinds
-from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
-from scheduler.commit.attempts import NotLeading, Patience, WriteRefused, persist
+from scheduler.commit.attempts import NotLeading, Patience, WriteRefused
 from scheduler.commit.claims import Claims
 from scheduler.commit.documents import binding_conditions, is_made
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
+from scheduler.commit.pods import Pods
 from scheduler.commit.recheck import Recheck
 from scheduler.commit.recovery import Stray
 from scheduler.commit.remainder import split
 from scheduler.commit.slots import Slots
-from scheduler.commit.writes import Bind, ClaimWrite, Consumer, Evict, GangWrites, evictions, writes
+from scheduler.commit.writes import ClaimWrite, Consumer, GangWrites, evictions, writes
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
 from scheduler.model.snapshot import Snapshot
@@ -62,9 +62,8 @@ class Committer:
         self._client = client
         self._state = state
         self._slots = slots
-        self._patience = patience
-        self._may_write = may_write
         self.claims = Claims(client, state, slots, patience=patience, may_write=may_write, now=now)
+        self._pods = Pods(client, state, slots, patience=patience, may_write=may_write, now=now)
         self._turns = asyncio.Semaphore(gangs_in_flight)
         self._in_flight: dict[str, str] = {}
         self._under_way: set[str] = set()
@@ -106,7 +105,7 @@ class Committer:
 
     async def evict(self, plan: Plan) -> tuple[EvictionOutcome, ...]:
         """Ask the pods of the plan's evictions to leave, through the Eviction API, so that budgets are respected."""
-        return tuple(await asyncio.gather(*(self._evict(eviction) for eviction in evictions(plan))))
+        return tuple(await asyncio.gather(*(self._pods.evict(eviction) for eviction in evictions(plan))))
 
     async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:
         """Release claims that hold devices for pods which are neither bound nor placed; the keys of those released.
@@ -245,7 +244,7 @@ class Committer:
 
     async def _bind_all(self, gang: GangWrites) -> GangOutcome:
         self._in_flight[gang.gang] = "binding its pods"
-        results = await asyncio.gather(*(self._bind(bind) for bind in gang.binds), return_exceptions=True)
+        results = await asyncio.gather(*(self._pods.bind(bind) for bind in gang.binds), return_exceptions=True)
         bound: list[str] = []
         gone: list[str] = []
         unknown: list[str] = []
@@ -270,50 +269,6 @@ class Committer:
             reason=reason,
         )
 
-    async def _bind(self, bind: Bind) -> bool:
-        """Whether the pod is on its node now; False if it vanished. Raises WriteRefused if it cannot be bound."""
-        namespace, _, name = bind.pod.partition("/")
-        noted = {CHARGED_QUEUE_ANNOTATION: bind.queue} if bind.queue else None
-
-        async def step(_: int) -> bool:
-            try:
-                async with self._slots.commit():
-                    await self._client.bind(namespace, name, bind.uid, bind.node, annotations=noted)
-                return True
-            except ApiError as error:
-                if error.not_found:
-                    return False
-                if not error.conflict:
-                    raise
-                arrived = await self._arrived(bind)
-                if arrived is None:
-                    raise
-                return arrived
-
-        try:
-            return await persist(f"Pod {bind.pod}", self._patience, self._may_write, step)
-        except WriteRefused as refused:
-            if not refused.unanswered:
-                raise
-            try:
-                arrived = await self._arrived(bind)
-            except ApiError:
-                raise refused from None
-            if arrived is None:
-                raise WriteRefused(refused.object, refused.problem) from None
-            return arrived
-
-    async def _arrived(self, bind: Bind) -> bool | None:
-        """What the server says of the pod: True, it is on its node; False, it is gone; None, it waits. Raises
-        WriteRefused if it is on another node."""
-        pod = await self._pod(bind.pod)
-        if pod is None or pod["metadata"]["uid"] != bind.uid or pod["metadata"].get("deletionTimestamp"):
-            return False
-        node = pod["spec"].get("nodeName", "")
-        if node and node != bind.node:
-            raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another")
-        return True if node else None
-
     async def _take_back(self, gang: GangWrites) -> None:
         """Nothing of the gang is bound: its new reservations go, and allocations that then serve nobody."""
         parts = [(write.claim, write.uid, {consumer.uid for consumer in write.consumers}) for write in gang.claims]
@@ -333,7 +288,7 @@ class Committer:
     async def _release(self, stray: Stray) -> str:
         try:
             keys = {uid: key for key, uid in stray.pods}
-            pods = [await self._pod(key) for key in keys.values()]
+            pods = [await self._pods.read(key) for key in keys.values()]
             held = {
                 uid
                 for (_, uid), pod in zip(stray.pods, pods, strict=True)
@@ -361,31 +316,8 @@ class Committer:
         known = self._state.object(kinds.POD, pod)
         return isinstance(known, core.Pod) and known.metadata.uid == uid and bool(known.spec.node_name)
 
-    async def _evict(self, eviction: Evict) -> EvictionOutcome:
-        namespace, _, name = eviction.pod.partition("/")
-        if not self._may_write():
-            return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
-        try:
-            async with self._slots.commit():
-                await self._client.evict(namespace, name, uid=eviction.uid)
-        except ApiError as error:
-            if not error.not_found:
-                return EvictionOutcome(pod=eviction.pod, problem=error.message)
-        self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
-        return EvictionOutcome(pod=eviction.pod)
-
     def _now_ms(self) -> int:
         return int(self._now().timestamp() * 1000)
-
-    async def _pod(self, key: str) -> dict[str, Any] | None:
-        namespace, _, name = key.partition("/")
-        try:
-            async with self._slots.commit():
-                return await self._client.get(kinds.POD, namespace, name)
-        except ApiError as error:
-            if error.not_found:
-                return None
-            raise
 
 
 def _subjects(gang: GangWrites) -> list[str]:

@@ -1,0 +1,104 @@
+"""One pod at the API server: bound, looked up, asked to leave. Every step may be repeated."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from scheduler.api import kinds
+from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
+from scheduler.commit.attempts import Patience, WriteRefused, persist
+from scheduler.commit.known import Known
+from scheduler.commit.outcome import EvictionOutcome
+from scheduler.commit.slots import Slots
+from scheduler.commit.writes import Bind, Evict
+from scheduler.kube.client import ApiError, Client
+
+
+class Pods:
+    """Binds and evicts pods; what the server accepted counts in `state` at once."""
+
+    def __init__(
+        self,
+        client: Client,
+        state: Known,
+        slots: Slots,
+        *,
+        patience: Patience,
+        may_write: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._state = state
+        self._slots = slots
+        self._patience = patience
+        self._may_write = may_write
+        self._now = now
+
+    async def bind(self, bind: Bind) -> bool:
+        """Whether the pod is on its node now; False if it vanished. Raises WriteRefused if it cannot be bound."""
+        namespace, _, name = bind.pod.partition("/")
+        noted = {CHARGED_QUEUE_ANNOTATION: bind.queue} if bind.queue else None
+
+        async def step(_: int) -> bool:
+            try:
+                async with self._slots.commit():
+                    await self._client.bind(namespace, name, bind.uid, bind.node, annotations=noted)
+                return True
+            except ApiError as error:
+                if error.not_found:
+                    return False
+                if not error.conflict:
+                    raise
+                arrived = await self._arrived(bind)
+                if arrived is None:
+                    raise
+                return arrived
+
+        try:
+            return await persist(f"Pod {bind.pod}", self._patience, self._may_write, step)
+        except WriteRefused as refused:
+            if not refused.unanswered:
+                raise
+            try:
+                arrived = await self._arrived(bind)
+            except ApiError:
+                raise refused from None
+            if arrived is None:
+                raise WriteRefused(refused.object, refused.problem) from None
+            return arrived
+
+    async def evict(self, eviction: Evict) -> EvictionOutcome:
+        """Ask the pod to leave, through the Eviction API, so that budgets are respected."""
+        namespace, _, name = eviction.pod.partition("/")
+        if not self._may_write():
+            return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
+        try:
+            async with self._slots.commit():
+                await self._client.evict(namespace, name, uid=eviction.uid)
+        except ApiError as error:
+            if not error.not_found:
+                return EvictionOutcome(pod=eviction.pod, problem=error.message)
+        self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=int(self._now().timestamp() * 1000))
+        return EvictionOutcome(pod=eviction.pod)
+
+    async def read(self, key: str) -> dict[str, Any] | None:
+        """The pod as the server has it; None if it is gone. Raises ApiError."""
+        namespace, _, name = key.partition("/")
+        try:
+            async with self._slots.commit():
+                return await self._client.get(kinds.POD, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def _arrived(self, bind: Bind) -> bool | None:
+        """What the server says of the pod: True, it is on its node; False, it is gone; None, it waits. Raises
+        WriteRefused if it is on another node."""
+        pod = await self.read(bind.pod)
+        if pod is None or pod["metadata"]["uid"] != bind.uid or pod["metadata"].get("deletionTimestamp"):
+            return False
+        node = pod["spec"].get("nodeName", "")
+        if node and node != bind.node:
+            raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another")
+        return True if node else None
