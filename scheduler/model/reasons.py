@@ -135,7 +135,8 @@ class NoNodeFits:
     @property
     def message(self) -> str:
         causes = ", ".join(map(str, self.causes)) or "there are no nodes"
-        return f"Pod {self.pod} fits no node even when empty: {causes}."
+        # The causes are those of nodes on which all is free.
+        return f"Pod {self.pod} fits no node even when empty: {causes.replace(' free ', ' ')}."
 
     @property
     def cure(self) -> str:

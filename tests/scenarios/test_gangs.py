@@ -131,7 +131,7 @@ def test_a_pod_that_no_node_could_ever_take_says_so() -> None:
     assert isinstance(reason, NoNodeFits)
     assert verdict(decided, "train") is Verdict.REFUSED
     assert reason.message == (
-        "Pod default/train-0 fits no node even when empty: 3 nodes have too few free nvidia.com/gpu."
+        "Pod default/train-0 fits no node even when empty: 3 nodes have too few nvidia.com/gpu."
     )
 
 

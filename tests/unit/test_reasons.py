@@ -104,7 +104,11 @@ def test_a_gang_that_must_stay_together_may_be_let_go_further_apart() -> None:
     assert bound.cure == "Free room for 1 more pod there, add nodes, or relax the topology constraint."
 
 
-def test_without_nodes_there_is_none_to_name() -> None:
+def test_what_an_empty_node_lacks_it_lacks_altogether() -> None:
+    causes = (NodeCount(nodes=2, cause="has too few free nvidia.com/gpu"),)
+    assert NoNodeFits(pod="a/b", causes=causes).message == (
+        "Pod a/b fits no node even when empty: 2 nodes have too few nvidia.com/gpu."
+    )
     assert NoNodeFits(pod="a/b", causes=()).message == "Pod a/b fits no node even when empty: there are no nodes."
 
 
