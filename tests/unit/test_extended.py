@@ -1,5 +1,8 @@
 """Extended resources served by device classes: the claim that is made for a pod."""
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from scheduler.api.dra import DeviceClass
 from scheduler.dra.extended import ExtendedClaim, class_of, classes_by_resource, extended_claim
 from scheduler.model.workloads import ContainerAsk, Pod
@@ -90,6 +93,26 @@ def test_a_sidecar_that_started_before_lends_nothing_and_one_that_starts_after_d
     after = made(container("prepare", 0, 1, init=True), container("side", 1, 2, init=True, sidecar=True))
     assert [count for _, _, count in requests(before)] == [2, 1]
     assert [count for _, _, count in requests(after)] == [2]
+
+
+@settings(max_examples=100)
+@given(
+    inits=st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=4),
+    mains=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+)
+def test_the_claim_asks_for_as_many_as_kubernetes_counts_for_the_pod(
+    inits: list[tuple[int, bool]], mains: list[int]
+) -> None:
+    """At most at one time: while an init container runs, it and the sidecars before it; then sidecars and the others.
+    Source: KEP 753, resources of pods with sidecars."""
+    containers, sidecars, peak = [], 0, 0
+    for index, (count, sidecar) in enumerate(inits):
+        containers.append(container(f"i{index}", index, count, init=True, sidecar=sidecar))
+        peak = max(peak, sidecars + count)
+        sidecars += count if sidecar else 0
+    containers += [container(f"c{index}", len(inits) + index, count) for index, count in enumerate(mains)]
+    asked = requests(made(*containers))
+    assert sum(count or 0 for _, _, count in asked) == max(peak, sidecars + sum(mains))
 
 
 def test_the_newest_class_serves_then_the_first_by_name():
