@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from scheduler.devcluster.kinds import Kind
+from typing import Any, Protocol
 
 Obj = dict[str, Any]
+
+
+class Named(Protocol):
+    """What a refusal says of the resource that it is about. `qualified`: the plural with its group."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def plural(self) -> str: ...
+    @property
+    def qualified(self) -> str: ...
 
 
 class StatusError(Exception):
@@ -111,7 +121,7 @@ def too_many(field: str, count: int, limit: int) -> FieldError:
     return FieldError(reason="FieldValueTooMany", field=field, text=text)
 
 
-def _about(kind: Kind, name: str) -> Obj:
+def _about(kind: Named, name: str) -> Obj:
     details: Obj = {}
     if name:
         details["name"] = name
@@ -121,24 +131,24 @@ def _about(kind: Kind, name: str) -> Obj:
     return details
 
 
-def not_found(kind: Kind, name: str) -> StatusError:
+def not_found(kind: Named, name: str) -> StatusError:
     """404 for an object that is not there."""
     return StatusError(404, "NotFound", f'{kind.qualified} "{name}" not found', _about(kind, name))
 
 
-def already_exists(kind: Kind, name: str) -> StatusError:
+def already_exists(kind: Named, name: str) -> StatusError:
     """409 for a create of a name that is taken."""
     return StatusError(409, "AlreadyExists", f'{kind.qualified} "{name}" already exists', _about(kind, name))
 
 
-def conflict(kind: Kind, name: str, text: str, subresource: str = "") -> StatusError:
+def conflict(kind: Named, name: str, text: str, subresource: str = "") -> StatusError:
     """409 for a write that lost a race."""
     what = f"{kind.qualified}/{subresource}" if subresource else kind.qualified
     message = f'Operation cannot be fulfilled on {what} "{name}": {text}'
     return StatusError(409, "Conflict", message, _about(kind, name))
 
 
-def invalid_object(kind: Kind, name: str, faults: Sequence[FieldError]) -> StatusError:
+def invalid_object(kind: Named, name: str, faults: Sequence[FieldError]) -> StatusError:
     """422 naming every faulty field."""
     text = str(faults[0]) if len(faults) == 1 else "[" + ", ".join(str(fault) for fault in faults) + "]"
     details: Obj = {}
@@ -157,7 +167,7 @@ def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 
 
-def forbidden(kind: Kind, name: str, text: str) -> StatusError:
+def forbidden(kind: Named, name: str, text: str) -> StatusError:
     """403 from admission."""
     return StatusError(403, "Forbidden", f'{kind.qualified} "{name}" is forbidden: {text}', _about(kind, name))
 
@@ -167,6 +177,6 @@ def gone(text: str) -> StatusError:
     return StatusError(410, "Expired", text)
 
 
-def unsupported_method(kind: Kind, action: str) -> StatusError:
+def unsupported_method(kind: Named, action: str) -> StatusError:
     """405 for a verb this resource does not have."""
     return StatusError(405, "MethodNotAllowed", f"{action} is not supported on resources of kind {kind.qualified!r}")

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scheduler.devcluster import errors, kinds
 from scheduler.devcluster.errors import StatusError
 from scheduler.devcluster.objects import Obj, field_of, with_condition
 from scheduler.devcluster.rules import Lookup
 from scheduler.devcluster.selectors import object_selector
-
-if TYPE_CHECKING:
-    from scheduler.devcluster.store import Store
+from scheduler.devcluster.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,26 +7,38 @@ caused it, so that tests need not wait; each step is an ordinary write with its 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from scheduler.devcluster import kinds
 from scheduler.devcluster.definitions import CLEANUP, kinds_of
 from scheduler.devcluster.errors import StatusError
-from scheduler.devcluster.kinds import Kind
+from scheduler.devcluster.kinds import Kind, Registry
 from scheduler.devcluster.objects import Obj, field_of, with_meta
-
-if TYPE_CHECKING:
-    from scheduler.devcluster.store import Store
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 Place = tuple[Kind, str, str]
 
 
+class Objects(Protocol):
+    """What the collector needs of the store whose objects it follows."""
+
+    @property
+    def kinds(self) -> Registry: ...
+    def find(self, kind: Kind, namespace: str, name: str) -> Obj | None: ...
+    def get(self, kind: Kind, namespace: str, name: str) -> Obj: ...
+    def all(self, kind: Kind) -> Sequence[Obj]: ...
+    def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Obj], int]: ...
+    def update(self, kind: Kind, obj: Obj) -> Obj: ...
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, propagation: str) -> Any: ...
+    def finalize_namespace(self, name: str) -> None: ...
+
+
 class Garbage:
     """Follows owner references and namespaces, and deletes through the store what nothing holds any more."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Objects) -> None:
         self._store = store
         self._owned: dict[str, dict[tuple[str, str, str], Kind]] = {}
         self._living: dict[str, Place] = {}
