@@ -130,9 +130,7 @@ def test_a_pod_that_no_node_could_ever_take_says_so() -> None:
     reason = decided.why("train")
     assert isinstance(reason, NoNodeFits)
     assert verdict(decided, "train") is Verdict.REFUSED
-    assert reason.message == (
-        "Pod default/train-0 fits no node even when empty: 3 nodes have too few nvidia.com/gpu."
-    )
+    assert reason.message == ("Pod default/train-0 fits no node even when empty: 3 nodes have too few nvidia.com/gpu.")
 
 
 def test_a_pod_that_no_node_could_ever_take_refuses_only_a_gang_that_cannot_do_without_it() -> None:
