@@ -153,7 +153,7 @@ class Client:
         """Make an object. Raises ApiError (`already_exists`)."""
         return await self._read(_document, "POST", kind.url(namespace), body=body)
 
-    async def create_raw(self, kind: Kind, namespace: str | None, body: Document) -> bytes:
+    async def create_raw(self, kind: Kind, namespace: str | None, body: Document | msgspec.Raw) -> bytes:
         """The same; returns the object as the server sent it."""
         return await self._ask("POST", kind.url(namespace), body=body)
 
