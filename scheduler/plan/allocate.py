@@ -16,9 +16,10 @@ from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.never import hopeless, never
+from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import one_by_one, realise
 from scheduler.plan.shapes import claims_of
-from scheduler.plan.wants import Wanted, Wants
+from scheduler.plan.wants import Wants
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Seated, Short
 from scheduler.solver.problem import Group, Move

@@ -17,7 +17,7 @@ from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Claim
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.wants import Wanted
+from scheduler.plan.pieces import Wanted
 
 MOST_ROUNDS = 8
 """How often the claims of one piece are narrowed."""

@@ -18,11 +18,12 @@ from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, pool
 from scheduler.plan.ledger import Grant, Ledger
+from scheduler.plan.pieces import Wanted
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.scatter import scattered
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
-from scheduler.plan.wants import Wanted, Wants
+from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
 from scheduler.solver.problem import Group, Move
 

@@ -14,10 +14,10 @@ from scheduler.model.reasons import GangDoesNotFit
 from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Ledger
+from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import realise
 from scheduler.plan.rooms import Effort, Exhausted, Load, Rooms, with_more
 from scheduler.plan.shapes import claims_of
-from scheduler.plan.wants import Wanted
 from scheduler.solver import greedy
 from scheduler.solver.greedy import Short
 from scheduler.solver.problem import Contender, Level, Move, NodeClass, Pattern, Problem, Zone

@@ -2,8 +2,8 @@
 
 from scheduler.model.reasons import NoNodeFits, Reason
 from scheduler.plan.desk import Desk
+from scheduler.plan.pieces import Wanted
 from scheduler.plan.shapes import Bundle
-from scheduler.plan.wants import Wanted
 from scheduler.solver.problem import Group
 
 

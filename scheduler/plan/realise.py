@@ -9,9 +9,9 @@ from scheduler.model.nodes import Node
 from scheduler.model.workloads import Pod
 from scheduler.plan.desk import Desk
 from scheduler.plan.ledger import Grant
+from scheduler.plan.pieces import Wanted
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.shapes import Asked, Bundle, claims_of
-from scheduler.plan.wants import Wanted
 from scheduler.solver.problem import Move
 
 

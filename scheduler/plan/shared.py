@@ -20,8 +20,8 @@ from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, Re
 from scheduler.model.workloads import Claim, Gang
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
+from scheduler.plan.pieces import Wanted, fewest, may_be_divided
 from scheduler.plan.shapes import Bundle
-from scheduler.plan.wants import Wanted, fewest, may_be_divided
 from scheduler.solver.problem import Group, Unit
 
 Placing = Callable[[Desk, Gang, Wanted], Placed | Reason]
