@@ -42,6 +42,11 @@ def served_by_claim(snapshot: Snapshot, placement: Placement, pod: Pod, node: No
                 yield f"pod {pod.key} on node {node.name} gets no {name}"
             elif got < asked:
                 yield f"pod {pod.key}: container {container.name} gets {got} {name} and asks for {asked}"
+    for name in sorted({mapping.resource for part in made for mapping in part.mappings}):
+        serving = {mapping.request for part in made for mapping in part.mappings if mapping.resource == name}
+        got = sum(counts.get(request, 0) for request in serving)
+        if got > pod.requests[name]:
+            yield f"pod {pod.key} gets {got} {name} and asks for {pod.requests[name]} at one time"
     for container_name, name in sorted(mapped):
         yield f"pod {pod.key}: container {container_name} gets {name} and does not ask for it"
 
@@ -63,7 +68,7 @@ def _well_made(snapshot: Snapshot, part: ClaimAllocation, pod: Pod) -> Iterator[
         yield f"pod {pod.key} gets claim {part.claim} made, which exists"
     if part.claim.partition("/")[0] != pod.namespace:
         yield f"pod {pod.key} gets claim {part.claim} of another namespace"
-    ends_before = {container.name for container in pod.extended if container.init and not container.sidecar}
+    containers = sorted(pod.extended, key=lambda container: container.index)
     requests = (part.make.devices.requests if part.make is not None else None) or ()
     classes = {r.name: r.exactly.device_class_name for r in requests if r.exactly is not None}
     for mapping in part.mappings:
@@ -72,10 +77,11 @@ def _well_made(snapshot: Snapshot, part: ClaimAllocation, pod: Pod) -> Iterator[
         elif not _serves(snapshot, classes[mapping.request], mapping.resource):
             yield f"pod {pod.key}: {mapping.resource} is not what class {classes[mapping.request]} serves"
     for request in requests:
-        users = {mapping.container for mapping in part.mappings if mapping.request == request.name}
+        names = {mapping.container for mapping in part.mappings if mapping.request == request.name}
+        users = [container for container in containers if container.name in names]
         if not users:
             yield f"pod {pod.key}: request {request.name} of the claim made for it serves nothing"
-        if len(users - ends_before) > 1:
+        if not all(container.init and not container.sidecar for container in users[:-1]):
             yield f"pod {pod.key}: request {request.name} serves containers that run at the same time"
 
 

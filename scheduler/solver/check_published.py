@@ -121,8 +121,8 @@ class Pools:
             only = names.pop() if len(names) == 1 else None
             (self._anywhere if only is None else self._of_node.setdefault(only, [])).append(pool_)
         self._seen: dict[tuple[int, str], tuple[_Whole | None, bool]] = {}
-        self._cel: dict[DeviceKey, CelDevice] = {}
-        self._selected: dict[tuple[str, DeviceKey], bool | CelError] = {}
+        self._cel: dict[int, CelDevice] = {}
+        self._selected: dict[tuple[str, int], bool | CelError] = {}
 
     def device(self, key: DeviceKey, node: Node) -> Published | None:
         """The device, if its pool is usable on the node; whether the node reaches it is another question."""
@@ -154,7 +154,7 @@ class Pools:
 
     def selected(self, expression: str, found: Published) -> bool:
         """Whether a selector selects the device. Raises CelError if it cannot be told."""
-        key = expression, found.key
+        key = expression, id(found)  # one name may stand for devices of two generations, on different nodes
         if key not in self._selected:
             try:
                 answer: bool | CelError = compile_selector(expression, list_attributes=True).matches(self._of(found))
@@ -167,14 +167,14 @@ class Pools:
         return known
 
     def _of(self, found: Published) -> CelDevice:
-        if found.key not in self._cel:
-            self._cel[found.key] = cel_device(
+        if id(found) not in self._cel:
+            self._cel[id(found)] = cel_device(
                 found.spec.driver,
                 {name: msgspec.to_builtins(value) for name, value in (found.device.attributes or {}).items()},
                 {name: msgspec.to_builtins(value) for name, value in (found.device.capacity or {}).items()},
                 found.device.allow_multiple_allocations,
             )
-        return self._cel[found.key]
+        return self._cel[id(found)]
 
     def _whole(self, key: DeviceKey, node: Node) -> _Whole | None:
         pool = self._pools.get(key[:2])

@@ -98,6 +98,23 @@ def an_extended_resource_that_nothing_serves(world: World, plan: Plan) -> Spoilt
         yield held.with_part()
 
 
+@KINDS.told("at one time", "at the same time")
+def a_made_claim_for_more_or_shared_by_containers(world: World, plan: Plan) -> Spoilt:
+    for held in made_by_plan(world, plan):
+        pod = pod_of(world, held.placement)
+        first = held.part.mappings[0]
+        less = Resources({**pod.requests.amounts, first.resource: pod.requests[first.resource] - 1})
+        yield with_pod(world, pod.key, requests=less), plan
+        one = next(container for container in pod.extended if container.name == first.container)
+        if not one.init:
+            for sidecar in (False, True):
+                index = -1 if sidecar else one.index + 1
+                other = replace(one, name="planted", index=index, init=sidecar, sidecar=sidecar)
+                both = with_pod(world, pod.key, extended=(*pod.extended, other))
+                part = replace(held.part, mappings=(*held.part.mappings, replace(first, container="planted")))
+                yield both, held.with_part(part)[1]
+
+
 @KINDS.told("gets 1 ")
 def a_made_claim_for_less(world: World, plan: Plan) -> Spoilt:
     for held in made_by_plan(world, plan):

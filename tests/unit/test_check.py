@@ -453,3 +453,21 @@ def test_slices_of_boards_that_a_device_plugin_serves_count_for_the_limit() -> N
 def _asking_for(one: Pod, resource: str, count: int) -> Pod:
     asks = (ContainerAsk(name="main", index=0, requests={resource: count}),)
     return replace(one, requests=Resources({**one.requests.amounts, resource: count}), extended=asks)
+
+
+def test_devices_of_one_name_in_two_generations_are_two() -> None:
+    """A pool that moved: node "old" still uses what it published there, the other node the new one."""
+
+    def pool(on: str, generation: int, product: str) -> World:
+        shared = msgspec.structs.replace(gpu(0, product=product), capacity=None, allow_multiple_allocations=True)
+        (made,) = devices(on, [shared]).slices
+        there = msgspec.structs.replace(made.spec.pool, name="moving", generation=generation)
+        return world(slices=(msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, pool=there)),))
+
+    product = f'device.attributes["{GPU}"].productName'
+    made = queue("default") + gpu_class() + node("new") + node("old") + pool("old", 1, "B") + pool("new", 2, "A")
+    made += gang("a", claims={"gpu": ask(1, where=f'{product} == "A"')})
+    made += gang("b", claims={"gpu": ask(1, where=f'{product} == "B"')})
+    good = plan(made)
+    assert [placement.node for placement in good.placements] == ["new", "old"]
+    assert check(made, good) == ()
