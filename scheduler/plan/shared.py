@@ -81,10 +81,12 @@ class _Sharing:
         apart = [link.claim for link in links if len(link.leaves) > 1]
         if not apart:
             return self.placing(self.desk, self.gang, piece)
-        together = self._together(piece, apart[0])
+        together = self._together(piece, apart)
         answer = self.placing(self.desk, self.gang, together)
         if isinstance(answer, Placed):
-            return self._try(piece, list(self._node_by_node(next(together.chosen()), apart)))
+            keys = {claim.key for claim in apart}
+            given = tuple(part for grant in answer.grants for part in grant.allocated if part[0].key in keys)
+            return self._try(piece, [given, *self._node_by_node(next(together.chosen()), apart)])
         if isinstance(answer, GangDoesNotFit):
             return replace(answer, needed=piece.pods)
         return answer if piece.pods == sum(1 for _ in piece.all_pods()) else self._unproved(piece, answer)
@@ -123,14 +125,22 @@ class _Sharing:
             case _:
                 return reason
 
-    def _together(self, piece: Wanted, claim: Claim) -> Wanted:
-        """All pods of the piece, of whatever sub-groups, that must be on one node for the sake of the claim."""
+    def _together(self, piece: Wanted, claims: Sequence[Claim]) -> Wanted:
+        """The pods of the piece, of whatever sub-groups, that must be on one node for the sake of one of the claims:
+        all of them at once, in one domain if each needs to be in the same as the others."""
+        keys = {claim.key for claim in claims}
         chosen = [pod for bundle in piece.chosen() for pod in bundle.pods]
-        bundles = (*self.desk.shapes.bundles(chosen), *self.desk.shapes.bundles(list(piece.all_pods())))
-        tied = next(bundle for bundle in bundles if any(ask.key == claim.key for ask in bundle.asks))
-        unit = Unit(shape=tied.shape, pods=len(tied.pods))
-        group = Group(name="", minimum=unit.pods, units=(unit,))
-        return Wanted(group=group, bundles={("", tied.shape): (tied,)})
+        tied: list[Bundle] = []
+        for pods in (chosen, list(piece.all_pods())):
+            made = self.desk.shapes.bundles(pods)
+            tied = tied or [bundle for bundle in made if any(ask.key in keys for ask in bundle.asks)]
+        units = tuple(Unit(shape=bundle.shape, pods=len(bundle.pods)) for bundle in tied)
+        like = _common(piece, tied)
+        group = replace(like, name="", minimum=sum(unit.pods for unit in units), units=units, children=())
+        bundles: dict[tuple[str, int], tuple[Bundle, ...]] = {}
+        for bundle in tied:
+            bundles["", bundle.shape] = (*bundles.get(("", bundle.shape), ()), bundle)
+        return Wanted(group=group, bundles=bundles)
 
     def _node_by_node(self, bundle: Bundle, claims: Sequence[Claim]) -> Iterator[Held]:
         """Devices for those of the claims that the bundle asks for, on nodes that take all of its pods."""
@@ -145,6 +155,19 @@ class _Sharing:
             if isinstance(answer, Allocated):
                 given = zip(asks, answer.allocations, strict=True)
                 yield tuple((ask.claim, allocation) for ask, allocation in given if ask.claim.key in keys)
+
+
+def _common(piece: Wanted, bundles: Sequence[Bundle]) -> Group:
+    """The lowest group of the piece that every one of the bundles has a pod of, of those that are bound to a domain."""
+    found = piece.group
+    for group in piece.group.walk():
+        leaves = {leaf.name for leaf in group.walk()}
+        pods = {
+            pod.key for (leaf, _), own in piece.bundles.items() if leaf in leaves for each in own for pod in each.pods
+        }
+        if group.required is not None and all(any(pod.key in pods for pod in bundle.pods) for bundle in bundles):
+            found = group
+    return found
 
 
 def _links(piece: Wanted) -> list[_Link]:

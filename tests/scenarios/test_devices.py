@@ -257,6 +257,22 @@ def test_the_node_of_such_a_claim_is_chosen_so_that_the_rest_of_the_gang_finds_r
     assert {p.node for p in decided.placements if p.pod in ("default/a-0", "default/b-0")} < {"roomy-0", "roomy-1"}
 
 
+def test_sub_groups_that_share_many_claims_find_nodes_for_all_of_them_at_once() -> None:
+    made = cluster(nodes=40, gpus=8, dra=True, racks=4) + topology("racks", "rack")
+    for number in range(8):
+        made += claim(f"shared-{number}", ask(1))
+    pods = [
+        pod(f"{name}-{number}", cpu=8, claims={"gpu": f"shared-{number}"}, sub_group=name)
+        for number in range(8)
+        for name in ("a", "b")
+    ]
+    racked = ("racks", "rack", None)
+    groups = tuple(sub_group(name, 8, topology=racked) for name in ("a", "b"))
+    on = {p.pod: p.node for p in decide(made + gang_of("g", pods, sub_groups=groups)).placements}
+    assert len(on) == 16
+    assert all(on[f"default/a-{number}"] == on[f"default/b-{number}"] for number in range(8))
+
+
 def test_sub_groups_bound_to_one_rack_each_that_share_a_gpu_wait_and_nothing_is_claimed_to_be_proved() -> None:
     made = topology("racks", "rack") + queue("default") + gpu_class()
     for number in range(2):
