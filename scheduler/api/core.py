@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from scheduler.api.meta import Condition, ObjectMeta, Wire
+from scheduler.api.meta import Condition, LabelSelector, ObjectMeta, Wire
 
 Quantity = str | int | float
 
@@ -54,8 +54,47 @@ class NodeAffinity(Wire, frozen=True, kw_only=True):
     preferred_during_scheduling_ignored_during_execution: tuple[PreferredSchedulingTerm, ...] | None = None
 
 
+class PodAffinityTerm(Wire, frozen=True, kw_only=True):
+    """Pods by their labels and namespaces, in one domain of `topology_key`. `match_label_keys` and
+    `mismatch_label_keys` add what the pod itself has under those keys."""
+
+    topology_key: str
+    label_selector: LabelSelector | None = None
+    namespaces: tuple[str, ...] | None = None
+    namespace_selector: LabelSelector | None = None
+    match_label_keys: tuple[str, ...] | None = None
+    mismatch_label_keys: tuple[str, ...] | None = None
+
+
+class WeightedPodAffinityTerm(Wire, frozen=True, kw_only=True):
+    weight: int
+    pod_affinity_term: PodAffinityTerm
+
+
+class PodAffinity(Wire, frozen=True, kw_only=True):
+    """Also the form of podAntiAffinity."""
+
+    required_during_scheduling_ignored_during_execution: tuple[PodAffinityTerm, ...] | None = None
+    preferred_during_scheduling_ignored_during_execution: tuple[WeightedPodAffinityTerm, ...] | None = None
+
+
 class Affinity(Wire, frozen=True, kw_only=True):
     node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None
+
+
+class TopologySpreadConstraint(Wire, frozen=True, kw_only=True):
+    """`when_unsatisfiable`: DoNotSchedule or ScheduleAnyway; the policies: Honor or Ignore."""
+
+    topology_key: str
+    max_skew: int = 1
+    when_unsatisfiable: str = "DoNotSchedule"
+    label_selector: LabelSelector | None = None
+    min_domains: int | None = None
+    node_affinity_policy: str | None = None
+    node_taints_policy: str | None = None
+    match_label_keys: tuple[str, ...] | None = None
 
 
 class ContainerPort(Wire, frozen=True, kw_only=True):
@@ -108,6 +147,7 @@ class PodSpec(Wire, frozen=True, kw_only=True):
     node_name: str = ""
     node_selector: Mapping[str, str] | None = None
     affinity: Affinity | None = None
+    topology_spread_constraints: tuple[TopologySpreadConstraint, ...] | None = None
     tolerations: tuple[Toleration, ...] | None = None
     scheduler_name: str = "default-scheduler"
     scheduling_gates: tuple[PodSchedulingGate, ...] | None = None

@@ -59,6 +59,8 @@ class Snapshot:
     gangs: tuple[Gang, ...] = ()
     queues: tuple[Queue, ...] = ()
     topologies: Mapping[str, Topology] = field(default_factory=dict)
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Namespace -> its labels: rules between pods may select by them."""
     usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Decayed past use: queue -> resource -> house units x hours."""
     set_aside: tuple[SetAside, ...] = ()

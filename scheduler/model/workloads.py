@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from queues.resources import NOTHING, Resources
 from scheduler.api.core import NodeSelector, PreferredSchedulingTerm, Toleration
 from scheduler.api.dra import AllocationResult, ResourceClaimSpec
+from scheduler.model.company import Company
 from scheduler.model.reasons import Reason
 
 
@@ -76,6 +77,8 @@ class Pod:
     required_affinity: NodeSelector | None = None
     preferred_affinity: tuple[PreferredSchedulingTerm, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    company: Company | None = None
+    """Its rules about other pods, None if it has none."""
     host_ports: tuple[HostPort, ...] = ()
     claims: tuple[PodClaim, ...] = ()
     extended: tuple[ContainerAsk, ...] = ()

@@ -11,6 +11,7 @@ from scheduler.api import core
 from scheduler.api.quantity import QuantityError
 from scheduler.model.reasons import Unreadable
 from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
+from scheduler.state.company import company
 from scheduler.state.fields import Bad, in_house_units, time_ms
 
 Amounts = dict[str, int]
@@ -38,6 +39,7 @@ def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, s
         required_affinity=affinity.required_during_scheduling_ignored_during_execution if affinity else None,
         preferred_affinity=(affinity.preferred_during_scheduling_ignored_during_execution or ()) if affinity else (),
         tolerations=spec.tolerations or (),
+        company=company(pod),
         host_ports=host_ports(spec),
         claims=claims(pod),
         extended=container_asks(pod),

@@ -83,6 +83,7 @@ class Translation:
         self._classes: SortedTable[dra.DeviceClass] = SortedTable()
         self._rules: SortedTable[dra.DeviceTaintRule] = SortedTable()
         self._claims: SortedTable[Claim] = SortedTable()
+        self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
         self._bound: SortedTable[Pod] = SortedTable()
         self._aside: SortedTable[SetAside] = SortedTable()
         self._queues: tuple[Queue, ...] = ()
@@ -101,6 +102,7 @@ class Translation:
             DEVICE_CLASS: self._class,
             DEVICE_TAINT_RULE: self._rule,
             RESOURCE_CLAIM: self._claim,
+            NAMESPACE: self._namespace,
         }
 
     def update(self) -> None:
@@ -136,6 +138,7 @@ class Translation:
             gangs=found,
             queues=self._queues,
             topologies=self._with_native_labels(found),
+            namespaces=self._namespaces.mapping(),
             usage=usage,
             set_aside=tuple(sorted(aside, key=lambda each: (each.object, each.uid, each.reason.message))),
         )
@@ -231,6 +234,10 @@ class Translation:
         if isinstance(found, dra.ResourceClaim):
             claim = inventory.claim(found, admin_access_allowed=self._admin_access_in(found.metadata.namespace))
         self._claims.put(key, claim)
+
+    def _namespace(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(NAMESPACE, key, change)
+        self._namespaces.put(key, found.metadata.labels or {} if isinstance(found, core.Namespace) else None)
 
     def _admin_access_in(self, namespace: str) -> bool:
         found = self._state.object(NAMESPACE, namespace)
