@@ -48,6 +48,21 @@ def devices_are_right(case: Case) -> Iterator[str]:
     yield from check_devices.check(case.snapshot, case.placed, case.pools)
 
 
+def evictions_are_of_running_work(case: Case) -> Iterator[str]:
+    """Each pod once, on a node, of a gang of ours other than the one that it makes way for."""
+    running = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node and not pod.done}
+    seen: set[str] = set()
+    for eviction in case.plan.evictions:
+        gang, pod = running.get(eviction.pod, (None, None))
+        if eviction.pod in seen:
+            yield f"pod {eviction.pod} is evicted twice"
+        seen.add(eviction.pod)
+        if gang is None or pod is None or pod.uid != eviction.pod_uid:
+            yield f"pod {eviction.pod} is evicted and does not run"
+        elif gang.key == eviction.beneficiary or eviction.beneficiary not in case.gangs:
+            yield f"pod {eviction.pod} is evicted for gang {eviction.beneficiary}, which gains nothing by it"
+
+
 def gangs_are_told_what_they_get(case: Case) -> Iterator[str]:
     """Every gang is decided once; what is said of it is what is done; and whoever waits is told why."""
     placed: dict[str, int] = {}
@@ -79,6 +94,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     host_ports_are_free,
     devices_are_right,
     gangs_are_whole_or_absent,
+    evictions_are_of_running_work,
     gangs_are_told_what_they_get,
     groups_stay_together,
     queues_keep_their_limits,

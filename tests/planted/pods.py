@@ -7,7 +7,7 @@ from queues.resources import Resources
 from queues.tree import Queue, QueueResource
 from scheduler.api.core import Taint
 from scheduler.model.nodes import Topology
-from scheduler.model.plan import Placement, Plan, Verdict
+from scheduler.model.plan import Eviction, Placement, Plan, Verdict
 from scheduler.model.reasons import InvalidGang
 from scheduler.model.workloads import Gang, HostPort
 from tests.builders import World, constraint, label_in, running
@@ -186,6 +186,24 @@ def a_gang_that_is_nowhere_in_its_topology(world: World, plan: Plan) -> Spoilt:
     made = replace(world, topologies={**world.topologies, "nowhere": nowhere})
     for one in plan.placements:
         yield with_gang(made, one.gang, topology=constraint(("nowhere", "planted", None))), plan
+
+
+@KINDS.told("is evicted")
+def an_eviction_that_helps_nobody(world: World, plan: Plan) -> Spoilt:
+    gangs = sorted(gang.key for gang in world.gangs)
+    for gang in world.gangs:
+        for pod in gang.pods:
+            right = Eviction(pod=pod.key, pod_uid=pod.uid, stage="preempt", beneficiary=gangs[0], cost=0)
+            if not pod.node:
+                yield world, replace(plan, evictions=(right,))
+                continue
+            for wrong in (
+                replace(right, pod_uid="stale"),
+                replace(right, beneficiary=gang.key),
+                replace(right, beneficiary="default/unknown"),
+            ):
+                yield world, replace(plan, evictions=(wrong,))
+            yield world, replace(plan, evictions=(right, right))
 
 
 @KINDS.told("is told")
