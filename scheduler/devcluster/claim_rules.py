@@ -29,7 +29,10 @@ def _request_with_defaults(request: Any) -> Any:
     changes: Obj = {}
     if not request.get("allocationMode"):
         changes["allocationMode"] = "ExactCount"
-    if (changes.get("allocationMode") or request["allocationMode"]) == "ExactCount" and request.get("count") is None:
+    if (changes.get("allocationMode") or request["allocationMode"]) == "ExactCount" and request.get("count") in (
+        None,
+        0,
+    ):
         changes["count"] = 1
     tolerations = request.get("tolerations")
     if tolerations and any(not entry.get("operator") for entry in tolerations):
@@ -130,7 +133,7 @@ def _name_faults(name: Any, seen: set[str], path: str) -> list[FieldError]:
     if not is_label(name):
         return [errors.invalid(path, name, LABEL_TEXT)]
     if name in seen:
-        return [errors.duplicate(path, name)]
+        return [errors.duplicate(path.removesuffix(".name"), name)]  # it is the entry that is there twice
     seen.add(name)
     return []
 
@@ -220,7 +223,7 @@ def _admit(kind: Kind, obj: Obj, devices: Any, lookup: Lookup) -> None:
     labels = field_of(namespace, "metadata", "labels") or {}
     if labels.get(ADMIN_LABEL) != "true":
         text = f"admin access to devices requires the `{ADMIN_LABEL}: true` label on the containing namespace"
-        fault = errors.forbidden_field("spec.devices.requests[0].exactly.adminAccess", text)
+        fault = errors.forbidden_field("spec.devices.requests[0].adminAccess", text)
         raise errors.invalid_object(kind, obj["metadata"]["name"], [fault])
 
 

@@ -7,6 +7,12 @@ from typing import Any
 from scheduler.devcluster import errors, kinds
 from scheduler.devcluster.errors import FieldError
 from scheduler.devcluster.objects import Obj, with_condition
+from scheduler.devcluster.placement_rules import (
+    neighbour_faults,
+    node_selector_faults,
+    spread_faults,
+    toleration_faults,
+)
 from scheduler.devcluster.quantities import FORM_TEXT, is_quantity, parse, tidied_amounts
 from scheduler.devcluster.rules import LABEL_TEXT, SUBDOMAIN_TEXT, Lookup, Rules, is_label, is_subdomain
 
@@ -49,6 +55,17 @@ def _container_with_defaults(container: Obj) -> Obj:
     return {**container, "resources": changed}
 
 
+def _on_host(container: Obj) -> Obj:
+    """On the host's network a port of the container is one of the host."""
+    ports = container.get("ports")
+    if not ports or all(port.get("hostPort") for port in ports):
+        return container
+    return {
+        **container,
+        "ports": [{**port, "hostPort": port.get("hostPort") or port["containerPort"]} for port in ports],
+    }
+
+
 def spec_with_defaults(spec: Obj) -> Obj:
     """A pod spec with the defaults of the API filled in: requests from limits, restartPolicy, schedulerName, ..."""
     changes = {key: value for key, value in _SPEC_DEFAULTS.items() if spec.get(key) is None}
@@ -58,6 +75,10 @@ def spec_with_defaults(spec: Obj) -> Obj:
             done = [_container_with_defaults(container) for container in containers]
             if any(new is not old for new, old in zip(done, containers, strict=True)):
                 changes[field] = done
+    if spec.get("hostNetwork"):
+        for field in _CONTAINER_FIELDS:
+            if spec.get(field):
+                changes[field] = [_on_host(container) for container in changes.get(field) or spec[field]]
     overhead = spec.get("overhead")
     if overhead:
         changes["overhead"] = tidied_amounts(overhead)
@@ -197,7 +218,7 @@ def _container_faults(spec: Obj, claim_names: frozenset[str]) -> list[FieldError
                 faults += _resource_faults(container["resources"], f"{path}.resources")
                 for at, claim in enumerate(container["resources"].get("claims") or ()):
                     if claim.get("name") not in claim_names:
-                        where = f"{path}.resources.claims[{at}].name"
+                        where = f"{path}.resources.claims[{at}]"
                         text = "must be one of the names in pod.spec.resourceClaims"
                         faults.append(errors.invalid(where, claim.get("name"), text))
     return faults
@@ -231,56 +252,6 @@ def _claim_faults(spec: Obj) -> tuple[list[FieldError], frozenset[str]]:
     return faults, frozenset(names)
 
 
-def _toleration_faults(tolerations: list[Obj], path: str) -> list[FieldError]:
-    faults = []
-    for index, entry in enumerate(tolerations):
-        operator, effect = entry.get("operator") or "Equal", entry.get("effect")
-        at = f"{path}[{index}]"
-        if operator not in ("Equal", "Exists", "Lt", "Gt"):
-            faults.append(errors.unsupported(f"{at}.operator", operator, ("Equal", "Exists", "Lt", "Gt")))
-        elif operator == "Exists" and entry.get("value"):
-            text = "value must be empty when `operator` is 'Exists'"
-            faults.append(errors.invalid(f"{at}.operator", entry["value"], text))
-        elif not entry.get("key") and operator != "Exists":
-            text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
-            faults.append(errors.invalid(f"{at}.operator", operator, text))
-        if effect and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
-            faults.append(errors.unsupported(f"{at}.effect", effect, ("NoSchedule", "PreferNoSchedule", "NoExecute")))
-    return faults
-
-
-def _term_faults(term: Obj, path: str) -> list[FieldError]:
-    faults = []
-    for field in ("matchExpressions", "matchFields"):
-        for index, expression in enumerate(term.get(field) or ()):
-            at = f"{path}.{field}[{index}]"
-            operator, values = expression.get("operator"), expression.get("values")
-            if operator not in ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"):
-                faults.append(errors.invalid(f"{at}.operator", operator, "not a valid selector operator"))
-            elif operator in ("In", "NotIn") and not values:
-                text = "must be specified when `operator` is 'In' or 'NotIn'"
-                faults.append(errors.required(f"{at}.values", text))
-            elif operator in ("Gt", "Lt") and len(values or ()) != 1:
-                faults.append(
-                    errors.required(f"{at}.values", "must be specified single value when `operator` is 'Lt' or 'Gt'")
-                )
-            elif operator in ("Exists", "DoesNotExist") and values:
-                text = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-                faults.append(errors.forbidden_field(f"{at}.values", text))
-    return faults
-
-
-def node_selector_faults(selector: Any, path: str) -> list[FieldError]:
-    """Faults of a NodeSelector: it needs terms, and expressions with known operators."""
-    if not isinstance(selector, dict) or not selector.get("nodeSelectorTerms"):
-        return [errors.required(f"{path}.nodeSelectorTerms", "must have at least one node selector term")]
-    return [
-        fault
-        for index, term in enumerate(selector["nodeSelectorTerms"])
-        for fault in _term_faults(term, f"{path}.nodeSelectorTerms[{index}]")
-    ]
-
-
 def spec_faults(spec: Any) -> list[FieldError]:
     """Faults of a pod spec, with paths that begin at `spec`."""
     if not isinstance(spec, dict):
@@ -295,7 +266,7 @@ def spec_faults(spec: Any) -> list[FieldError]:
     if not isinstance(grace, int) or grace < 0:
         text = "must be greater than or equal to 0"
         faults.append(errors.invalid("spec.terminationGracePeriodSeconds", grace, text))
-    faults += _toleration_faults(spec.get("tolerations") or [], "spec.tolerations")
+    faults += toleration_faults(spec.get("tolerations") or [], "spec.tolerations")
     selector = spec.get("nodeSelector")
     if selector is not None and not all(isinstance(value, str) for value in selector.values()):
         faults.append(errors.invalid("spec.nodeSelector", selector, "must be a map of strings"))
@@ -305,6 +276,14 @@ def spec_faults(spec: Any) -> list[FieldError]:
     if required is not None:
         path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
         faults += node_selector_faults(required, path)
+    faults += neighbour_faults(spec.get("affinity") or {})
+    faults += spread_faults(spec.get("topologySpreadConstraints") or [])
+    if spec.get("activeDeadlineSeconds") is not None and not spec["activeDeadlineSeconds"] > 0:
+        text = "must be between 1 and 2147483647, inclusive"
+        faults.append(errors.invalid("spec.activeDeadlineSeconds", spec["activeDeadlineSeconds"], text))
+    if spec.get("nodeName") and spec.get("schedulingGates"):
+        text = "cannot be set until all schedulingGates have been cleared"
+        faults.append(errors.forbidden_field("spec.nodeName", text))
     return faults
 
 

@@ -12,7 +12,7 @@ from scheduler.devcluster import errors
 from scheduler.devcluster.claim_rules import selector_faults
 from scheduler.devcluster.errors import FieldError
 from scheduler.devcluster.objects import Obj, field_of
-from scheduler.devcluster.pod_rules import node_selector_faults
+from scheduler.devcluster.placement_rules import node_selector_faults
 from scheduler.devcluster.quantities import FORM_TEXT, is_quantity, tidied
 from scheduler.devcluster.rules import LABEL_TEXT, SUBDOMAIN_TEXT, Rules, is_label, is_subdomain
 
@@ -146,9 +146,15 @@ def _device_faults(device: Any, path: str, per_device_nodes: bool) -> list[Field
     for index, taint in enumerate(taints):
         if not taint.get("key"):
             faults.append(errors.required(f"{path}.taints[{index}].key"))
-        if taint.get("effect") not in ("None", "NoSchedule", "NoExecute"):
+        if not taint.get("effect"):
+            faults.append(errors.required(f"{path}.taints[{index}].effect"))
+        elif taint["effect"] not in ("None", "NoSchedule", "NoExecute"):
             known = ("NoExecute", "NoSchedule", "None")
-            faults.append(errors.unsupported(f"{path}.taints[{index}].effect", taint.get("effect"), known))
+            faults.append(errors.unsupported(f"{path}.taints[{index}].effect", taint["effect"], known))
+    begins, fails = device.get("bindingConditions"), device.get("bindingFailureConditions")
+    if bool(begins) != bool(fails):
+        given, lacks = ("bindingConditions", "bindingFailureConditions")[:: 1 if begins else -1]
+        faults.append(errors.invalid(f"{path}.{lacks}", None, f"{lacks} are required to use {given}"))
     for index, consumed in enumerate(device.get("consumesCounters") or ()):
         at = f"{path}.consumesCounters[{index}]"
         if not consumed.get("counterSet"):
@@ -162,7 +168,7 @@ def _device_faults(device: Any, path: str, per_device_nodes: bool) -> list[Field
         faults.append(errors.required(path, text) if not chosen else errors.invalid(path, chosen, text))
     elif not per_device_nodes and chosen:
         text = f"`{chosen[0]}` can only be set with `perDeviceNodeSelection`"
-        faults.append(errors.invalid(f"{path}.{chosen[0]}", device[chosen[0]], text))
+        faults.append(errors.invalid(path, device[chosen[0]], text))
     return faults
 
 
@@ -233,7 +239,7 @@ def _check(slice_: Obj) -> list[FieldError]:
     for index, device in enumerate(devices):
         faults += _device_faults(device, f"spec.devices[{index}]", bool(spec.get("perDeviceNodeSelection")))
         if field_of(device, "name") in names:
-            faults.append(errors.duplicate(f"spec.devices[{index}].name", device["name"]))
+            faults.append(errors.duplicate(f"spec.devices[{index}]", device["name"]))
         names.add(str(field_of(device, "name")))
     if len(sets) > MAX_COUNTER_SETS:
         faults.append(errors.too_many("spec.sharedCounters", len(sets), MAX_COUNTER_SETS))
@@ -252,9 +258,19 @@ def _check_change(old: Obj, new: Obj, _subresource: str | None) -> list[FieldErr
     ]
 
 
+def _is_extended(name: object) -> bool:
+    """A name with a domain that is not Kubernetes' own, as in core/v1 helper IsExtendedResourceName."""
+    domain, slash, rest = str(name).partition("/")
+    return bool(slash) and "kubernetes.io" not in domain and is_subdomain(domain) and bool(rest)
+
+
 def _check_class(device_class: Obj) -> list[FieldError]:
     spec = device_class.get("spec")
     faults = selector_faults(field_of(spec, "selectors"), "spec.selectors")
+    extended = field_of(spec, "extendedResourceName")
+    if extended and not _is_extended(extended):
+        text = "must be a valid extended resource name"
+        faults.append(errors.invalid("spec.extendedResourceName", extended, text))
     config = field_of(spec, "config") or ()
     if len(config) > MAX_CONFIG:
         faults.append(errors.too_many("spec.config", len(config), MAX_CONFIG))

@@ -233,8 +233,8 @@ class Store:
 
         With finalizers, or for a pod on a node with a grace period, it only gets a deletionTimestamp. A second delete
         with a grace of 0 (the kubelet's) removes the pod. `propagation`: Background (dependents go too), Foreground
-        (they go first), Orphan (they stay); None is Orphan for Jobs, as in the real API for the sake of old clients, and
-        Background for all others. Raises StatusError 404, or 409 when uid or resource_version differ.
+        (they go first), Orphan (they stay); None is Orphan for Jobs, as on a real server for the sake of old clients,
+        and Background for all others. Raises StatusError 404, or 409 when uid or resource_version differ.
         """
         key = (namespace, name)
         record = self._require(kind, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.devcluster import errors
+from scheduler.devcluster import errors, kinds
 from scheduler.devcluster.errors import FieldError
 from scheduler.devcluster.objects import Obj, field_of, with_field
 from scheduler.devcluster.pod_rules import spec_faults, spec_with_defaults
@@ -67,9 +67,19 @@ def _begin_job(job: Obj, _lookup: Lookup) -> Obj:
     if not isinstance(field_of(job, "spec", "template"), dict) or job["spec"].get("manualSelector"):
         return job
     uid, name = job["metadata"]["uid"], job["metadata"]["name"]
+    if field_of(job, "spec", "selector"):
+        text = "`selector` not auto-generated"
+        labels = field_of(job, "spec", "template", "metadata", "labels") or {}
+        faults = [errors.invalid("spec.selector", job["spec"]["selector"], text)]
+        if not object_selector(job["spec"]["selector"])({"metadata": {"labels": labels}}):
+            text = "`selector` does not match template `labels`"
+            faults.append(errors.invalid("spec.template.metadata.labels", labels, text))
+        raise errors.invalid_object(kinds.JOB, name, faults)
     made = {"controller-uid": uid, "job-name": name, JOB_UID_LABEL: uid, JOB_NAME_LABEL: name}
     labels = {**(field_of(job, "spec", "template", "metadata", "labels") or {}), **made}
     job = with_field(job, ("spec", "template", "metadata", "labels"), labels)
+    if not job["metadata"].get("labels"):  # a Job without labels gets those of its pods
+        job = with_field(job, ("metadata", "labels"), labels)
     return with_field(job, ("spec", "selector"), {"matchLabels": {JOB_UID_LABEL: uid}})
 
 

@@ -44,7 +44,9 @@ _NO_GENERATION = frozenset(
         kinds.ROLE_BINDING.key,
         kinds.CLUSTER_ROLE.key,
         kinds.CLUSTER_ROLE_BINDING.key,
-        kinds.PRIORITY_CLASS.key,
+        kinds.SERVICE.key,
+        kinds.VOLUME.key,
+        kinds.VOLUME_CLAIM.key,
     )
 )
 

@@ -81,11 +81,12 @@ class Remote:
         """As Api.get."""
         return await self._ask("GET", _path(kind, namespace, name))
 
-    async def create(self, kind: Kind, obj: Obj, *, subresource: str = "") -> Obj:
-        """As Api.create; with a sub-resource, post to that of the object of this name."""
+    async def create(self, kind: Kind, obj: Obj, *, subresource: str = "", dry_run: bool = False) -> Obj:
+        """As Api.create; with a sub-resource, post to that of the object of this name. `dry_run`: store nothing."""
         meta = obj["metadata"]
         name = meta["name"] if subresource else ""
-        return await self._ask("POST", _path(kind, meta.get("namespace"), name, subresource), obj)
+        path = _path(kind, meta.get("namespace"), name, subresource)
+        return await self._ask("POST", path + ("?dryRun=All" if dry_run else ""), obj)
 
     async def update(self, kind: Kind, obj: Obj, *, subresource: str | None = None) -> Obj:
         """As Api.update."""

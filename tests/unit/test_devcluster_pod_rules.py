@@ -126,7 +126,7 @@ CLAIM = {"name": "gpu", "resourceClaimName": "one"}
         (pod(resourceClaims=[CLAIM, CLAIM]), "spec.resourceClaims[1].name"),
         (
             pod(container={"resources": {"claims": [{"name": "other"}]}}, resourceClaims=[CLAIM]),
-            "spec.containers[0].resources.claims[0].name",
+            "spec.containers[0].resources.claims[0]",
         ),
         (pod(tolerations=[{"operator": "Exists", "value": "x"}]), "spec.tolerations[0].operator"),
         (pod(tolerations=[{"key": "a", "effect": "Never"}]), "spec.tolerations[0].effect"),
