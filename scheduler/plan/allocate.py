@@ -76,21 +76,24 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
 
 
 def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:
-    """Where the piece goes, within what its queue may take, or why nowhere. Of a minimum that finds no room, pods that
-    could never run are left out, if there are others."""
+    """Where the piece goes, within what its queue may take, or why nowhere. Pods that could never run are left
+    out of a minimum if there are others."""
     wants = desk.wants[turn.key]
 
     def again() -> Placed | Reason | None:
         asked = _next_piece(wants, turn)
         return shared.place(desk, wants.gang, asked, place) if isinstance(asked, Wanted) else asked
 
+    if not turn.elastic:
+        wants.left_out = hopeless(desk, piece)
+        fewer = wants.minimum() if wants.left_out else None
+        if isinstance(fewer, Wanted):
+            piece = fewer
+        else:
+            wants.left_out = frozenset()
     answer = alternatives.within(desk, piece, shared.place(desk, wants.gang, piece, place), again)
-    if isinstance(answer, Placed) or turn.elastic:
-        return answer
-    wants.left_out = hopeless(desk, piece)
-    without = again() if wants.left_out else None
     wants.left_out = frozenset()
-    return without if isinstance(without, Placed) else answer
+    return answer
 
 
 def _next_piece(wants: Wants, turn: Waiting) -> Wanted | Reason | None:

@@ -213,7 +213,7 @@ def test_pods_that_share_a_gpu_start_with_the_minimum_of_their_gang_and_others_j
 
 def test_that_some_of_the_pods_that_share_a_gpu_find_no_room_proves_nothing_if_others_may_start_without_them() -> None:
     made = cluster(nodes=1, gpus=1, dra=True, cpu=4) + claim("shared", ask(1))
-    pods = [pod("g-0", cpu=9, claims={"gpu": "shared"}), pod("g-1", claims={"gpu": "shared"}), pod("g-2", cpu=3)]
+    pods = [pod("g-0", cpu=4, claims={"gpu": "shared"}), pod("g-1", claims={"gpu": "shared"}), pod("g-2", cpu=3)]
     (decision,) = decide(made + running("busy", on="node-0", cpu=1) + gang_of("g", pods, minimum=2)).gangs
     assert decision.verdict is Verdict.PENDING
     assert isinstance(decision.reason, GangDoesNotFit)
