@@ -108,6 +108,7 @@ def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools, use
 def _all_of(given: Given, served: Served, expressions: Sequence[str], pools: Pools, use: Use) -> Iterator[str]:
     """Mode All: every device that the node can use and that would do. A shared one may be left out if it is full."""
     what = f"claim {given.claim}: request {served.name}"
+    looking = isinstance(served.asked, dra.ExactDeviceRequest) and bool(served.asked.admin_access)
     mine = {published.key for _, published in served.devices if published is not None}
     usable, known = pools.on(given.node)
     if not known:
@@ -117,7 +118,7 @@ def _all_of(given: Given, served: Served, expressions: Sequence[str], pools: Poo
             continue
         takes = _takes(served.asked, published)
         full = published.shared and any(value > use.room(published, name) for name, value in (takes or {}).items())
-        if takes is not None and not full:
+        if takes is not None and (looking or not full):
             yield f"{what} asks for all devices and is not given {published.key[1]}/{published.key[2]}"
 
 

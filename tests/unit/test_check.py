@@ -356,6 +356,15 @@ def test_a_part_of_all_devices() -> None:
     assert told(spoilt(made, results(lambda given: given[:1])), "asks for all devices and is not given node-0/gpu-1")
 
 
+def test_a_part_of_all_devices_to_look_into_though_their_shares_are_taken() -> None:
+    """Admin access needs no room: a shared device that is full is one of all."""
+    full = [msgspec.structs.replace(gpu(number), allow_multiple_allocations=True) for number in range(2)]
+    made = queue("default") + gpu_class() + node("n") + devices("n", full)
+    made += gang("owner", claims={"gpu": ask(2)}) + gang("train", claims={"gpu": ask(None, admin=True)})
+    made = replace(made, claims={key: replace(one, admin_access_allowed=True) for key, one in made.claims.items()})
+    assert told(spoilt(made, results(lambda given: given[:1])), "asks for all devices and is not given n/gpu-1")
+
+
 def test_local_devices_that_may_be_used_everywhere() -> None:
     def anywhere(placement: Placement) -> Placement:
         allocations = [
