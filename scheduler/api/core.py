@@ -131,6 +131,22 @@ class PodResourceClaim(Wire, frozen=True, kw_only=True):
     resource_claim_template_name: str | None = None
 
 
+class VolumeClaimSource(Wire, frozen=True, kw_only=True):
+    claim_name: str = ""
+
+
+class EphemeralVolumeSource(Wire, frozen=True, kw_only=True):
+    """A claim is made for the pod, called `<pod>-<volume>`; its template is the controller's business."""
+
+
+class PodVolume(Wire, frozen=True, kw_only=True):
+    """Of the many sources of a volume those that bind a pod to nodes."""
+
+    name: str = ""
+    persistent_volume_claim: VolumeClaimSource | None = None
+    ephemeral: EphemeralVolumeSource | None = None
+
+
 class PodSchedulingGate(Wire, frozen=True, kw_only=True):
     name: str
 
@@ -158,6 +174,7 @@ class PodSpec(Wire, frozen=True, kw_only=True):
     overhead: Mapping[str, Quantity] | None = None
     resources: ResourceRequirements | None = None
     resource_claims: tuple[PodResourceClaim, ...] | None = None
+    volumes: tuple[PodVolume, ...] | None = None
     host_network: bool | None = None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from scheduler.api import core, crds, dra
+from scheduler.api import core, crds, dra, storage
 from scheduler.api.meta import ObjectMeta, Wire
 
 
@@ -65,6 +65,12 @@ def _dra(plural: str, kind: str, type_: type[Wire], *, namespaced: bool) -> Kind
     return Kind(group=group, version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_)
 
 
+def _storage(
+    plural: str, kind: str, type_: type[Wire], *, group: str = "storage.k8s.io", namespaced: bool = False
+) -> Kind:
+    return Kind(group=group, version="v1", plural=plural, kind=kind, namespaced=namespaced, type=type_, optional=True)
+
+
 def _document(group: str, version: str, plural: str, kind: str, *, namespaced: bool, optional: bool = True) -> Kind:
     return Kind(
         group=group,
@@ -106,6 +112,16 @@ DEVICE_TAINT_RULE = Kind(
     optional=True,
 )
 
+# What volumes ask of nodes. Without the right to read them, pods with claims wait.
+VOLUME_CLAIM = _storage(
+    "persistentvolumeclaims", "PersistentVolumeClaim", storage.PersistentVolumeClaim, group="", namespaced=True
+)
+VOLUME = _storage("persistentvolumes", "PersistentVolume", storage.PersistentVolume, group="")
+STORAGE_CLASS = _storage("storageclasses", "StorageClass", storage.StorageClass)
+CSI_NODE = _storage("csinodes", "CSINode", storage.CSINode)
+CSI_DRIVER = _storage("csidrivers", "CSIDriver", storage.CSIDriver)
+STORAGE_CAPACITY = _storage("csistoragecapacities", "CSIStorageCapacity", storage.CSIStorageCapacity, namespaced=True)
+
 QUEUE = _document(crds.GROUP, crds.VERSION, "queues", "Queue", namespaced=False, optional=False)
 POD_GROUP = _document(crds.GROUP, crds.VERSION, "podgroups", "PodGroup", namespaced=True, optional=False)
 TOPOLOGY = _document(crds.GROUP, crds.VERSION, "topologies", "Topology", namespaced=False, optional=False)
@@ -142,6 +158,9 @@ APPLIED: tuple[Kind, ...] = (
     DEPLOYMENT,
     STATEFUL_SET,
     PRIORITY_CLASS,
+    STORAGE_CLASS,
+    VOLUME,
+    VOLUME_CLAIM,
     QUEUE,
     POD_GROUP,
     TOPOLOGY,
@@ -154,6 +173,12 @@ WATCHED: tuple[Kind, ...] = (
     DEVICE_CLASS,
     DEVICE_TAINT_RULE,
     RESOURCE_CLAIM,
+    STORAGE_CLASS,
+    CSI_DRIVER,
+    CSI_NODE,
+    STORAGE_CAPACITY,
+    VOLUME,
+    VOLUME_CLAIM,
     PRIORITY_CLASS,
     TOPOLOGY,
     QUEUE,

@@ -7,6 +7,7 @@ from queues.tree import Queue
 from scheduler.api.dra import DeviceClass, DeviceTaintRule, ResourceSlice
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
+from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod
 
 
@@ -55,6 +56,7 @@ class Snapshot:
     classes: Mapping[str, DeviceClass] = field(default_factory=dict)
     taint_rules: tuple[DeviceTaintRule, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    storage: Storage = field(default_factory=Storage)
     pods: tuple[Pod, ...] = ()
     gangs: tuple[Gang, ...] = ()
     queues: tuple[Queue, ...] = ()

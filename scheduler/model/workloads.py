@@ -8,6 +8,7 @@ from scheduler.api.core import NodeSelector, PreferredSchedulingTerm, Toleration
 from scheduler.api.dra import AllocationResult, ResourceClaimSpec
 from scheduler.model.company import Company
 from scheduler.model.reasons import Reason
+from scheduler.model.volumes import PodVolume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class Pod:
     """Its rules about other pods, None if it has none."""
     host_ports: tuple[HostPort, ...] = ()
     claims: tuple[PodClaim, ...] = ()
+    volumes: tuple[PodVolume, ...] = ()
     extended: tuple[ContainerAsk, ...] = ()
     extended_claim: str = ""
     """Key of the claim that already serves its extended resources, "" if none."""

@@ -13,6 +13,7 @@ from scheduler.model.reasons import Unreadable
 from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
 from scheduler.state.company import company
 from scheduler.state.fields import Bad, in_house_units, time_ms
+from scheduler.state.volumes import pod_volumes
 
 Amounts = dict[str, int]
 
@@ -42,6 +43,7 @@ def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, s
         company=company(pod),
         host_ports=host_ports(spec),
         claims=claims(pod),
+        volumes=pod_volumes(pod),
         extended=container_asks(pod),
         extended_claim=f"{meta.namespace}/{extended.resource_claim_name}" if extended else "",
         sub_group=sub_group,
@@ -66,6 +68,7 @@ def unreadable(pod: core.Pod, *, ours: bool, priority: int, sub_group: str) -> P
         node=pod.spec.node_name,
         labels=meta.labels or {},
         claims=claims(pod),
+        volumes=pod_volumes(pod),
         sub_group=sub_group,
         priority=priority,
         created_ms=time_ms(meta.creation_timestamp),

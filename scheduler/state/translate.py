@@ -6,6 +6,7 @@ the sorted tuples. `Translation` holds what is remembered; it lives with its Clu
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from queues.reasons import QueueUnusable
@@ -42,6 +43,7 @@ from scheduler.state.gangs import World
 from scheduler.state.grouping import GangId, Member, membership, reference_key
 from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
 from scheduler.state.roster import Reference, Roster
+from scheduler.state.stores import STORAGE_KINDS, Stores
 from scheduler.state.tables import SortedTable
 
 ADMIN_ACCESS_LABEL = "resource.kubernetes.io/admin-access"
@@ -83,6 +85,7 @@ class Translation:
         self._classes: SortedTable[dra.DeviceClass] = SortedTable()
         self._rules: SortedTable[dra.DeviceTaintRule] = SortedTable()
         self._claims: SortedTable[Claim] = SortedTable()
+        self._stores = Stores()
         self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
         self._bound: SortedTable[Pod] = SortedTable()
         self._aside: SortedTable[SetAside] = SortedTable()
@@ -103,6 +106,7 @@ class Translation:
             DEVICE_TAINT_RULE: self._rule,
             RESOURCE_CLAIM: self._claim,
             NAMESPACE: self._namespace,
+            **{kind: partial(self._store, kind) for kind in STORAGE_KINDS},
         }
 
     def update(self) -> None:
@@ -134,6 +138,7 @@ class Translation:
             classes=self._classes.mapping(),
             taint_rules=self._rules.values(),
             claims=self._claims.mapping(),
+            storage=self._stores.storage(),
             pods=self._bound.values(),
             gangs=found,
             queues=self._queues,
@@ -234,6 +239,14 @@ class Translation:
         if isinstance(found, dra.ResourceClaim):
             claim = inventory.claim(found, admin_access_allowed=self._admin_access_in(found.metadata.namespace))
         self._claims.put(key, claim)
+
+    def _store(self, kind: Kind, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(kind, key, change)
+        try:
+            self._stores.put(kind, key, found)
+        except Bad as bad:
+            uid = change.meta.uid if change is not None else ""
+            self._aside.put(_name(kind, key), dialects.set_aside(kind, key, uid, bad.reason))
 
     def _namespace(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(NAMESPACE, key, change)
