@@ -42,7 +42,8 @@ class ControlPlaneError(Exception):
 class ControlPlane:
     """`with ControlPlane(assets, folder) as plane:` serves until the block ends; `folder` keeps data, keys and logs.
 
-    `assets`: where the programs are. `scheduler`: also a kube-scheduler. `options`: further arguments by program."""
+    `assets`: where the programs are. `scheduler`: also a kube-scheduler. `gates`: feature gates, as "A=true,B=false".
+    `options`: further arguments by program."""
 
     def __init__(
         self,
@@ -50,10 +51,11 @@ class ControlPlane:
         folder: Path,
         *,
         scheduler: bool = False,
+        gates: str = "",
         options: dict[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._assets, self.folder, self._scheduler = assets, folder, scheduler
-        self._options = options or {}
+        self._gates, self._options = gates, options or {}
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         self._tokens = {name: secrets.token_hex(16) for name in ("admin", "controllers", "scheduler")}
         self._port, self._etcd_port, self._peer_port = _free_ports(3)
@@ -177,6 +179,8 @@ class ControlPlane:
         self._run("kube-scheduler", f"--kubeconfig={path}", "--leader-elect=false", "--secure-port=0")
 
     def _run(self, name: str, *arguments: str) -> None:
+        if self._gates and name != "etcd":
+            arguments = (*arguments, f"--feature-gates={self._gates}")
         with self._log(name).open("wb") as log:
             self._programs[name] = subprocess.Popen(
                 [self._assets / name, *arguments, *self._options.get(name, ())],

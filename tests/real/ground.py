@@ -21,6 +21,7 @@ from tests.real.install import ACCOUNT, Before, install
 from tests.real.remote import Remote
 
 GIVEN = "TUTTI_TEST_KUBECONFIG"
+GATES = "TUTTI_TEST_GATES"
 _KUBELET_WORKERS = 16
 T = TypeVar("T")
 
@@ -57,9 +58,10 @@ class Ground:
 
 @contextlib.contextmanager
 def ground(*, scheduler: bool = False) -> Iterator[Ground | None]:
-    """The cluster of the kubeconfig in $TUTTI_TEST_KUBECONFIG, else a control plane started for the block.
+    """The cluster of the kubeconfig in $TUTTI_TEST_KUBECONFIG, else a control plane started for the block, with the
+    feature gates of $TUTTI_TEST_GATES; None where there is neither.
 
-    None where there is neither. A given cluster must be there for tests alone: what appears in it meanwhile is removed.
+    A given cluster must be there for tests alone: what appears in it meanwhile is removed.
     """
     given = os.environ.get(GIVEN)
     with contextlib.ExitStack() as stack:
@@ -73,7 +75,8 @@ def ground(*, scheduler: bool = False) -> Iterator[Ground | None]:
         if assets is None:
             yield None
             return
-        plane = stack.enter_context(ControlPlane(assets, folder, scheduler=scheduler))
+        gates = os.environ.get(GATES, "")
+        plane = stack.enter_context(ControlPlane(assets, folder, scheduler=scheduler, gates=gates))
         yield _apart(_prepare(plane.admin, folder))
 
 

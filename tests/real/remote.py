@@ -48,6 +48,10 @@ class Remote:
         await self._session.close()
         await self._watches.close()
 
+    async def minor(self) -> int:
+        """The server's minor version."""
+        return int((await self._ask("GET", "/version"))["minor"].rstrip("+"))
+
     def now(self) -> str:
         """This machine's time."""
         return format_time(datetime.now(UTC))
