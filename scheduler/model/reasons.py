@@ -103,6 +103,25 @@ class WaitingForClaims:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingForVolumes:
+    """A pod's PersistentVolumeClaim (key) cannot be used yet: it is not there, not bound, or another pod's alone."""
+
+    code: ClassVar[str] = "WaitingForVolumes"
+    pod: str
+    claim: str
+    problem: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        return f"Pod {self.pod} waits for PersistentVolumeClaim {self.claim}, which {self.problem}."
+
+    @property
+    def cure(self) -> str:
+        return self.remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRefused:
     """A claim asks for something that cannot be decided: unknown class, CEL error, a form newer than us."""
 
