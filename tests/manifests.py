@@ -67,8 +67,8 @@ def meta(
     return found
 
 
-def namespace(name: str, *, admin_access: bool = False) -> Document:
-    labels = {"resource.kubernetes.io/admin-access": "true"} if admin_access else None
+def namespace(name: str, *, admin_access: bool = False, **labels: str) -> Document:
+    labels |= {"resource.kubernetes.io/admin-access": "true"} if admin_access else {}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": meta(name, labels=labels)}
 
 

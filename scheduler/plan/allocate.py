@@ -15,6 +15,7 @@ from scheduler.model.workloads import Gang
 from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
+from scheduler.plan.neighbours import Guests
 from scheduler.plan.never import hopeless, never
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import one_by_one, realise
@@ -151,6 +152,9 @@ def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
 def _seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:
     """By the greedy; where it may have missed something, by the solver."""
     group = piece.group
+    if desk.shapes.sociable(group.shapes()):  # who comes next may make room for them: nothing is remembered
+        seated = _greedily(desk, group)
+        return seated.moves if isinstance(seated, Seated) else seated
     known = desk.fruitless.get(group)
     if known is None:
         found = _greedily(desk, group)
@@ -186,11 +190,14 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     if refused is not None:
         return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
+    causes = desk.rooms.causes(short.shape, short.nodes)
+    if isinstance(short.guests, Guests):
+        causes = desk.rooms.causes_among(short.shape, short.nodes, short.guests)
     return GangDoesNotFit(
         gang=gang.key,
         needed=piece.pods,
         placeable=min(short.placeable, piece.pods - 1),
-        causes=(outside,) if outside else desk.rooms.causes(short.shape, short.nodes),
+        causes=(outside,) if outside else causes,
         scattered=None if outside else desk.scattered(short.shape, short.nodes),
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,

@@ -18,6 +18,7 @@ from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, pool
 from scheduler.plan.ledger import Grant, Ledger
+from scheduler.plan.neighbours import Neighbours
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.scatter import scattered
@@ -84,14 +85,21 @@ class Desk:
         inventory = Inventory.of(
             snapshot.slices, snapshot.classes, snapshot.taint_rules, fence_taint=policy.device_fence_taint
         )
+        neighbours = Neighbours(
+            {node.name: node for node in snapshot.nodes},
+            snapshot.namespaces,
+            snapshot.pods,
+            wanted=(pod for gang in snapshot.gangs for pod in gang.pods),
+        )
         ledger = Ledger.of(
             snapshot.nodes,
             inventory,
             pods=snapshot.pods,
             claims=snapshot.claims.values(),
             reads=requests.reads(_open_claims(snapshot), inventory),
+            neighbours=neighbours,
         )
-        shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held)
+        shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held, neighbours)
         domains = Domains(snapshot.nodes, snapshot.topologies, inventory)
         desk = cls(
             snapshot=snapshot,

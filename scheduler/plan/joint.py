@@ -50,6 +50,7 @@ def place_jointly(desk: Desk) -> None:
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
     shared = _shared_claims(desk)
     waiting = [key for key in waiting if shared.isdisjoint(_open_claims(desk.waiting[key]))]
+    waiting = [key for key in waiting if not desk.shapes.sociable(desk.waiting[key].group.shapes())]
     movable = [key for key in desk.placed if _is_movable(desk, key, shared)]
     if not waiting or not movable or not policy.solver_enabled:
         return
@@ -107,10 +108,11 @@ def _open_claims(piece: Wanted) -> set[str]:
 
 def _is_movable(desk: Desk, gang: str, shared: frozenset[str]) -> bool:
     """Placed in one piece by this plan, with claims that nobody else names (`shared`) or consumes, and that held
-    nothing before."""
+    nothing before; and without rules about the pods around it."""
     if len(desk.placed[gang]) != 1 or desk.placed[gang][0].fixed:
         return False
-    if not shared.isdisjoint(_open_claims(desk.placed[gang][0].piece)):
+    piece = desk.placed[gang][0].piece
+    if not shared.isdisjoint(_open_claims(piece)) or desk.shapes.sociable(piece.group.shapes()):
         return False
     grants = desk.placed[gang][0].grants
     own = {claim.key for grant in grants for claim, _ in grant.allocated}

@@ -1,6 +1,7 @@
 """Ledger: what is free as the plan grows; fork, keep or drop. The core's one mutable thing.
 
-It knows nodes (resources, host ports), devices, who holds which claim, and what queues are charged. Nothing is ever
+It knows nodes (resources, host ports), devices, who holds which claim, who stands near whom, and what queues are
+charged. Nothing is ever
 undone by hand: an attempt works on a fork, or on nothing at all, and is kept or forgotten.
 """
 
@@ -17,6 +18,7 @@ from scheduler.model.errors import InvariantError
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim, HostPort, Pod
 from scheduler.plan import accounts
+from scheduler.plan.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,19 @@ class Grant:
 
 
 class Ledger:
-    """What is free. Equal `state` means: the same pods fit, up to what the nodes are (labels, taints)."""
+    """What is free. Equal `state` means: the same pods fit, up to what the nodes are (labels, taints) and to what
+    `neighbours` says of who may stand near whom."""
 
-    def __init__(self, nodes: Mapping[str, Node], inventory: Inventory, in_use: InUse, reads: frozenset[str]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        inventory: Inventory,
+        in_use: InUse,
+        reads: frozenset[str],
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self.nodes = nodes
+        self.neighbours = neighbours if neighbours is not None else Neighbours({}, {})
         self.inventory = inventory
         self.in_use = in_use
         self.changes: list[str] = []
@@ -63,13 +74,14 @@ class Ledger:
         pods: Iterable[Pod] = (),
         claims: Iterable[Claim] = (),
         reads: frozenset[str] = frozenset(),
+        neighbours: Neighbours | None = None,
     ) -> "Ledger":
-        """What `pods` on nodes and the allocated ones of `claims` leave of `nodes`.
+        """What `pods` on nodes and the allocated ones of `claims` leave of `nodes`. `neighbours`: of the same pods.
 
         `reads`: device attributes that the claims to be placed compare (`scheduler.dra.requests.reads`)."""
         claims = list(claims)
         by_name = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
-        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads)
+        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads, neighbours)
         used: dict[str, list[Resources]] = {}
         for pod in pods:
             if pod.node in by_name and not pod.done:
@@ -87,7 +99,7 @@ class Ledger:
 
     def fork(self) -> "Ledger":
         """A ledger of its own, equal to this one now."""
-        other = Ledger(self.nodes, self.inventory, self.in_use.fork(), self.reads)
+        other = Ledger(self.nodes, self.inventory, self.in_use.fork(), self.reads, self.neighbours.fork())
         other.changes = list(self.changes)
         other._free = dict(self._free)
         other._ports = dict(self._ports)
@@ -141,6 +153,7 @@ class Ledger:
             self.in_use.take(allocation)
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) | {grant.pod.uid}
+        self.neighbours.take(grant.pod, grant.node)
         self._free[grant.node] -= grant.requests
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) | frozenset(grant.pod.host_ports)
@@ -150,6 +163,7 @@ class Ledger:
         """The opposite of `take`."""
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) - {grant.pod.uid}
+        self.neighbours.give_back(grant.pod, grant.node)
         for claim, allocation in grant.allocated:
             del self._held[claim.key]
             self.in_use.give_back(allocation)

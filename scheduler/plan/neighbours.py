@@ -124,6 +124,10 @@ class Neighbours:
             self._known[key] = known
         return known
 
+    def keys(self, manner: int) -> tuple[str, ...]:
+        """Labels in whose domains such a pod needs company: those of a gang do best in one of each."""
+        return tuple(dict.fromkeys(key for key, _ in self._manners[manner].near))
+
     def take(self, pod: Pod, node: str) -> None:
         """The pod stands on the node."""
         if not self.idle:
@@ -234,7 +238,8 @@ class Neighbours:
 
 
 class Guests:
-    """What an attempt adds to its neighbours; `copy()` to try one thing and another."""
+    """What an attempt adds to its neighbours; `copy()` to try one thing and another. Where no rules are kept, for
+    questions about empty nodes, everybody is welcome everywhere."""
 
     def __init__(self, among: Neighbours, more: dict[tuple[int, str], int] | None = None) -> None:
         self._among = among
@@ -247,6 +252,8 @@ class Guests:
 
     def join(self, manner: int, node: str, count: int = 1) -> None:
         """So many pods of this manner stand on the node."""
+        if self._among.idle:
+            return
         for number in self._among._manners[manner].counted:
             domain = self._among._tallies[number].domains.get(node)
             if domain is not None:
@@ -257,6 +264,8 @@ class Guests:
     def refusal(self, manner: int, node: str) -> str | None:
         """Why one more pod of this manner may not stand on the node, in words that complete "the node ..."; None if it
         may."""
+        if self._among.idle:
+            return None
         want = self._among._manners[manner]
         for key, number in want.apart:
             if self._there(number, node):
@@ -274,18 +283,15 @@ class Guests:
         return None
 
     def discomfort(self, manner: int, node: str) -> int:
-        """How much such a pod would rather stand elsewhere: preferred company missed or met, and how full the domains
-        are over which it is spread."""
+        """How much such a pod would rather stand elsewhere, 0 for not at all: preferred company missed, disliked
+        company met, and how full the domains are over which it is spread."""
+        if self._among.idle:
+            return 0
         want = self._among._manners[manner]
-        missed = -sum(weight for weight, number in want.tastes if self._there(number, node))
+        missed = sum(abs(weight) for weight, number in want.tastes if (weight > 0) != bool(self._there(number, node)))
         full = sum(self._there(even.tally, node) for even in want.even)
-        lacking = sum(100 for even in want.even if self._domain(even.tally, node) is None)
-        return missed + 100 * full + lacking
-
-    def cares(self, manner: int) -> bool:
-        """Whether nodes can differ in `discomfort`."""
-        want = self._among._manners[manner]
-        return bool(want.tastes or want.even)
+        lacking = sum(1 for even in want.even if self._domain(even.tally, node) is None)
+        return missed + 100 * (full + lacking)
 
     def _is_even(self, even: _Even, node: str) -> bool:
         domain = self._domain(even.tally, node)

@@ -16,6 +16,7 @@ from scheduler.model.reasons import ClaimRefused, NodeCount, Reason
 from scheduler.model.snapshot import Policy
 from scheduler.plan.fit import LASTING, PASSING, Need, Seat, aversion, misfit
 from scheduler.plan.ledger import Ledger
+from scheduler.plan.neighbours import Guests
 from scheduler.plan.shapes import Bundle, Demand, Shapes
 from scheduler.plan.topology import Domains
 from scheduler.solver.problem import Level
@@ -154,6 +155,8 @@ class Rooms:
 
     def best(self, shape: int) -> str | None:
         """The node that is best for one bundle of this shape among those that take it; None if none does."""
+        if self.sociable(shape):
+            return self._best_company(shape)
         heap = self._heaps.get(shape)
         if heap is None:
             heap = self._heaps[shape] = _Heap(len(self.ledger.changes))
@@ -169,6 +172,34 @@ class Rooms:
     def searched(self, shape: int) -> bool:
         """Whether no node's answer about one bundle of this shape was cut short by the search budget."""
         return all(self.suits(node, shape) or self.verdict(node, ((shape, 1),)).proved for node in self.nodes)
+
+    def sociable(self, shape: int) -> bool:
+        """Whether its pods have rules about others, or others about them."""
+        return self.shapes.sociable((shape,))
+
+    def guests(self) -> Guests:
+        """Whom an attempt adds to those who are there: nobody yet."""
+        return self.ledger.neighbours.guests()
+
+    def welcome(self, node: str, shape: int, guests: Guests) -> int | str:
+        """How ill at ease one bundle of this shape would be among those on the node and around it, 0 for not at all; or
+        why it may not be there."""
+        manners, unease = self.shapes[shape].manners, 0
+        if len(manners) > 1:
+            guests = guests.copy()
+        for manner in manners:
+            refusal = guests.refusal(manner, node)
+            if refusal is not None:
+                return refusal
+            unease += guests.discomfort(manner, node)
+            if len(manners) > 1:
+                guests.join(manner, node)
+        return unease
+
+    def seat(self, node: str, shape: int, guests: Guests) -> None:
+        """One bundle of this shape is on the node, as far as `guests` go."""
+        for manner in self.shapes[shape].manners:
+            guests.join(manner, node)
 
     def split(self, level: Level, nodes: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
         """The domains of a level with those of `nodes` that stand in them."""
@@ -189,12 +220,16 @@ class Rooms:
         """How much is free on the node, as a measure for tight packing: GPUs first, then CPU."""
         return self.ledger.gpus(node) * _MANY + self.ledger.free(node)["cpu"]
 
+    def causes_among(self, shape: int, nodes: tuple[str, ...], guests: Guests) -> tuple[NodeCount, ...]:
+        """The same as `causes` while these guests are there."""
+        return self._count_causes(shape, nodes, guests)
+
     def causes(self, shape: int, nodes: tuple[str, ...]) -> tuple[NodeCount, ...]:
         """What rules out how many of these nodes for one bundle; most first. Nodes that take it are not counted."""
         key, now = (shape, nodes), len(self.ledger.changes)
         known = self._causes.get(key)
         if known is None or known[0] != now:
-            known = self._causes[key] = now, self._count_causes(shape, nodes)
+            known = self._causes[key] = now, self._count_causes(shape, nodes, self.guests())
         return known[1]
 
     def refusal(self, bundle: Bundle, *, anywhere: bool) -> Reason | None:
@@ -210,14 +245,26 @@ class Rooms:
                     return answer.reason
         return None
 
-    def _count_causes(self, shape: int, nodes: Iterable[str]) -> tuple[NodeCount, ...]:
+    def _count_causes(self, shape: int, nodes: Iterable[str], guests: Guests) -> tuple[NodeCount, ...]:
         counts: dict[str, int] = {}
         for node in nodes:
             cause = self.suits(node, shape) or self.verdict(node, ((shape, 1),)).cause
+            if not cause and isinstance(refusal := self.welcome(node, shape, guests), str):
+                cause = refusal
             if cause:
                 counts[cause] = counts.get(cause, 0) + 1
         ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
         return tuple(NodeCount(nodes=count, cause=cause) for cause, count in ordered)
+
+    def _best_company(self, shape: int) -> str | None:
+        guests = self.guests()
+        able = []
+        for node in self.nodes:
+            if not self.suits(node, shape) and not self.verdict(node, ((shape, 1),)).cause:
+                unease = self.welcome(node, shape, guests)
+                if isinstance(unease, int):
+                    able.append((unease, self.rank(node, shape), node))
+        return min(able)[-1] if able else None
 
     def _judge(self, node: str, load: Load) -> Verdict:
         of = self.ledger.nodes[node]

@@ -4,7 +4,7 @@ Pods that share a claim without devices go to one node together: a bundle. What 
 depends on the node: a device plugin serves them there, or a claim made for the pod does.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from queues.resources import Resources, total
@@ -17,6 +17,7 @@ from scheduler.dra.extended import ExtendedClaim, class_of, classes_by_resource,
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim, HostPort, Pod
 from scheduler.plan.fit import Need
+from scheduler.plan.neighbours import ALONE, Neighbours
 
 MADE_CLAIM = "extended-resources"
 """How a pod calls the claim that is made for its extended resources."""
@@ -55,12 +56,13 @@ class Demand:
 class Shape:
     """What every bundle of this shape wants. `needs`: one per pod, of which only what lasts is meant.
 
-    `labels`: node labels that its rules look at; `named`: they look at the node's name. `served`: its extended
-    resources that a device class serves. `tastes`: whether it prefers some nodes to others. `devices`: how many devices
-    it asks for, at a guess, for taking the hard ones first."""
+    `manners`: of its pods, towards others (`neighbours`). `labels`: node labels that its rules look at; `named`: they
+    look at the node's name. `served`: its extended resources that a device class serves. `tastes`: whether it prefers
+    some nodes to others. `devices`: how many devices it asks for, at a guess, for taking the hard ones first."""
 
     number: int
     sample: Bundle
+    manners: tuple[int, ...]
     needs: tuple[Need, ...]
     labels: tuple[str, ...]
     named: bool
@@ -83,9 +85,11 @@ class Shapes:
         claims: Mapping[str, Claim],
         classes: Mapping[str, DeviceClass],
         held: Callable[[str], AllocationResult | None],
+        neighbours: Neighbours | None = None,
     ) -> None:
-        """`held`: what a claim (key) holds now, by this plan or before."""
+        """`held`: what a claim (key) holds now, by this plan or before. `neighbours`: of all pods that may be asked."""
         self._claims = claims
+        self._neighbours = neighbours if neighbours is not None else Neighbours({}, {})
         self._narrowed: Mapping[str, Claim] = {}
         self._classes = classes
         self._held = held
@@ -118,10 +122,20 @@ class Shapes:
         """The first so many pods of the bundle."""
         return self._bundle(bundle.pods[:pods]) if pods < len(bundle.pods) else bundle
 
+    def company(self, shapes: Iterable[int]) -> tuple[str, ...]:
+        """Node labels in whose domains bundles of these shapes need company, sorted."""
+        manners = {manner for shape in shapes for manner in self._shapes[shape].manners}
+        return tuple(sorted({key for manner in manners for key in self._neighbours.keys(manner)}))
+
+    def sociable(self, shapes: Iterable[int]) -> bool:
+        """Whether pods of these shapes have rules about others, or others about them."""
+        return any(manner != ALONE for shape in shapes for manner in self._shapes[shape].manners)
+
     def interchangeable(self, pods: Sequence[Pod]) -> bool:
         """Whether it makes no difference which of the pods are placed: they want the same, and the same claims."""
         claims = claims_of(pods[0])
-        return all(claims_of(pod) == claims and _lasting(pod) == _lasting(pods[0]) for pod in pods)
+        first = self._identity(pods[0])
+        return all(claims_of(pod) == claims and self._identity(pod) == first for pod in pods)
 
     def demand(self, number: int, node: Node) -> Demand:
         """What a bundle of this shape takes of the node."""
@@ -155,6 +169,10 @@ class Shapes:
         if not pod.extended or self._served_already(pod):
             return None
         return extended_claim(pod, self._classes, self._serving, node)
+
+    def _identity(self, pod: Pod) -> Hashable:
+        """All of a pod that decides where it may stand, but its claims."""
+        return _lasting(pod), self._neighbours.manner(pod)
 
     def _served_already(self, pod: Pod) -> bool:
         return bool(pod.extended_claim) and self._held(pod.extended_claim) is not None
@@ -192,7 +210,7 @@ class Shapes:
                     entries.append((list(asks).index(key), ask_shape(claim)))
                 else:
                     entries.append(held.node_selector)
-            parts.append((_lasting(pod), tuple(entries), self._served_already(pod)))
+            parts.append((self._identity(pod), tuple(entries), self._served_already(pod)))
         number = self._numbers.setdefault(tuple(parts), len(self._shapes))
         bundle = Bundle(pods=tuple(pods), asks=tuple(asks.values()), shape=number)
         if number == len(self._shapes):
@@ -212,6 +230,7 @@ class Shapes:
         return Shape(
             number=bundle.shape,
             sample=bundle,
+            manners=tuple(map(self._neighbours.manner, bundle.pods)),
             needs=needs,
             labels=labels,
             named=named,

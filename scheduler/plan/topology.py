@@ -17,7 +17,7 @@ from scheduler.model.reasons import NodeCount, TopologyUnusable
 from scheduler.model.workloads import TopologyConstraint
 
 Level = tuple[str, str]
-"""(topology, key)"""
+"""(topology, key); the topology "" for a node label by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,9 @@ class Domains:
         """The domain of each node that stands in one: it must carry every level down to this one."""
         known = self._levels.get(level)
         if known is None:
-            topology, key = self._topologies[level[0]], level[1]
-            keys = topology.levels[: topology.levels.index(key) + 1]
+            topology, key = level
+            above = self._topologies[topology].levels if topology else (key,)
+            keys = above[: above.index(key) + 1]
             known = self._levels[level] = {
                 name: "/".join(value for value in values if value is not None)
                 for name, node in self._nodes.items()

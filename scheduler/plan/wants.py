@@ -297,7 +297,8 @@ class Wants:
         units: tuple[Unit, ...] = (),
         children: tuple[Group, ...] = (),
     ) -> Group:
-        near = node.nodes() if ladder.steps else frozenset()
+        company = tuple(("", key) for key in self._shapes.company({unit.shape for unit in units}))
+        near = node.nodes() if ladder.steps or company else frozenset()
         pinned = ""
         if ladder.required is not None and near:
             pinned = self._domains.of(ladder.required)[min(near)]
@@ -306,7 +307,7 @@ class Wants:
             minimum=minimum,
             units=units,
             children=children,
-            steps=ladder.steps,
+            steps=(*company, *ladder.steps),
             required=ladder.required,
             pinned=pinned,
             near=near,

@@ -11,6 +11,7 @@ from scheduler.model.plan import Plan, Verdict
 from scheduler.model.snapshot import Snapshot
 from scheduler.solver import check_devices
 from scheduler.solver.check_case import Case
+from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
 from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amounts, nodes_take_the_pods
 from scheduler.solver.check_queues import queues_keep_their_limits
@@ -92,6 +93,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     nodes_take_the_pods,
     nodes_have_the_amounts,
     host_ports_are_free,
+    company_is_kept,
     devices_are_right,
     gangs_are_whole_or_absent,
     evictions_are_of_running_work,

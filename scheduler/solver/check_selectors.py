@@ -36,10 +36,11 @@ def _term(term: NodeSelectorTerm, node: Node) -> bool:
     wanted = [(requirement, node.labels.get(requirement.key)) for requirement in term.match_expressions or ()]
     fields = {NAME_FIELD: node.name}
     wanted += [(requirement, fields.get(requirement.key)) for requirement in term.match_fields or ()]
-    return bool(wanted) and all(_requirement(requirement, value) for requirement, value in wanted)
+    return bool(wanted) and all(fulfils(requirement, value) for requirement, value in wanted)
 
 
-def _requirement(requirement: NodeSelectorRequirement, value: str | None) -> bool:
+def fulfils(requirement: NodeSelectorRequirement, value: str | None) -> bool:
+    """Whether a label's value (None: there is no such label) is what is required."""
     values = requirement.values or ()
     match requirement.operator:
         case "In":

@@ -2,12 +2,13 @@
 
 One gang, all or nothing: domains from the finest level that is preferred to the coarsest that is allowed, the tightest
 of each level first; inside a domain the hardest pods first, each where it fits best. It goes back over domains, never
-over nodes. For pods that are all alike the answer is exact; for others `solve` has the last word.
+over nodes. For pods that are all alike the answer is exact; for others `solve` has the last word. Pods with rules about
+others are seated one by one, those that miss their company once more when others have come.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, Self, TypeVar
 
 from scheduler.solver.problem import Group, Level, Move
 
@@ -18,7 +19,18 @@ Seats = dict[str, dict[int, int]]
 """node -> shape -> how many bundles."""
 
 
-class Room(Protocol):
+class Guests(Protocol):
+    """Whom an attempt has seated, as far as others look at them."""
+
+    def copy(self) -> Self:
+        """A list of its own."""
+        ...
+
+
+GuestList = TypeVar("GuestList", bound=Guests)
+
+
+class Room(Protocol[GuestList]):
     """What the greedy asks about the cluster. Shapes are numbers, nodes names."""
 
     def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
@@ -41,6 +53,22 @@ class Room(Protocol):
         """The domains of a level, by name, with those of `nodes` that stand in them."""
         ...
 
+    def sociable(self, shape: int) -> bool:
+        """Whether pods of this shape have rules about others, or others about them."""
+        ...
+
+    def guests(self) -> GuestList:
+        """Nobody so far."""
+        ...
+
+    def welcome(self, node: str, shape: int, guests: GuestList) -> int | str:
+        """How ill at ease one of `shape` would be there, 0 for not at all; or why it may not be there."""
+        ...
+
+    def seat(self, node: str, shape: int, guests: GuestList) -> None:
+        """One of `shape` is there now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seated:
@@ -53,20 +81,21 @@ class Seated:
 class Short:
     """No placement was found. `placeable`: the most pods that found room at once. Of those that did not, the first were
     of `shape` and were tried on `nodes`, which make up `domain` ("" for anywhere). `outside`: none of `nodes` is in any
-    domain of this level, in one of which they have to be. `certain`: for such a group the greedy misses nothing, so
-    there is no placement."""
+    domain of this level, in one of which they have to be. `guests`: those who found room, if others mind who is there.
+    `certain`: for such a group the greedy misses nothing, so there is no placement."""
 
     placeable: int
     shape: int
     nodes: tuple[str, ...]
     domain: str = ""
     outside: Level | None = None
+    guests: Guests | None = None
     certain: bool
 
 
-def place(group: Group, nodes: Sequence[str], room: Room) -> Seated | Short:
+def place(group: Group, nodes: Sequence[str], room: Room[GuestList]) -> Seated | Short:
     """Seats for the group on `nodes`, or how far it got."""
-    draft = _Attempt(room).group(group, tuple(nodes), _Draft(seats={}, moves=[]), "")
+    draft = _Attempt(room).group(group, tuple(nodes), _Draft(seats={}, moves=[], guests=room.guests()), "")
     miss = draft.miss
     if miss is None:
         return Seated(moves=tuple(draft.moves))
@@ -76,7 +105,8 @@ def place(group: Group, nodes: Sequence[str], room: Room) -> Seated | Short:
         nodes=miss.nodes,
         domain=miss.domain,
         outside=miss.outside,
-        certain=_exact(group),
+        guests=draft.guests if room.sociable(miss.shape) else None,
+        certain=_exact(group) and (len(group.units) == 1 or not any(map(room.sociable, group.shapes()))),
     )
 
 
@@ -91,17 +121,18 @@ class _Miss:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Draft:
+class _Draft(Generic[GuestList]):
     """An answer in the making. `miss`: the first that found no room; what comes after it is placed to be counted."""
 
     seats: Seats
     moves: list[Move]
+    guests: GuestList
     pods: int = 0
     miss: _Miss | None = None
 
-    def copy(self) -> "_Draft":
+    def copy(self) -> "_Draft[GuestList]":
         seats = {node: dict(counts) for node, counts in self.seats.items()}
-        return _Draft(seats=seats, moves=list(self.moves), pods=self.pods, miss=self.miss)
+        return _Draft(seats=seats, moves=list(self.moves), guests=self.guests.copy(), pods=self.pods, miss=self.miss)
 
     def add(self, move: Move, size: int) -> None:
         """`size`: pods in one bundle of this shape."""
@@ -111,14 +142,14 @@ class _Draft:
         self.pods += move.count * size
 
 
-class _Attempt:
-    def __init__(self, room: Room) -> None:
+class _Attempt(Generic[GuestList]):
+    def __init__(self, room: Room[GuestList]) -> None:
         self._room = room
 
-    def group(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> _Draft:
+    def group(self, group: Group, nodes: tuple[str, ...], draft: _Draft[GuestList], domain: str) -> _Draft[GuestList]:
         """`draft` with the group added; if that is not possible, with as much of it as found room in one domain in
         which it may be, and with a miss. `draft` itself, which misses nothing, stays as it is."""
-        best: _Draft | None = None
+        best: _Draft[GuestList] | None = None
         for name, inside, widest in self._domains(group, nodes):
             filled = draft.copy()
             self._fill(group, inside, filled, name or domain)
@@ -148,7 +179,7 @@ class _Attempt:
         if group.required is None:
             yield "", nodes, True
 
-    def _fill(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> None:
+    def _fill(self, group: Group, nodes: tuple[str, ...], draft: _Draft[GuestList], domain: str) -> None:
         """Add the group to the draft, or as much of it as finds room and a miss."""
         if group.children:
             self._fill_children(group, nodes, draft, domain)
@@ -162,14 +193,20 @@ class _Attempt:
             wanted[unit.shape] = wanted.get(unit.shape, 0) + 1
             sizes[unit.shape] = unit.pods
             pods += unit.pods
-        for shape in sorted(wanted, key=self._hardest_first):
-            seats = self._seats(shape, wanted[shape], nodes, draft)
-            for node, count in seats:
-                draft.add(Move(leaf=group.name, node=node, shape=shape, count=count), sizes[shape])
-            if sum(count for _, count in seats) < wanted[shape]:
-                draft.miss = draft.miss or _Miss(shape=shape, nodes=nodes, domain=domain)
+        waiting = sorted(wanted, key=self._hardest_first)
+        while waiting:
+            before = draft.pods
+            for shape in waiting:
+                for node, count in self._seats(shape, wanted[shape], nodes, draft):
+                    draft.add(Move(leaf=group.name, node=node, shape=shape, count=count), sizes[shape])
+                    wanted[shape] -= count
+            waiting = [shape for shape in waiting if wanted[shape]]
+            if draft.pods == before or not any(map(self._room.sociable, waiting)):
+                break
+        if waiting:
+            draft.miss = draft.miss or _Miss(shape=waiting[0], nodes=nodes, domain=domain)
 
-    def _fill_children(self, group: Group, nodes: tuple[str, ...], draft: _Draft, domain: str) -> None:
+    def _fill_children(self, group: Group, nodes: tuple[str, ...], draft: _Draft[GuestList], domain: str) -> None:
         """The children listed first that fit; the hardest first where all are needed."""
         done = 0
         miss: _Miss | None = None
@@ -184,7 +221,7 @@ class _Attempt:
                 continue
             done += 1
             miss = miss or grown.miss
-            draft.seats, draft.moves, draft.pods = grown.seats, grown.moves, grown.pods
+            draft.seats, draft.moves, draft.guests, draft.pods = grown.seats, grown.moves, grown.guests, grown.pods
         draft.miss = miss
 
     def _hardest_first(self, shape: int) -> tuple[int, ...]:
@@ -194,9 +231,11 @@ class _Attempt:
         hardest = max(map(self._room.hardness, child.shapes()), default=())
         return (*(-part for part in hardest), child.name)
 
-    def _seats(self, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft) -> list[tuple[str, int]]:
+    def _seats(self, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft[GuestList]) -> list[tuple[str, int]]:
         """Nodes for `count` bundles, or for as many as find room, with how many each takes: where they fit best."""
         room = self._room
+        if room.sociable(shape):
+            return self._seats_in_company(shape, count, nodes, draft)
         able = []
         for node in nodes:
             capacity = room.capacity(node, _load(draft.seats.get(node)), shape, count)
@@ -211,6 +250,32 @@ class _Attempt:
             if not left:
                 break
         return seats
+
+    def _seats_in_company(
+        self, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft[GuestList]
+    ) -> list[tuple[str, int]]:
+        """The same for those who mind who else is there: one after the other, each where it is most at ease."""
+        room, taken = self._room, dict[str, int]()
+        ranked = sorted(nodes, key=lambda node: room.rank(node, shape))
+
+        def takes(node: str) -> bool:
+            counts = dict(draft.seats.get(node, {}))
+            counts[shape] = counts.get(shape, 0) + taken.get(node, 0)
+            return room.capacity(node, _load({s: n for s, n in counts.items() if n}), shape, 1) > 0
+
+        for _ in range(count):
+            best: tuple[int, str] | None = None
+            for node in ranked:
+                unease = room.welcome(node, shape, draft.guests)
+                if isinstance(unease, int) and (best is None or unease < best[0]) and takes(node):
+                    best = unease, node
+                    if not unease:
+                        break
+            if best is None:
+                break
+            taken[best[1]] = taken.get(best[1], 0) + 1
+            room.seat(best[1], shape, draft.guests)
+        return list(taken.items())
 
 
 def _load(counts: dict[int, int] | None) -> Load:

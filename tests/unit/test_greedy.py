@@ -9,11 +9,19 @@ RACK: Level = ("t", "rack")
 POD: Level = ("t", "pod")
 
 
-class Toy:
-    """Shape n asks for n GPUs; nodes of one first letter are a rack; none is in a pod."""
+class Seen(dict[str, set[int]]):
+    """Shapes on nodes."""
 
-    def __init__(self, **free: int) -> None:
-        self.free = free
+    def copy(self) -> "Seen":
+        return Seen({node: set(shapes) for node, shapes in self.items()})
+
+
+class Toy:
+    """Shape n asks for n GPUs; nodes of one first letter are a rack; none is in a pod. `shy` shapes stand on a node of
+    their own; `needy` ones where a pod of shape 1 is."""
+
+    def __init__(self, *, shy: tuple[int, ...] = (), needy: tuple[int, ...] = (), **free: int) -> None:
+        self.free, self.shy, self.needy = free, shy, needy
 
     def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
         left = self.free[node] - sum(of * count for of, count in load)
@@ -34,6 +42,21 @@ class Toy:
         assert level == RACK
         racks = sorted({name[0] for name in nodes})
         return [(rack, tuple(name for name in nodes if name[0] == rack)) for rack in racks]
+
+    def sociable(self, shape: int) -> bool:
+        return bool(self.shy) or (bool(self.needy) and shape in (1, *self.needy))
+
+    def guests(self) -> Seen:
+        return Seen()
+
+    def welcome(self, node: str, shape: int, guests: Seen) -> int | str:
+        there = guests.get(node, set())
+        if (shape in self.shy and there) or there.intersection(self.shy):
+            return "has somebody there"
+        return "has no pod of shape 1" if shape in self.needy and 1 not in there else 0
+
+    def seat(self, node: str, shape: int, guests: Seen) -> None:
+        guests.setdefault(node, set()).add(shape)
 
 
 def group(*shapes: int, name: str = "", minimum: int | None = None, **more: object) -> Group:
@@ -144,3 +167,15 @@ def test_a_leaf_takes_no_more_units_than_its_minimum() -> None:
 def test_a_bundle_counts_all_its_pods() -> None:
     bundles = Group(name="", minimum=4, units=(Unit(shape=2, pods=2), Unit(shape=2, pods=2), Unit(shape=2, pods=2)))
     assert seats(bundles, Toy(a=8)) == {"a": [("", 2, 2)]}
+
+
+def test_pods_that_keep_away_from_each_other_are_seated_one_by_one() -> None:
+    assert seats(group(2, 2), Toy(shy=(2,), a1=4, a2=8)) == {"a1": [("", 2, 1)], "a2": [("", 2, 1)]}
+    short = seats(group(2, 2, 2), Toy(shy=(2,), a1=4, a2=8))
+    assert isinstance(short, Short)
+    assert (short.placeable, short.shape, short.certain) == (2, 2, False)
+
+
+def test_a_pod_that_misses_its_company_is_tried_again_when_others_have_come() -> None:
+    """The larger one goes first, and finds nobody."""
+    assert seats(group(1, 4), Toy(needy=(4,), a1=5, a2=8)) == {"a1": [("", 1, 1), ("", 4, 1)]}

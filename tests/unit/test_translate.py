@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from queues.tree import WHOLE, QueueResource
 from scheduler.api import kinds
 from scheduler.api.changes import Change, deleted
+from scheduler.api.core import NodeSelectorRequirement
+from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.reasons import Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
@@ -614,3 +616,41 @@ def test_set_aside_names_kind_and_uid() -> None:
     assert isinstance(aside, SetAside)
     assert (aside.object, aside.uid) == ("Node/n1", "uid--n1")
     assert kinds.NODE.kind == "Node"
+
+
+def test_rules_about_other_pods_are_read_with_their_audiences() -> None:
+    """Without namespaces the pod's own is meant; match label keys bring in what the pod itself has."""
+    apart = {
+        "topologyKey": "zone",
+        "labelSelector": {"matchLabels": {"app": "db"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]},
+        "matchLabelKeys": ["version", "absent"],
+        "mismatchLabelKeys": ["tenant"],
+    }
+    near = {"topologyKey": "rack", "namespaceSelector": {}, "labelSelector": {}}
+    affinity = {
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]},
+        "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "podAffinityTerm": near}]},
+    }
+    even = {"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": "ScheduleAnyway", "nodeTaintsPolicy": "Honor"}
+    made = pod("p", node="n1", affinity=affinity, topologySpreadConstraints=[even])
+    made["metadata"]["labels"] = {"version": "3", "tenant": "t"}
+    (found,) = seen(made).pods
+    wanted = [("app", "In", ("db",)), ("tenant", "NotIn", ("t",)), ("version", "In", ("3",)), ("x", "Exists", ())]
+    labels = tuple(NodeSelectorRequirement(key=key, operator=op, values=values) for key, op, values in wanted)
+    everybody = Audience(namespace_labels=())
+    assert found.company == Company(
+        apart=(Term(key="zone", audience=Audience(labels=labels, namespaces=("a",))),),
+        tastes=(Taste(weight=7, term=Term(key="rack", audience=everybody)),),
+        spread=(
+            Spread(
+                term=Term(key="zone", audience=Audience(namespaces=("a",), nobody=True)),
+                max_skew=2,
+                hard=False,
+                by_taints=True,
+            ),
+        ),
+    )
+
+
+def test_the_labels_of_namespaces_are_part_of_the_snapshot() -> None:
+    assert seen(namespace("a", team="red"), namespace("b")).namespaces == {"a": {"team": "red"}, "b": {}}

@@ -1,0 +1,101 @@
+"""Rules between pods, in random crowds: none is ever broken, and a lone pod finds the node that takes it."""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.api.core import NodeSelectorRequirement
+from scheduler.model.company import Audience, Company, Spread, Taste, Term
+from scheduler.model.plan import Placement
+from scheduler.model.workloads import Pod
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from scheduler.solver.check_case import Case
+from scheduler.solver.check_company import company_is_kept
+from scheduler.solver.check_nodes import nodes_have_the_amounts
+from tests.builders import World, gang_of, node, pod, queue, running
+
+KEYS = ("kubernetes.io/hostname", "zone", "rack")
+APPS = ("a", "b")
+
+
+def audiences() -> st.SearchStrategy[Audience]:
+    labels = st.sampled_from(APPS).map(lambda app: (NodeSelectorRequirement(key="app", operator="In", values=(app,)),))
+    return st.builds(Audience, labels=labels, namespaces=st.sampled_from((("default",), ("default",), ("other",))))
+
+
+def terms() -> st.SearchStrategy[Term]:
+    return st.builds(Term, key=st.sampled_from(KEYS), audience=audiences())
+
+
+def companies() -> st.SearchStrategy[Company | None]:
+    few = st.lists(terms(), max_size=2).map(tuple)
+    spread = st.builds(
+        Spread,
+        term=terms(),
+        max_skew=st.integers(1, 2),
+        min_domains=st.integers(1, 3),
+        hard=st.booleans(),
+        by_affinity=st.booleans(),
+        by_taints=st.booleans(),
+    )
+    tastes = st.builds(Taste, weight=st.sampled_from((-5, 5)), term=terms())
+    some = st.builds(
+        Company,
+        near=few,
+        apart=few,
+        tastes=st.lists(tastes, max_size=1).map(tuple),
+        spread=st.lists(spread, max_size=2).map(tuple),
+    )
+    return st.none() | some
+
+
+@st.composite
+def crowds(draw: st.DrawFn, *, alone: bool = False) -> World:
+    """Up to five nodes in two zones, some with a rack; pods there; and gangs (one of one pod if `alone`)."""
+    made = queue("default")
+    names = [f"n{number}" for number in range(draw(st.integers(1, 5)))]
+    for name in names:
+        labels = {"kubernetes.io/hostname": name, "zone": draw(st.sampled_from(("z0", "z1")))}
+        labels |= draw(st.sampled_from(({}, {"rack": "r0"}, {"rack": "r1"})))
+        made += node(name, cpu=3, labels=labels)
+    for number in range(draw(st.integers(0, 4))):
+        made += running(f"r{number}", on=draw(st.sampled_from(names)), cpu=1)
+    made = replace(made, pods=tuple(_in_company(draw, each) for each in made.pods))
+    for number in range(1 if alone else draw(st.integers(1, 3))):
+        kinds = [
+            (draw(st.sampled_from(APPS)), draw(companies())) for _ in range(1 if alone else draw(st.integers(1, 2)))
+        ]
+        pods = []
+        for place in range(1 if alone else draw(st.integers(1, 4))):
+            app, company = kinds[place % len(kinds)]
+            pods.append(replace(pod(f"g{number}-{place}", cpu=1), labels={"app": app}, company=company))
+        made += gang_of(f"g{number}", pods, created_ms=number, minimum=draw(st.integers(1, len(pods))))
+    return made
+
+
+def _in_company(draw: st.DrawFn, of: Pod) -> Pod:
+    return replace(of, labels={"app": draw(st.sampled_from(APPS))}, company=draw(companies()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(crowds())
+def test_no_rule_between_pods_is_broken(made: World) -> None:
+    assert check(made, plan(made)) == ()
+
+
+@settings(max_examples=150, deadline=None)
+@given(crowds(alone=True))
+def test_a_lone_pod_is_placed_wherever_there_is_a_node_that_takes_it(made: World) -> None:
+    decided = plan(made)
+    (gang,) = made.gangs
+    (wanted,) = gang.pods
+
+    def takes(name: str) -> bool:
+        placement = Placement(pod=wanted.key, pod_uid=wanted.uid, gang=gang.key, node=name, claims=())
+        case = Case.of(made, replace(decided, placements=(placement,)))
+        return not [*company_is_kept(case), *nodes_have_the_amounts(case)]
+
+    able = [each.name for each in made.nodes if takes(each.name)]
+    assert bool(decided.placements) == bool(able)

@@ -1,0 +1,192 @@
+"""Rules of pods about other pods: near some, apart from others, spread evenly. As kube-scheduler keeps them."""
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler.api.core import NodeSelectorRequirement
+from scheduler.model.company import Audience, Company, Spread, Taste, Term
+from scheduler.model.plan import Plan, Verdict
+from scheduler.model.reasons import GangDoesNotFit
+from scheduler.model.workloads import Pod
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import World, cluster, gang_of, node, pod, queue, running, world
+
+HOST = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+
+
+def labelled(name: str, app: str, *, company: Company | None = None, **more: object) -> Pod:
+    return replace(pod(name, **more), labels={"app": app}, company=company)  # type: ignore[arg-type]
+
+
+def app(name: str, **more: object) -> Audience:
+    wanted = NodeSelectorRequirement(key="app", operator="In", values=(name,))
+    return Audience(**{"labels": (wanted,), "namespaces": ("default",), **more})  # type: ignore[arg-type]
+
+
+def near(name: str, key: str = ZONE) -> Company:
+    return Company(near=(Term(key=key, audience=app(name)),))
+
+
+def apart(name: str, key: str = HOST, **more: object) -> Company:
+    return Company(apart=(Term(key=key, audience=app(name, **more)),))
+
+
+def spread(name: str, key: str = ZONE, skew: int = 1, **more: object) -> Company:
+    rule = Spread(term=Term(key=key, audience=app(name)), max_skew=skew, **more)  # type: ignore[arg-type]
+    return Company(spread=(rule,))
+
+
+def zones(**nodes: int) -> World:
+    """So many nodes of 8 CPUs in each zone."""
+    made = queue("default")
+    for zone, count in nodes.items():
+        for number in range(count):
+            made += node(f"{zone}{number}", cpu=8, labels={ZONE: zone, HOST: f"{zone}{number}"})
+    return made
+
+
+def there(made: World, name: str, on: str, app: str, company: Company | None = None) -> World:
+    """The world with one more pod that runs, of somebody else."""
+    made += running(name, on=on, cpu=1)
+    pods = tuple(
+        replace(each, labels={"app": app}, company=company) if each.name == name else each for each in made.pods
+    )
+    return replace(made, pods=pods)
+
+
+def decide(made: World) -> Plan:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    return decided
+
+
+def nodes(decided: Plan) -> list[str]:
+    return sorted(placement.node for placement in decided.placements)
+
+
+def waits(decided: Plan, name: str) -> str:
+    reason = decided.why(name)
+    assert isinstance(reason, GangDoesNotFit)
+    assert decided.placements == ()
+    return reason.message
+
+
+def test_pods_that_keep_apart_take_a_node_each_and_all_wait_where_there_are_too_few() -> None:
+    pods = [labelled(f"g-{i}", "db", cpu=1, company=apart("db")) for i in range(3)]
+    assert nodes(decide(zones(a=3) + gang_of("g", pods))) == ["a0", "a1", "a2"]
+    message = waits(decide(zones(a=2) + gang_of("g", pods)), "g")
+    assert "there is room for 2" in message
+
+
+def test_apart_over_zones_one_pod_in_each() -> None:
+    pods = [labelled(f"g-{i}", "db", cpu=1, company=apart("db", ZONE)) for i in range(2)]
+    assert nodes(decide(zones(a=2, b=2) + gang_of("g", pods))) == ["a0", "b0"]
+    waits(decide(zones(a=4) + gang_of("g", pods)), "g")
+
+
+def test_who_is_there_already_keeps_a_newcomer_away_though_that_has_no_rule_itself() -> None:
+    made = there(zones(a=2), "lonely", "a0", "db", company=apart("web"))
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "web", cpu=1)]))) == ["a1"]
+    both = there(made, "other", "a1", "db", company=apart("web"))
+    message = waits(decide(both + gang_of("g", [labelled("g-0", "web", cpu=1)])), "g")
+    assert "keep away from this one" in message
+
+
+def test_a_pod_goes_where_the_pod_is_that_it_needs() -> None:
+    made = there(zones(a=1, b=1), "cache", "b0", "cache")
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "web", cpu=1, company=near("cache"))]))) == ["b0"]
+    message = waits(decide(zones(a=1) + gang_of("g", [labelled("g-0", "web", cpu=1, company=near("cache"))])), "g")
+    assert "no pods in its topology.kubernetes.io/zone that this one goes with" in message
+
+
+def test_a_gang_that_needs_its_own_kind_starts_in_one_domain_that_takes_it_whole() -> None:
+    """The first pod may be alone; zone a would take only two of them, though it is the tighter one."""
+    pods = [labelled(f"g-{i}", "train", cpu=6, company=near("train")) for i in range(3)]
+    assert nodes(decide(zones(a=2, b=3) + gang_of("g", pods))) == ["b0", "b1", "b2"]
+    waits(decide(zones(a=2, b=2) + gang_of("g", pods)), "g")
+
+
+def test_workers_follow_their_launcher_whatever_the_order() -> None:
+    workers = [labelled(f"g-{i}", "worker", cpu=6, company=near("launcher")) for i in range(2)]
+    pods = [*workers, labelled("g-x", "launcher", cpu=1)]
+    decided = decide(zones(a=1, b=2) + gang_of("g", pods))
+    assert {placement.node[0] for placement in decided.placements} == {"b"}
+
+
+def test_pods_are_spread_over_zones() -> None:
+    pods = [labelled(f"g-{i}", "web", cpu=1, company=spread("web")) for i in range(4)]
+    placed = nodes(decide(zones(a=3, b=1) + gang_of("g", pods)))
+    assert [name[0] for name in placed] == ["a", "a", "b", "b"]
+
+
+def test_spread_counts_those_that_run() -> None:
+    made = zones(a=1, b=1)
+    for number in range(2):
+        made = there(made, f"old-{number}", "a0", "web")
+    pods = [labelled(f"g-{i}", "web", cpu=1, company=spread("web")) for i in range(3)]
+    assert nodes(decide(made + gang_of("g", pods))) == ["a0", "b0", "b0"] or nodes(
+        decide(made + gang_of("g", pods))
+    ) == ["b0", "b0", "b0"]
+
+
+def test_with_too_few_domains_none_takes_more_than_the_skew() -> None:
+    pods = [labelled(f"g-{i}", "web", cpu=1, company=spread("web", min_domains=3)) for i in range(3)]
+    message = waits(decide(zones(a=2, b=2) + gang_of("g", pods)), "g")
+    assert "has its share of such pods (topology spread)" in message
+
+
+def test_a_node_without_the_label_is_no_domain_to_spread_over() -> None:
+    made = zones(a=1) + node("bare", cpu=8)
+    pods = [labelled(f"g-{i}", "web", cpu=1, company=spread("web")) for i in range(2)]
+    assert nodes(decide(made + gang_of("g", pods))) == ["a0", "a0"]
+
+
+def test_a_preferred_spread_gives_way_to_room() -> None:
+    pods = [labelled(f"g-{i}", "web", cpu=6, company=spread("web", hard=False)) for i in range(3)]
+    assert nodes(decide(zones(a=1, b=2) + gang_of("g", pods))) == ["a0", "b0", "b1"]
+
+
+def test_preferred_company_goes_before_a_better_fit() -> None:
+    made = there(zones(a=1, b=1), "cache", "b0", "cache")
+    liking = Company(tastes=(Taste(weight=10, term=Term(key=ZONE, audience=app("cache"))),))
+    fearing = Company(tastes=(Taste(weight=-10, term=Term(key=ZONE, audience=app("cache"))),))
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "web", cpu=1, company=liking)]))) == ["b0"]
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "web", cpu=1, company=fearing)]))) == ["a0"]
+
+
+@pytest.mark.parametrize(
+    ("whom", "lands_on"),
+    [
+        ({"namespaces": ("other",)}, "a0"),
+        ({"namespaces": (), "namespace_labels": ()}, "a1"),
+        ({"namespaces": (), "namespace_labels": (NodeSelectorRequirement(key="team", operator="Exists"),)}, "a1"),
+        ({"namespaces": (), "namespace_labels": (NodeSelectorRequirement(key="none", operator="Exists"),)}, "a0"),
+        ({"nobody": True}, "a0"),
+    ],
+)
+def test_whom_a_rule_is_about_depends_on_namespaces(whom: dict[str, object], lands_on: str) -> None:
+    """Best fit is a0, where the pod to keep away from is."""
+    made = there(zones(a=2), "db-0", "a0", "db") + world(namespaces={"default": {"team": "x"}})
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "web", cpu=1, company=apart("db", **whom))]))) == [
+        lands_on
+    ]
+
+
+def test_rules_hold_between_gangs_of_one_plan() -> None:
+    one = gang_of("one", [labelled("one-0", "db", cpu=1, company=apart("db"))])
+    two = gang_of("two", [labelled("two-0", "db", cpu=1, company=apart("db"))], created_ms=1)
+    decided = decide(zones(a=1) + one + two)
+    assert [placement.gang for placement in decided.placements] == ["default/one"]
+
+
+def test_what_waits_for_company_is_not_refused_for_ever() -> None:
+    decided = decide(zones(a=1) + gang_of("g", [labelled("g-0", "web", cpu=1, company=near("cache"))]))
+    assert [decision.verdict for decision in decided.gangs] == [Verdict.PENDING]
+
+
+def test_pods_without_rules_are_not_affected() -> None:
+    made = there(cluster(nodes=1, cpu=8), "lonely", "node-0", "db", company=apart("web"))
+    assert nodes(decide(made + gang_of("g", [labelled("g-0", "train", cpu=1)]))) == ["node-0"]
