@@ -16,7 +16,7 @@ from scheduler.api.crds import (
     REQUIRED_LEVEL_ANNOTATION,
     TOPOLOGY_ANNOTATION,
 )
-from scheduler.api.kinds import POD_GROUP
+from scheduler.api.kinds import JOB, POD_GROUP
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.nodes import Topology
 from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unreadable
@@ -120,13 +120,21 @@ def gang(
         sub_groups=tuple(replace(each, topology=_resolved(id_, each.topology, world, problems)) for each in sub_groups),
         topology=_resolved(id_, spec.topology or _annotated_topology(sources, problems), world, problems),
         pods=live,
-        succeeded=sum(1 for member in members if member.pod.phase == "Succeeded"),
+        succeeded=_succeeded(members, owners),
         preemption_delay_ms=spec.preemption_delay_ms or max(_duration(sources, problems, KAI_DELAY_ANNOTATION) or 0, 0),
         staleness_grace_ms=_grace(spec, sources, problems),
         max_runtime_ms=spec.max_runtime_ms or _duration(sources, problems, MAX_RUNTIME_ANNOTATION),
         checkpoint_interval_ms=spec.checkpoint_interval_ms,
     )
     return replace(made, problems=_distinct(problems)) if problems else made
+
+
+def _succeeded(members: Sequence[Member], owners: Sequence[Owner]) -> int:
+    """Pods that ended well: those that can be seen, or as many as their Job has counted. A pod that has ended is
+    removed with its node, and is made no second time."""
+    seen = sum(1 for member in members if member.pod.phase == "Succeeded")
+    counted = [owner.status.get("succeeded") for kind, owner in owners if kind == JOB]
+    return max(seen, sum(count for count in counted if isinstance(count, int)))
 
 
 def _sources(spec: GroupSpec | None, owners: Sequence[Owner], oldest: Member) -> Sources:

@@ -119,6 +119,12 @@ def test_pods_that_ended_well_are_counted_and_left_out() -> None:
     assert (gang.succeeded, [each.name for each in gang.pods]) == (1, ["p2"])
 
 
+def test_pods_that_ended_well_and_went_with_their_node_are_counted_by_their_job() -> None:
+    made = job("train", parallelism=3) | {"status": {"succeeded": 2}}
+    gang = only(pod_group("train", min_member=3), made, pod("p3", group="train", owner=made))
+    assert gang.succeeded == 2
+
+
 def test_a_bare_pod_is_a_gang_of_one() -> None:
     gang = only(pod("solo", created="2026-01-01T00:00:10Z"))
     assert (gang.key, gang.owner, gang.uid, gang.min_member) == ("a/solo", "Pod/a/solo", "uid-a-solo", 1)
