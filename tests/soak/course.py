@@ -67,7 +67,7 @@ class _Soak:
         self._began = asyncio.get_running_loop().time()
         self._told: list[str] = []
         self._life = Life(str(seed), client, add_nodes, self._tell)
-        self._wholeness = Wholeness(self._life.came, self._tell)
+        self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
         self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
 

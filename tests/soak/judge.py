@@ -1,7 +1,7 @@
 """What must hold at every moment of a soak, whatever happens: read off the API server itself, not off the scheduler."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,10 +45,11 @@ class Wholeness:
     """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone) is left out: what
     it lost has to come again first, and that takes as long as there is no room.
 
-    `minimum`: pods that each gang needs. `tell` hears who is bound in part, and when that ends. `longest`: seconds that
-    any gang was bound in part, with its name."""
+    `minimum`: pods that each gang needs; `gone`: gangs that were deleted. `tell` hears who is bound in part, and when
+    that ends. `longest`: seconds that any gang was bound in part, with its name."""
 
     minimum: Mapping[str, int]
+    gone: Collection[str]
     tell: Callable[[str], None]
     longest: tuple[float, str] = (0.0, "")
     problems: list[str] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Wholeness:
 
     def look(self) -> None:
         """Note who has been bound in part for too long. To be called every now and then, and at the end."""
-        for gang in sorted(self._since):
+        for gang in sorted(self._since.keys() - set(self.gone)):
             self._measure(gang)
 
     def _see(self, change: Change) -> None:
@@ -97,6 +98,7 @@ class Wholeness:
         pods = self._pods[gang].values()
         bound = sum(1 for pod in pods if pod.spec.nodeName)
         partial = 0 < bound < self.minimum.get(gang, 0) and gang not in self._hurt
+        partial = partial and gang not in self.gone
         if partial:
             if gang not in self._since:
                 self.tell(f"{gang} is bound in part")

@@ -112,7 +112,7 @@ class Life:
     async def _delete(self, name: str) -> None:
         self.gone.add(name)
         for kind in (kinds.JOB, kinds.POD_GROUP, kinds.RESOURCE_CLAIM):
-            await self._forgiving(self._client.delete(kind, NAMESPACE, name))
+            await self._forgiving(self._client.delete(kind, NAMESPACE, name, propagation="Background"))
 
     async def _node_closes(self) -> str:
         node = self._dice.choice(self._nodes)
