@@ -46,14 +46,26 @@ class ClaimAllocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeChoice:
+    """What a PersistentVolumeClaim (key) gets that waits for its first consumer: this PersistentVolume, or with "" one
+    that is provisioned for the pod's node."""
+
+    claim: str
+    claim_uid: str
+    volume: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Pod `pod` (key) of gang `gang` (key) goes to `node`. Placements of one gang are committed together."""
+    """Pod `pod` (key) of gang `gang` (key) goes to `node`. Placements of one gang are committed together. `volumes`:
+    for those of its claims that are not bound yet; pods that share one have it both."""
 
     pod: str
     pod_uid: str
     gang: str
     node: str
     claims: tuple[ClaimAllocation, ...] = ()
+    volumes: tuple[VolumeChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

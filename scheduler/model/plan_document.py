@@ -35,12 +35,15 @@ def to_json(plan: Plan) -> Document:
 
 
 def _placement(placement: Placement) -> Document:
-    return {
+    document: Document = {
         "pod": placement.pod,
         "gang": placement.gang,
         "node": placement.node,
         "claims": [_claim(claim) for claim in placement.claims],
     }
+    if placement.volumes:
+        document["volumes"] = [{"claim": each.claim, "volume": each.volume or None} for each in placement.volumes]
+    return document
 
 
 def _claim(claim: ClaimAllocation) -> Document:

@@ -115,11 +115,14 @@ def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason |
 
 
 def _crowded(desk: Desk, piece: Wanted) -> bool:
-    """Whether a claim would have more consumers than it may have if all pods of the piece came to it."""
+    """Whether a claim would have more consumers than it may have if all pods of the piece came to it, or their volumes
+    have been given to others."""
     joining: dict[str, set[str]] = {}
     for pod in piece.all_pods():
         for key in claims_of(pod):
             joining.setdefault(key, set()).add(pod.uid)
+    if desk.ledger.volumes.overtaken(piece.all_pods()):
+        return True
     return any(len(desk.ledger.consumers(key) | pods) > MOST_CONSUMERS for key, pods in joining.items())
 
 
@@ -135,7 +138,7 @@ def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
     found = _seats(desk, gang, piece)
     if isinstance(found, Short):
         return why_not(desk, gang, piece, found)
-    grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use)
+    grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use, desk.ledger.volumes)
     fixed = grants is None
     if grants is None:
         bound = any(group.steps for group in piece.group.walk())

@@ -24,6 +24,7 @@ from scheduler.plan.rooms import Rooms
 from scheduler.plan.scatter import scattered
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
+from scheduler.plan.volumes import Volumes
 from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
 from scheduler.solver.problem import Group, Move
@@ -91,6 +92,12 @@ class Desk:
             snapshot.pods,
             wanted=(pod for gang in snapshot.gangs for pod in gang.pods),
         )
+        volumes = Volumes(
+            {node.name: node for node in snapshot.nodes},
+            snapshot.storage,
+            snapshot.pods,
+            wanted=(pod for gang in snapshot.gangs for pod in gang.pods),
+        )
         ledger = Ledger.of(
             snapshot.nodes,
             inventory,
@@ -98,8 +105,9 @@ class Desk:
             claims=snapshot.claims.values(),
             reads=requests.reads(_open_claims(snapshot), inventory),
             neighbours=neighbours,
+            volumes=volumes,
         )
-        shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held, neighbours)
+        shapes = Shapes(snapshot.claims, snapshot.classes, ledger.held, neighbours, volumes)
         domains = Domains(snapshot.nodes, snapshot.topologies, inventory)
         desk = cls(
             snapshot=snapshot,
@@ -124,7 +132,8 @@ class Desk:
     def bare_rooms(self) -> Rooms:
         """The same nodes with nothing on them: what could never run here finds no room there either."""
         if self.bare is None:
-            ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads)
+            volumes = self.ledger.volumes.bare()
+            ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads, volumes=volumes)
             self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
         return self.bare
 
@@ -182,7 +191,9 @@ class Desk:
         elif not isinstance(queue, Queue):
             self.reasons[gang.key] = queue
         else:
-            self.wants[gang.key] = Wants(gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains)
+            self.wants[gang.key] = Wants(
+                gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains, self.ledger.volumes
+            )
 
     def _charged(self, gang: Gang) -> str | None:
         """The queue that pays for what the gang has running: its own even if that takes no workloads any more, or the

@@ -13,6 +13,7 @@ from scheduler.api.core import NodeSelector, Taint, Toleration
 from scheduler.api.dra import AllocationResult
 from scheduler.dra.selection import matches, usable_on
 from scheduler.model.nodes import Node
+from scheduler.model.volumes import Where
 from scheduler.model.workloads import HostPort, Pod
 
 BLOCKING = ("NoSchedule", "NoExecute")
@@ -22,12 +23,14 @@ UNSCHEDULABLE = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What a pod needs of a node, or several pods together: then `pod` is one of them, and `requests` and `ports` are
-    those of all. `requests`: without what claims serve. `held`: what its claims (key) hold already."""
+    those of all. `requests`: without what claims serve. `held`: what its claims (key) hold already. `where`: what its
+    volumes ask of the node."""
 
     pod: Pod
     requests: Resources
     ports: tuple[HostPort, ...] = ()
     held: Mapping[str, AllocationResult] = field(default_factory=dict)
+    where: tuple[Where, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,11 @@ def held_claims(need: Need, seat: Seat) -> str | None:
     return "cannot use the devices that a ResourceClaim of the pod holds already"
 
 
+def volumes(need: Need, seat: Seat) -> str | None:
+    """Volumes that are there already, or are made only in some places."""
+    return next((each.cause for each in need.where if not matches(each.selector, seat.node)), None)
+
+
 def resources(need: Need, seat: Seat) -> str | None:
     """CPU, memory, storage, huge pages, number of pods, extended resources: asked for against free."""
     for name in need.requests.lacking_in(seat.free):
@@ -94,7 +102,7 @@ def host_ports(need: Need, seat: Seat) -> str | None:
     return None
 
 
-LASTING: tuple[Rule, ...] = (unschedulable, taints, node_selector, node_affinity, held_claims)
+LASTING: tuple[Rule, ...] = (unschedulable, taints, node_selector, node_affinity, held_claims, volumes)
 """What the node is: it stays so while a plan is made."""
 
 PASSING: tuple[Rule, ...] = (resources, host_ports)

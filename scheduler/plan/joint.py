@@ -108,13 +108,15 @@ def _open_claims(piece: Wanted) -> set[str]:
 
 def _is_movable(desk: Desk, gang: str, shared: frozenset[str]) -> bool:
     """Placed in one piece by this plan, with claims that nobody else names (`shared`) or consumes, and that held
-    nothing before; and without rules about the pods around it."""
+    nothing before; without rules about the pods around it, and without volumes that are given by this plan."""
     if len(desk.placed[gang]) != 1 or desk.placed[gang][0].fixed:
         return False
     piece = desk.placed[gang][0].piece
     if not shared.isdisjoint(_open_claims(piece)) or desk.shapes.sociable(piece.group.shapes()):
         return False
     grants = desk.placed[gang][0].grants
+    if any(grant.volumes or desk.ledger.volumes.exclusive(grant.pod) for grant in grants):
+        return False
     own = {claim.key for grant in grants for claim, _ in grant.allocated}
     pods = {grant.pod.uid for grant in grants}
     return all(key in own and desk.ledger.consumers(key) <= pods for grant in grants for key in grant.joins)
@@ -129,7 +131,8 @@ def _may_fit(rooms: Rooms, piece: Wanted) -> bool:
 def _accept(desk: Desk, ledger: Ledger, answer: Solved) -> bool:
     """Put the answer into the plan, if its devices can be had and its queues may take it; whether that was so."""
     pieces = {key: _piece(desk, key) for key in answer.moves}
-    grants = realise(desk, [(pieces[gang], moves) for gang, moves in answer.moves.items()], ledger.in_use)
+    seats = [(pieces[gang], moves) for gang, moves in answer.moves.items()]
+    grants = realise(desk, seats, ledger.in_use, ledger.volumes)
     if grants is None:
         return False
     gang_of = {pod.key: gang for gang, piece in pieces.items() for pod in piece.all_pods()}

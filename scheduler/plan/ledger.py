@@ -16,16 +16,19 @@ from scheduler.dra.extended import ExtendedClaim
 from scheduler.dra.pools import Inventory, PoolKey
 from scheduler.model.errors import InvariantError
 from scheduler.model.nodes import Node
+from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, HostPort, Pod
 from scheduler.plan import accounts
 from scheduler.plan.neighbours import Neighbours
+from scheduler.plan.volumes import Choice, Volumes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What one pod takes of a node. `allocated`: claims that get their devices with this pod, each claim once;
     `joins`: keys of all claims that the pod consumes, those included; `requests` without what claims serve; `made`: the
-    claim that is made for its extended resources, one of the allocated; `cost`: what its queue pays."""
+    claim that is made for its extended resources, one of the allocated; `volumes`: what those of its
+    PersistentVolumeClaims get that wait for their first consumer; `cost`: what its queue pays."""
 
     pod: Pod
     node: str
@@ -33,6 +36,7 @@ class Grant:
     allocated: tuple[tuple[Claim, AllocationResult], ...] = ()
     joins: tuple[str, ...] = ()
     made: ExtendedClaim | None = None
+    volumes: Choice = ()
     cost: Resources = NOTHING
 
 
@@ -47,9 +51,11 @@ class Ledger:
         in_use: InUse,
         reads: frozenset[str],
         neighbours: Neighbours | None = None,
+        volumes: Volumes | None = None,
     ) -> None:
         self.nodes = nodes
         self.neighbours = neighbours if neighbours is not None else Neighbours({}, {})
+        self.volumes = volumes if volumes is not None else Volumes({}, Storage())
         self.inventory = inventory
         self.in_use = in_use
         self.changes: list[str] = []
@@ -75,13 +81,15 @@ class Ledger:
         claims: Iterable[Claim] = (),
         reads: frozenset[str] = frozenset(),
         neighbours: Neighbours | None = None,
+        volumes: Volumes | None = None,
     ) -> "Ledger":
-        """What `pods` on nodes and the allocated ones of `claims` leave of `nodes`. `neighbours`: of the same pods.
+        """What `pods` on nodes and the allocated ones of `claims` leave of `nodes`. `neighbours`, `volumes`: of
+        the same pods.
 
         `reads`: device attributes that the claims to be placed compare (`scheduler.dra.requests.reads`)."""
         claims = list(claims)
         by_name = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
-        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads, neighbours)
+        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads, neighbours, volumes)
         used: dict[str, list[Resources]] = {}
         for pod in pods:
             if pod.node in by_name and not pod.done:
@@ -99,7 +107,9 @@ class Ledger:
 
     def fork(self) -> "Ledger":
         """A ledger of its own, equal to this one now."""
-        other = Ledger(self.nodes, self.inventory, self.in_use.fork(), self.reads, self.neighbours.fork())
+        other = Ledger(
+            self.nodes, self.inventory, self.in_use.fork(), self.reads, self.neighbours.fork(), self.volumes.fork()
+        )
         other.changes = list(self.changes)
         other._free = dict(self._free)
         other._ports = dict(self._ports)
@@ -154,23 +164,25 @@ class Ledger:
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) | {grant.pod.uid}
         self.neighbours.take(grant.pod, grant.node)
+        others = self.volumes.take(grant.pod, grant.node, grant.volumes)
         self._free[grant.node] -= grant.requests
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) | frozenset(grant.pod.host_ports)
-        self._touch((allocation for _, allocation in grant.allocated), grant.node)
+        self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def give_back(self, grant: Grant) -> None:
         """The opposite of `take`."""
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) - {grant.pod.uid}
         self.neighbours.give_back(grant.pod, grant.node)
+        others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
         for claim, allocation in grant.allocated:
             del self._held[claim.key]
             self.in_use.give_back(allocation)
         self._free[grant.node] += grant.requests
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) - frozenset(grant.pod.host_ports)
-        self._touch((allocation for _, allocation in grant.allocated), grant.node)
+        self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def hold(self, claim: Claim, allocation: AllocationResult) -> None:
         """The claim has these devices, whoever will consume it."""
@@ -185,7 +197,7 @@ class Ledger:
         self._touch((allocation,))
 
     def state(self, node: str) -> int:
-        """A number for all that passes on the node: free amounts, ports in use, devices in use."""
+        """A number for all that passes on the node: free amounts, ports in use, devices in use, volumes."""
         return self._measured(node)[0]
 
     def devices(self, node: str) -> int:
@@ -209,7 +221,7 @@ class Ledger:
             free, of = self._free[node], self.nodes[node]
             devices = self._number((self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)))
             amounts = frozenset(of.allocatable.amounts), frozenset(free.amounts.items())
-            state = self._number((amounts, self.ports(node), devices))
+            state = self._number((amounts, self.ports(node), devices, self.volumes.state(node)))
             known = self._states[node] = state, self._free_gpus(of), devices
         return known
 

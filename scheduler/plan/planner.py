@@ -13,6 +13,7 @@ from scheduler.model.plan import (
     QueueReport,
     SolverReport,
     Verdict,
+    VolumeChoice,
 )
 from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reason, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Snapshot
@@ -99,7 +100,17 @@ def _placement(desk: Desk, gang: str, grant: Grant) -> Placement:
                 mappings=grant.made.mappings,
             )
         )
-    return Placement(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang, node=grant.node, claims=tuple(claims))
+    stored = desk.snapshot.storage.claims
+    return Placement(
+        pod=grant.pod.key,
+        pod_uid=grant.pod.uid,
+        gang=gang,
+        node=grant.node,
+        claims=tuple(claims),
+        volumes=tuple(
+            VolumeChoice(claim=claim, claim_uid=stored[claim].uid, volume=volume) for claim, volume in grant.volumes
+        ),
+    )
 
 
 def _decision(desk: Desk, gang: Gang) -> GangDecision:

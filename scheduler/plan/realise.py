@@ -12,12 +12,15 @@ from scheduler.plan.ledger import Grant
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.shapes import Asked, Bundle, claims_of
+from scheduler.plan.volumes import Choice, Volumes
 from scheduler.solver.problem import Move
 
 
-def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse) -> list[Grant] | None:
-    """Grants for all pods of these seats on top of `in_use`, which stays as it is; None if the devices are not there,
-    which happens only to devices that several nodes can reach: rooms judge each node by itself.
+def realise(
+    desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse, volumes: Volumes
+) -> list[Grant] | None:
+    """Grants for all pods of these seats on top of `in_use` and `volumes`, which stay as they are; None if the devices
+    or volumes are not there, which happens only to those that several nodes can reach: rooms judge each node by itself.
 
     Pods go to nodes in order, so that neighbours in a gang are neighbours in the cluster."""
     here: dict[str, list[Bundle]] = {}
@@ -26,15 +29,16 @@ def realise(desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: 
         for move in sorted(moves, key=lambda m: (m.node, m.leaf, m.shape)):
             for _ in range(move.count):
                 here.setdefault(move.node, []).append(next(queues[move.leaf, move.shape]))
-    in_use = in_use.fork()
+    in_use, volumes = in_use.fork(), volumes.fork()
     paid: dict[str, set[str]] = {}
     grants: list[Grant] = []
     for node in sorted(here):
-        made = _on_node(desk, desk.ledger.nodes[node], here[node], in_use, paid)
+        made = _on_node(desk, desk.ledger.nodes[node], here[node], in_use, volumes, paid)
         if made is None:
             return None
         grants += made
         for grant in made if len(here) > 1 else ():
+            volumes.take(grant.pod, grant.node, grant.volumes)
             for _, allocation in grant.allocated:
                 in_use.take(allocation)
     return grants
@@ -49,7 +53,9 @@ def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
     grants: list[Grant] = []
     for bundle in piece.chosen():
         node = rooms.best(bundle.shape)
-        made = _on_node(desk, ledger.nodes[node], [bundle], ledger.in_use, paid) if node is not None else None
+        made = None
+        if node is not None:
+            made = _on_node(desk, ledger.nodes[node], [bundle], ledger.in_use, ledger.volumes, paid)
         if made is None:
             return len(grants)
         for grant in made:
@@ -59,10 +65,14 @@ def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
 
 
 def _on_node(
-    desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, paid: dict[str, set[str]]
+    desk: Desk, node: Node, bundles: Sequence[Bundle], in_use: InUse, volumes: Volumes, paid: dict[str, set[str]]
 ) -> list[Grant] | None:
     """Grants for bundles that come to one node together. `paid`: by gang, claims that it pays for, with this
     attempt."""
+    pods = [pod for bundle in bundles for pod in bundle.pods]
+    stored = volumes.choose(node.name, pods)
+    if stored is None:
+        return None
     asked = [ask for bundle in bundles for ask in desk.shapes.demand_of(bundle, node).asks]
     served: dict[str, list[tuple[Asked, AllocationResult]]] = {}
     if asked:
@@ -72,11 +82,16 @@ def _on_node(
             return None
         for ask, allocation in zip(asked, answer.allocations, strict=True):
             served.setdefault(ask.pod.key, []).append((ask, allocation))
-    return [_grant(desk, pod, node, served.get(pod.key, []), paid) for bundle in bundles for pod in bundle.pods]
+    return [_grant(desk, pod, node, served.get(pod.key, []), volumes.part(stored, pod), paid) for pod in pods]
 
 
 def _grant(
-    desk: Desk, pod: Pod, node: Node, served: Sequence[tuple[Asked, AllocationResult]], paid: dict[str, set[str]]
+    desk: Desk,
+    pod: Pod,
+    node: Node,
+    served: Sequence[tuple[Asked, AllocationResult]],
+    volumes: Choice,
+    paid: dict[str, set[str]],
 ) -> Grant:
     gang = desk.gang_of[pod.key]
     allocated = tuple((ask.claim, allocation) for ask, allocation in served)
@@ -88,5 +103,6 @@ def _grant(
         allocated=allocated,
         joins=(*claims_of(pod), made[1]) if made else tuple(claims_of(pod)),
         made=made[0] if made else None,
+        volumes=volumes,
         cost=desk.accounts.placed(pod, node, allocated, paid.setdefault(gang, set(desk.paid.get(gang, ())))),
     )

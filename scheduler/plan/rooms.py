@@ -136,7 +136,7 @@ class Rooms:
             return min(count, at_most)
         demand = self.shapes.demand(shape, self.ledger.nodes[node])
         bound = self._bound(node, load, demand)
-        if not demand.asks and not demand.ports and not self._asks_devices(node, load):
+        if not demand.asks and not demand.ports and not demand.wish.passing and not self._asks_devices(node, load):
             count, complete = bound, True
         while not complete and count < at_most:
             complete = count >= bound or bool(self.verdict(node, with_more(load, shape, count + 1)).cause)
@@ -275,6 +275,7 @@ class Rooms:
             ports=tuple(port for demand, count in demands for _ in range(count) for port in demand.ports),
         )
         cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
+        cause = cause or self.ledger.volumes.refusal(node, [(demand.wish, count) for demand, count in demands])
         if cause is not None:
             return Verdict(cause=cause)
         asking = sorted((demand.kind, count, shape) for (shape, count), (demand, _) in zip(load, demands, strict=True))

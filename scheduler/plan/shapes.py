@@ -1,7 +1,7 @@
 """Equal wants: what pods ask of a node, without who they are. Equal pods have one shape, and are counted.
 
-Pods that share a claim without devices go to one node together: a bundle. What extended resources ask (KEP 5004)
-depends on the node: a device plugin serves them there, or a claim made for the pod does.
+Pods that share a claim without devices, or a volume for one node, go to one node together: a bundle. What extended
+resources ask (KEP 5004) depends on the node: a device plugin serves them there, or a claim made for the pod does.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -15,9 +15,12 @@ from scheduler.dra.allocate import ask_shape
 from scheduler.dra.caches import PerObject
 from scheduler.dra.extended import ExtendedClaim, class_of, classes_by_resource, extended_claim
 from scheduler.model.nodes import Node
+from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, HostPort, Pod
 from scheduler.plan.fit import Need
 from scheduler.plan.neighbours import ALONE, Neighbours
+from scheduler.plan.shelves import NO_WISH, Wish
+from scheduler.plan.volumes import Volumes
 
 MADE_CLAIM = "extended-resources"
 """How a pod calls the claim that is made for its extended resources."""
@@ -44,12 +47,13 @@ class Asked:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Demand:
     """What a bundle takes of a node: amounts and ports of all its pods, and devices for these claims. `kind`: equal for
-    demands that ask for the same devices, 0 for none."""
+    demands that ask for the same devices, 0 for none. `wish`: what its volumes take."""
 
     requests: Resources
     ports: tuple[HostPort, ...]
     asks: tuple[Asked, ...]
     kind: int
+    wish: Wish = NO_WISH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,10 +90,13 @@ class Shapes:
         classes: Mapping[str, DeviceClass],
         held: Callable[[str], AllocationResult | None],
         neighbours: Neighbours | None = None,
+        volumes: Volumes | None = None,
     ) -> None:
-        """`held`: what a claim (key) holds now, by this plan or before. `neighbours`: of all pods that may be asked."""
+        """`held`: what a claim (key) holds now, by this plan or before. `neighbours`, `volumes`: of all
+        pods that may be asked."""
         self._claims = claims
         self._neighbours = neighbours if neighbours is not None else Neighbours({}, {})
+        self._volumes = volumes if volumes is not None else Volumes({}, Storage())
         self._narrowed: Mapping[str, Claim] = {}
         self._classes = classes
         self._held = held
@@ -115,7 +122,10 @@ class Shapes:
         return bool(self._narrowed)
 
     def links(self, pod: Pod) -> bool:
-        """Whether the pod may be in one bundle with others: it names a claim without devices that is not its own."""
+        """Whether the pod may be in one bundle with others: it names a claim without devices that is not its own, or
+        a volume for one node."""
+        if self._volumes.ties(pod):
+            return True
         return any(e.claim and not e.from_template and self._held(e.claim) is None for e in pod.claims)
 
     def part(self, bundle: Bundle, pods: int) -> Bundle:
@@ -135,7 +145,11 @@ class Shapes:
         """Whether it makes no difference which of the pods are placed: they want the same, and the same claims."""
         claims = claims_of(pods[0])
         first = self._identity(pods[0])
-        return all(claims_of(pod) == claims and self._identity(pod) == first for pod in pods)
+        wish = self._volumes.wish([pods[0]])
+        return all(
+            claims_of(pod) == claims and self._identity(pod) == first and self._volumes.wish([pod]) == wish
+            for pod in pods
+        )
 
     def demand(self, number: int, node: Node) -> Demand:
         """What a bundle of this shape takes of the node."""
@@ -177,16 +191,20 @@ class Shapes:
     def _served_already(self, pod: Pod) -> bool:
         return bool(pod.extended_claim) and self._held(pod.extended_claim) is not None
 
+    def _ties(self, pod: Pod) -> list[str]:
+        """Volumes for one node, named as no ResourceClaim is."""
+        return [f"PersistentVolumeClaim/{claim}" for claim in self._volumes.ties(pod)]
+
     def _groups(self, pods: Sequence[Pod]) -> list[list[Pod]]:
-        """Pods linked by claims that have no devices, each group in order; most are alone."""
+        """Pods linked by claims that have no devices or by volumes, each group in order; most are alone."""
         group_of: dict[str, list[Pod]] = {}
         groups: list[list[Pod]] = []
         for pod in pods:
             shared = [entry.claim for entry in pod.claims if entry.claim and entry.needed and not entry.from_template]
             linked: list[Pod] = []
-            for key in shared:
+            for key in (*(key for key in shared if self._held(key) is None), *self._ties(pod)):
                 other = group_of.get(key)
-                if self._held(key) is None and other is not None and other is not linked:
+                if other is not None and other is not linked:
                     groups = [group for group in groups if group is not other]
                     linked = other + linked
             linked = [*linked, pod]
@@ -195,6 +213,7 @@ class Shapes:
                 for entry in member.claims:
                     if entry.claim and not entry.from_template:
                         group_of[entry.claim] = linked
+                group_of.update(dict.fromkeys(self._ties(member), linked))
         first = {pod.key: number for number, pod in enumerate(pods)}
         return sorted((sorted(g, key=lambda p: first[p.key]) for g in groups), key=lambda g: first[g[0].key])
 
@@ -211,18 +230,20 @@ class Shapes:
                 else:
                     entries.append(held.node_selector)
             parts.append((self._identity(pod), tuple(entries), self._served_already(pod)))
-        number = self._numbers.setdefault(tuple(parts), len(self._shapes))
+        number = self._numbers.setdefault((*parts, self._volumes.wish(pods)), len(self._shapes))
         bundle = Bundle(pods=tuple(pods), asks=tuple(asks.values()), shape=number)
         if number == len(self._shapes):
             self._shapes.append(self._shape(bundle))
         return bundle
 
     def _shape(self, bundle: Bundle) -> Shape:
+        wish = self._volumes.wish(bundle.pods)
         needs = tuple(
             Need(
                 pod=pod,
                 requests=pod.requests,
                 held={key: held for key in claims_of(pod) if (held := self._held(key)) is not None},
+                where=wish.where,
             )
             for pod in bundle.pods
         )
@@ -250,6 +271,7 @@ class Shapes:
             ports=tuple(port for pod in bundle.pods for port in pod.host_ports),
             asks=asks,
             kind=self._kinds.setdefault(tuple(ask_shape(ask.claim) for ask in asks), len(self._kinds)),
+            wish=self._volumes.wish(bundle.pods),
         )
 
     def _asks(self, bundle: Bundle, via: frozenset[str], node: Node) -> tuple[Asked, ...]:
@@ -306,6 +328,7 @@ def _looked_at(needs: Sequence[Need]) -> tuple[tuple[str, ...], bool]:
         terms = [term.preference for term in need.pod.preferred_affinity]
         selectors: list[NodeSelector | None] = [need.pod.required_affinity]
         selectors += [allocation.node_selector for allocation in need.held.values()]
+        selectors += [each.selector for each in need.where]
         for selector in selectors:
             terms += selector.node_selector_terms if selector else ()
         for term in terms:

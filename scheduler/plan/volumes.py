@@ -142,6 +142,12 @@ class Volumes:
         by_claim = {claim: volume for volume, claim in self._taken.items()}
         return {claim: chosen.get(claim, by_claim.get(claim, "")) for claim in claims}
 
+    def part(self, chosen: Mapping[str, str], pod: Pod) -> Choice:
+        """What of it is the pod's."""
+        if self.idle:
+            return ()
+        return tuple((claim, chosen[claim]) for claim in self._shelves.open_claims(pod))
+
     def take(self, pod: Pod, node: str, choice: Choice = ()) -> tuple[str, ...]:
         """The pod is on the node and its claims get this. Returns other nodes for which less is left."""
         if self.idle or not pod.volumes:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from scheduler.api.dra import MOST_CONSUMERS
-from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods
+from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods, WaitingForVolumes
+from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim, TopologyConstraint
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.shapes import Bundle, Shapes, claims_of
 from scheduler.plan.topology import Domains, Ladder
+from scheduler.plan.volumes import Volumes
 from scheduler.solver.problem import Group, Unit
 
 _NO_CLAIM = "Create it in the pod's namespace, or correct spec.resourceClaims of the pod."
@@ -42,7 +44,7 @@ class _Node:
     waiting: dict[str, Pod] = field(default_factory=dict)
     upcoming: dict[str, Pod] | None = None
     gated: int = 0
-    troubles: list[WaitingForClaims] = field(default_factory=list)
+    troubles: list[WaitingForClaims | WaitingForVolumes] = field(default_factory=list)
 
     @property
     def present(self) -> int:
@@ -68,12 +70,15 @@ class Wants:
         consumers: Callable[[str], frozenset[str]],
         shapes: Shapes,
         domains: Domains,
+        volumes: Volumes | None = None,
     ) -> None:
         """`consumers`: uids of the pods that a claim (key) is reserved for."""
         self.gang = gang
         self._claims = claims
         self._consumers = consumers
+        self._volumes = volumes if volumes is not None else Volumes({}, Storage())
         self._joining: dict[str, set[str]] = {}
+        self._alone: dict[str, str] = {}
         self._shapes = shapes
         self._domains = domains
         self._root, self._leaves = _tree(gang)
@@ -135,6 +140,7 @@ class Wants:
     def recount(self) -> None:
         """Judge the claims of waiting pods anew: others may have come to consume them since."""
         self._joining.clear()
+        self._alone.clear()
         for leaf in self._leaves.values():
             waiting, leaf.waiting, leaf.upcoming = leaf.waiting, {}, None
             for pod in waiting.values():
@@ -154,8 +160,9 @@ class Wants:
                 self._line_up(pod, leaf)
 
     def _line_up(self, pod: Pod, leaf: _Node) -> None:
-        trouble = self._claim_trouble(pod)
+        trouble = self._claim_trouble(pod) or self._volumes.trouble(pod, self._alone)
         if trouble is None:
+            self._alone.update(dict.fromkeys(self._volumes.exclusive(pod), pod.key))
             leaf.waiting[pod.key] = pod
         else:
             leaf.troubles.append(trouble)
