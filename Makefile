@@ -29,7 +29,7 @@ test-real: $(READY) ## the tests of the whole service on a real control plane (s
 	@if [ -n "$$TUTTI_TEST_KUBECONFIG" ] || [ -n "$$(tests/tools.sh control-plane)" ]; then \
 		TUTTI_KUBECTL=$$(tests/tools.sh) $(PY) -m pytest tests/service --cluster real $(ARGS); fi
 
-real: ## build etcd and Kubernetes from source, once: some ten minutes on two cores (needs Go)
+real: ## build etcd and Kubernetes from source, once: seven minutes on two quiet cores (needs Go)
 	@tests/tools.sh control-plane
 
 cluster: $(READY) ## a real control plane with simulated nodes, to play with, until Ctrl-C; prints its kubeconfig
