@@ -148,8 +148,41 @@ def _begin_service(service: Obj, _lookup: Lookup) -> Obj:
     return {**service, "spec": spec, "status": {"loadBalancer": {}}}
 
 
+def _volume_claim_with_defaults(claim: Obj) -> Obj:
+    spec = claim.get("spec") or {}
+    return claim if spec.get("volumeMode") else {**claim, "spec": {**spec, "volumeMode": "Filesystem"}}
+
+
 def _begin_volume_claim(claim: Obj, _lookup: Lookup) -> Obj:
     return {**claim, "status": {"phase": "Pending"}}
+
+
+def _volume_with_defaults(volume: Obj) -> Obj:
+    spec = volume.get("spec") or {}
+    if spec.get("volumeMode") and spec.get("persistentVolumeReclaimPolicy"):
+        return volume
+    return {**volume, "spec": {"volumeMode": "Filesystem", "persistentVolumeReclaimPolicy": "Retain", **spec}}
+
+
+def _check_volume(volume: Obj) -> list[FieldError]:
+    spec = volume.get("spec") or {}
+    if spec.get("local") and not (spec.get("nodeAffinity") or {}).get("required"):
+        return [errors.required("spec.nodeAffinity", "Local volume requires node affinity")]
+    return []
+
+
+def _storage_class_with_defaults(of: Obj) -> Obj:
+    if of.get("reclaimPolicy") and of.get("volumeBindingMode"):
+        return of
+    return {"reclaimPolicy": "Delete", "volumeBindingMode": "Immediate", **of}
+
+
+def _check_storage_class(of: Obj) -> list[FieldError]:
+    faults = [] if of.get("provisioner") else [errors.required("provisioner", "")]
+    if of["volumeBindingMode"] not in ("Immediate", "WaitForFirstConsumer"):
+        modes = ("Immediate", "WaitForFirstConsumer")
+        faults.append(errors.unsupported("volumeBindingMode", of["volumeBindingMode"], modes))
+    return faults
 
 
 def _begin_volume(volume: Obj, _lookup: Lookup) -> Obj:
@@ -173,5 +206,6 @@ PRIORITY_CLASS_RULES = Rules(
 )
 BUDGET_RULES = Rules(check=_check_budget)
 SERVICE_RULES = Rules(begin=_begin_service)
-VOLUME_CLAIM_RULES = Rules(begin=_begin_volume_claim)
-VOLUME_RULES = Rules(begin=_begin_volume)
+VOLUME_CLAIM_RULES = Rules(defaults=_volume_claim_with_defaults, begin=_begin_volume_claim)
+VOLUME_RULES = Rules(defaults=_volume_with_defaults, begin=_begin_volume, check=_check_volume)
+STORAGE_CLASS_RULES = Rules(defaults=_storage_class_with_defaults, check=_check_storage_class)

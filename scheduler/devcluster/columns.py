@@ -234,6 +234,18 @@ def _claim_state(claim: Obj, _now: datetime) -> str:
     return ",".join(states)
 
 
+_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
+
+
+def _access_modes(part: str) -> Cell:
+    return lambda obj, _now: ",".join(_MODES.get(mode, mode) for mode in field_of(obj, part, "accessModes") or ())
+
+
+def _volume_holder(volume: Obj, _now: datetime) -> str:
+    reference = field_of(volume, "spec", "claimRef")
+    return f"{reference.get('namespace')}/{reference.get('name')}" if reference else ""
+
+
 def _service_ports(service: Obj, _now: datetime) -> str:
     ports = field_of(service, "spec", "ports") or ()
     return ",".join(f"{entry.get('port')}/{entry.get('protocol', 'TCP')}" for entry in ports) or "<none>"
@@ -300,15 +312,38 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
     kinds.VOLUME.key: (
         _NAME,
         _column("Capacity", _at("spec", "capacity", "storage")),
+        _column("Access Modes", _access_modes("spec")),
+        _column("Reclaim Policy", _at("spec", "persistentVolumeReclaimPolicy")),
         _column("Status", _at("status", "phase")),
+        _column("Claim", _volume_holder),
         _column("StorageClass", _at("spec", "storageClassName", empty="")),
         _AGE,
+        _column("VolumeMode", _at("spec", "volumeMode"), wide=True),
     ),
     kinds.VOLUME_CLAIM.key: (
         _NAME,
         _column("Status", _at("status", "phase")),
         _column("Volume", _at("spec", "volumeName", empty="")),
+        _column("Capacity", _at("status", "capacity", "storage", empty="")),
+        _column("Access Modes", _access_modes("status")),
         _column("StorageClass", _at("spec", "storageClassName", empty="")),
+        _AGE,
+        _column("VolumeMode", _at("spec", "volumeMode"), wide=True),
+    ),
+    kinds.STORAGE_CLASS.key: (
+        _NAME,
+        _column("Provisioner", _at("provisioner")),
+        _column("ReclaimPolicy", _at("reclaimPolicy")),
+        _column("VolumeBindingMode", _at("volumeBindingMode")),
+        _column("AllowVolumeExpansion", _at("allowVolumeExpansion", empty=False)),
+        _AGE,
+    ),
+    kinds.CSI_NODE.key: (_NAME, _column("Drivers", _count("spec", "drivers"), type="integer"), _AGE),
+    kinds.CSI_DRIVER.key: (_NAME, _column("StorageCapacity", _at("spec", "storageCapacity", empty=False)), _AGE),
+    kinds.STORAGE_CAPACITY.key: (
+        _NAME,
+        _column("StorageClassName", _at("storageClassName")),
+        _column("Capacity", _at("capacity")),
         _AGE,
     ),
     kinds.DEPLOYMENT.key: (

@@ -19,14 +19,15 @@ from scheduler.devcluster.pods import controller_uid
 from scheduler.devcluster.replicas import ReplicaSetControl
 from scheduler.devcluster.roster import Rosters
 from scheduler.devcluster.stateful import StatefulSetControl
+from scheduler.devcluster.volumes import VolumeControl
 from scheduler.devcluster.work import Work
 
 
 class Controllers:
-    """Claims, Jobs, ReplicaSets, Deployments, StatefulSets and disruption budgets, from one set of mirrors."""
+    """Claims, volumes, Jobs, ReplicaSets, Deployments, StatefulSets and disruption budgets, from one set of mirrors."""
 
     def __init__(self, api: Api, clock: Clock) -> None:
-        pods, claims, templates, jobs, replicas, deployments, stateful, budgets = (
+        pods, claims, templates, jobs, replicas, deployments, stateful, budgets, nodes = (
             Mirror(api, kind)
             for kind in (
                 kinds.POD,
@@ -37,16 +38,35 @@ class Controllers:
                 kinds.DEPLOYMENT,
                 kinds.STATEFUL_SET,
                 kinds.DISRUPTION_BUDGET,
+                kinds.NODE,
             )
         )
+        asked, volumes, classes = (Mirror(api, k) for k in (kinds.VOLUME_CLAIM, kinds.VOLUME, kinds.STORAGE_CLASS))
         for mirror in (pods, replicas):
             mirror.index("controller", controller_uid)
         rosters = Rosters(pods)
         claim_control = ClaimControl(api, pods, claims, templates)
-        self._mirrors = (templates, claims, pods, jobs, replicas, deployments, stateful, budgets)
+        self._mirrors = (
+            templates,
+            claims,
+            pods,
+            jobs,
+            replicas,
+            deployments,
+            stateful,
+            budgets,
+            nodes,
+            asked,
+            volumes,
+            classes,
+        )
+        volume_control = VolumeControl(api, pods, asked, volumes, classes, nodes)
         self._works: tuple[Work, ...] = (
             claim_control.pod_work,
             claim_control.claim_work,
+            volume_control.pod_work,
+            volume_control.claim_work,
+            volume_control.volume_work,
             JobControl(api, clock, jobs, pods, rosters).work,
             ReplicaSetControl(replicas, pods, rosters).work,
             DeploymentControl(api, deployments, replicas, pods).work,

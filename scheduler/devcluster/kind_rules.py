@@ -25,6 +25,7 @@ _RULES: dict[str, Rules] = {
     kinds.SERVICE.key: cluster_rules.SERVICE_RULES,
     kinds.VOLUME.key: cluster_rules.VOLUME_RULES,
     kinds.VOLUME_CLAIM.key: cluster_rules.VOLUME_CLAIM_RULES,
+    kinds.STORAGE_CLASS.key: cluster_rules.STORAGE_CLASS_RULES,
     kinds.DEPLOYMENT.key: DEPLOYMENT_RULES,
     kinds.REPLICA_SET.key: REPLICA_SET_RULES,
     kinds.STATEFUL_SET.key: STATEFUL_SET_RULES,

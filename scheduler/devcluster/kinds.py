@@ -109,6 +109,10 @@ DAEMON_SET = _kind("apps/v1", "DaemonSet", "daemonsets", "ds", subresources=("st
 JOB = _kind("batch/v1", "Job", "jobs", subresources=("status",), **_ALL)
 DISRUPTION_BUDGET = _kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", **_STATUS)
 PRIORITY_CLASS = _kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "pc", cluster=True)
+STORAGE_CLASS = _kind("storage.k8s.io/v1", "StorageClass", "storageclasses", "sc", cluster=True)
+CSI_NODE = _kind("storage.k8s.io/v1", "CSINode", "csinodes", cluster=True)
+CSI_DRIVER = _kind("storage.k8s.io/v1", "CSIDriver", "csidrivers", cluster=True)
+STORAGE_CAPACITY = _kind("storage.k8s.io/v1", "CSIStorageCapacity", "csistoragecapacities")
 LEASE = _kind("coordination.k8s.io/v1", "Lease", "leases")
 SLICE = _kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", cluster=True)
 CLAIM = _kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", **_STATUS)
@@ -169,6 +173,10 @@ BUILT_IN: tuple[Kind, ...] = (
     ADMISSION_BINDING,
     CUSTOM_RESOURCE,
     PRIORITY_CLASS,
+    STORAGE_CLASS,
+    CSI_NODE,
+    CSI_DRIVER,
+    STORAGE_CAPACITY,
     LEASE,
     DEVICE_CLASS,
     CLAIM,

@@ -20,6 +20,7 @@ from scheduler.devcluster.objects import Obj, field_of, name_of, namespace_of, u
 from scheduler.devcluster.pods import controller_of, is_done, is_leaving, phase
 from scheduler.devcluster.prepare import Catalogue, Fault, Problem
 from scheduler.devcluster.reports import Reports
+from scheduler.devcluster.shelf import Shelf
 from scheduler.devcluster.station import Station, Tenancy, claims_of, missing
 
 RUN_SECONDS = "devcluster.tutti.scheduler/run-seconds"
@@ -73,11 +74,13 @@ class Kubelets:
         *,
         pods: Mirror,
         claims: Mirror,
+        shelf: Shelf,
         stock_of: Callable[[Obj], Catalogue],
         look: Callable[[str], None],
     ) -> None:
         self._api, self._clock, self._habits = api, clock, habits
         self._pods, self._claims, self._stock_of, self._look = pods, claims, stock_of, look
+        self._shelf = shelf
         self._reports = Reports(api, "kubelet")
         self._runs: dict[str, Run] = {}
         self._addresses = 0
@@ -217,7 +220,14 @@ class Kubelets:
     # --- devices --------------------------------------------------------------------------------------------------
 
     async def _prepare(self, pod: Obj, node: Obj, run: Run) -> bool:
-        """Prepare all claims of the pod; False when it has to wait or was refused."""
+        """Volumes bound and all claims of the pod prepared; False when it has to wait or was refused."""
+        unmounted = self._shelf.missing(pod, node)
+        if unmounted:
+            text = f"MountVolume.SetUp failed: {unmounted}"
+            if run.told != text:
+                self.refusals["FailedMount"] += 1
+            await self._tell(pod, run, text, reason="FailedMount")
+            return False
         station = self.stations[run.node]
         if station.stock is None:
             station.stock = self._stock_of(node)
@@ -258,11 +268,11 @@ class Kubelets:
         await self._patch(pod, {"phase": "Failed", "reason": "DoubleAllocation", "message": message})
         self._end(run)
 
-    async def _tell(self, pod: Obj, run: Run, message: str) -> None:
+    async def _tell(self, pod: Obj, run: Run, message: str, *, reason: str = "FailedPrepareDynamicResources") -> None:
         """A pod that cannot start yet says why, once for each reason."""
         if run.told != message:
             run.told = message
-            await self._reports.warn(pod, "FailedPrepareDynamicResources", message)
+            await self._reports.warn(pod, reason, message)
 
     # --- small things ---------------------------------------------------------------------------------------------
 

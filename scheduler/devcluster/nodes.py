@@ -14,10 +14,11 @@ from scheduler.devcluster.access import Api, StatusError
 from scheduler.devcluster.clock import Clock, Timer
 from scheduler.devcluster.kubelet import Habits, Kubelets
 from scheduler.devcluster.mirror import Mirror, key_of
-from scheduler.devcluster.objects import Obj, name_of, uid_of
+from scheduler.devcluster.objects import Obj, field_of, name_of, uid_of
 from scheduler.devcluster.pods import claim_keys, is_done, node_of
 from scheduler.devcluster.prepare import Catalogue, Fault, catalogue
 from scheduler.devcluster.shapes import DEVICE_CLASSES, Shape, owned_by
+from scheduler.devcluster.shelf import Shelf, volume_claims
 from scheduler.devcluster.work import Work
 
 # How long the pod garbage collector of a real cluster lets a node be missing before it removes the node's pods.
@@ -32,10 +33,21 @@ class SimulatedNodes:
         self._api, self._clock = api, clock
         self._nodes, self._slices = Mirror(api, kinds.NODE), Mirror(api, kinds.SLICE)
         self._claims, self._pods = Mirror(api, kinds.CLAIM), Mirror(api, kinds.POD)
-        self._mirrors = (self._nodes, self._slices, self._claims, self._pods)
+        self._volume_claims, self._volumes = Mirror(api, kinds.VOLUME_CLAIM), Mirror(api, kinds.VOLUME)
+        self._mirrors = (
+            self._nodes,
+            self._slices,
+            self._claims,
+            self._pods,
+            self._volume_claims,
+            self._volumes,
+        )
         self._slices.index("node", lambda slice_: (slice_["spec"].get("nodeName") or _EVERYWHERE,))
         self._pods.index("node", lambda pod: (node_of(pod),) if node_of(pod) else ())
         self._pods.index("claims", lambda pod: claim_keys(pod) if node_of(pod) and not is_done(pod) else ())
+        self._pods.index("volume claims", _mounted)
+        self._volume_claims.listen(self._volume_claim_changed)
+        self._volumes.listen(self._volume_changed)
         self._nodes.listen(self._node_changed)
         self._slices.listen(self._slice_changed)
         self._claims.listen(self._claim_changed)
@@ -47,6 +59,7 @@ class SimulatedNodes:
             habits or Habits(),
             pods=self._pods,
             claims=self._claims,
+            shelf=Shelf(self._volume_claims, self._volumes),
             stock_of=self._stock_of,
             look=self._work.add,
         )
@@ -148,6 +161,16 @@ class SimulatedNodes:
         if after is not None:
             self._kubelets.wake_waiting(self._pods.keys("claims", key_of(after)))
 
+    def _volume_changed(self, _before: Obj | None, after: Obj | None) -> None:
+        reference = field_of(after, "spec", "claimRef")
+        if reference:
+            key = f"{reference.get('namespace')}/{reference.get('name')}"
+            self._kubelets.wake_waiting(self._pods.keys("volume claims", key))
+
+    def _volume_claim_changed(self, _before: Obj | None, after: Obj | None) -> None:
+        if after is not None:
+            self._kubelets.wake_waiting(self._pods.keys("volume claims", key_of(after)))
+
     async def _sync(self, key: str) -> None:
         pod = self._pods.get(key)
         self._kubelets.drop_gone(key, pod)
@@ -180,6 +203,11 @@ class SimulatedNodes:
     def _stock_of(self, node: Obj) -> Catalogue:
         name = name_of(node)
         return catalogue(node, self._slices.under("node", name) + self._slices.under("node", _EVERYWHERE))
+
+
+def _mounted(pod: Obj) -> list[str]:
+    """The volume claims of a pod that is on a node and has not ended."""
+    return volume_claims(pod) if node_of(pod) and not is_done(pod) else []
 
 
 def _seen(node: Obj, now: str) -> Obj:
