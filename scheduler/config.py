@@ -75,6 +75,9 @@ class Config(BaseModel):
     binding_conditions_seconds: float = Field(
         600, gt=0, le=86_400, description="How long devices may take to become ready to bind."
     )
+    volume_binding_seconds: float = Field(
+        600, gt=0, le=86_400, description="How long volumes may take to be provisioned and bound."
+    )
     commit_retry_seconds: float = Field(
         1, ge=0, le=600, description="A gang whose commit failed waits; doubles, to 60."
     )

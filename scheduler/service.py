@@ -116,6 +116,7 @@ class _Service:
                 attempts=config.write_attempts,
                 backoff_seconds=config.write_backoff_seconds,
                 binding_conditions_seconds=config.binding_conditions_seconds,
+                volume_binding_seconds=config.volume_binding_seconds,
             ),
             may_write=self._leads,
             now=lambda: datetime.now(UTC),
@@ -192,6 +193,8 @@ class _Service:
             for change in changes:
                 if change.kind is kinds.RESOURCE_CLAIM:
                     self._committer.claims.changed(change.key)
+                elif change.kind in (kinds.VOLUME_CLAIM, kinds.VOLUME):
+                    self._committer.volumes.changed(change.kind, change.key)
             if self._state.version != version:
                 self._cycle.changed()
             if self._state.synced:

@@ -29,11 +29,13 @@ class NotLeading(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a commit tries. `binding_conditions_seconds` counts from the allocation (KEP 5007: 600)."""
+    """How long a commit tries. `binding_conditions_seconds` counts from the allocation (KEP 5007: 600),
+    `volume_binding_seconds` from the moment when all claims of the gang are written."""
 
     attempts: int = 6
     backoff_seconds: float = 0.1
     binding_conditions_seconds: float = 600.0
+    volume_binding_seconds: float = 600.0
 
 
 def transient(error: ApiError) -> bool:

@@ -25,6 +25,7 @@ from scheduler.commit.recheck import Recheck
 from scheduler.commit.recovery import Stray
 from scheduler.commit.remainder import split
 from scheduler.commit.slots import Slots
+from scheduler.commit.volumes import Volumes
 from scheduler.commit.writes import ClaimWrite, Consumer, GangWrites, evictions, writes
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
@@ -63,6 +64,7 @@ class Committer:
         self._state = state
         self._slots = slots
         self.claims = Claims(client, state, slots, patience=patience, may_write=may_write, now=now)
+        self.volumes = Volumes(client, state, slots, patience=patience, may_write=may_write)
         self._pods = Pods(client, state, slots, patience=patience, may_write=may_write, now=now)
         self._turns = asyncio.Semaphore(gangs_in_flight)
         self._in_flight: dict[str, str] = {}
@@ -85,7 +87,7 @@ class Committer:
         work = writes(plan, snapshot)
         if not work:
             return ()
-        check = Recheck(snapshot, self._state, releasing=self._releasing)
+        check = Recheck(snapshot, self._state, releasing=self._releasing, promised=self.volumes.promised)
         tasks = []
         for gang in work:
             if gang.gang in self._in_flight:
@@ -154,6 +156,7 @@ class Committer:
                 allocating[write.claim, write.uid] = asyncio.get_running_loop().create_future()
         for making in gang.making:
             self.claims.intend_making(making)
+        self.volumes.intend(gang.volumes)
         self._allocating.update(allocating)
         return allocating
 
@@ -166,6 +169,7 @@ class Committer:
             self._in_flight.pop(gang.gang, None)
             self._under_way.difference_update(_subjects(gang))
             self.claims.settle(gang.claims, gang.making)
+            self.volumes.settle(gang.volumes)
             for claim, future in allocating.items():
                 _set(future, False)
                 if self._allocating.get(claim) is future:
@@ -187,10 +191,11 @@ class Committer:
                 self._in_flight[gang.gang] = "writing its claims"
                 claims, refused = await self._secure(gang, allocating)
                 going = _unless_too_few(check, gang, refused)
-                if not any(binding_conditions(claim)[0] for claim in claims):
+                if not going.volumes and not any(binding_conditions(claim)[0] for claim in claims):
                     return await self._bind_the_rest(gang, going, check)
-            self._in_flight[gang.gang] = "waiting for its devices to become ready"
-            going = _unless_too_few(check, going, await self._wait_until_ready(going))
+            volumes = " and its volumes to be bound" if going.volumes else ""
+            self._in_flight[gang.gang] = f"waiting for its devices to become ready{volumes}"
+            going = _unless_too_few(check, going, await self._wait_until_ready(going, check))
             async with self._turns:
                 return await self._bind_the_rest(gang, going, check)
         except WriteRefused as refused_:
@@ -215,15 +220,23 @@ class Committer:
 
         written = [(secure(write), write.consumers) for write in gang.claims]
         made = [(self.claims.make(making), (making.consumer,)) for making in gang.making]
-        return await _all([*written, *made])
+        stored = [(self.volumes.secure(write), write.consumers) for write in gang.volumes]
+        (claims, refused), (_, unstored) = await asyncio.gather(_all([*written, *made]), _all(stored))
+        return claims, {**unstored, **refused}
 
-    async def _wait_until_ready(self, gang: GangWrites) -> Refusals:
-        """The pods whose devices do not become ready."""
+    async def _wait_until_ready(self, gang: GangWrites, check: Recheck) -> Refusals:
+        """The pods whose devices do not become ready, or whose volumes are not bound."""
+        node_of = {bind.pod: check.node(bind.node) for bind in gang.binds}
         waits = [(self.claims.wait_until_ready(write.claim), write.consumers) for write in gang.claims]
         for making in gang.making:
             made = self.claims.made_for(making.consumer)
             if made is not None:
                 waits.append((self.claims.wait_until_ready(made[0]), (making.consumer,)))
+        waits += [
+            (self.volumes.wait_until_bound(write, node_of[consumer.pod]), (consumer,))
+            for write in gang.volumes
+            for consumer in write.consumers
+        ]
         _, refused = await _all(waits)
         return refused
 
@@ -239,7 +252,7 @@ class Committer:
         if behind.binds:
             log.info("pods above the minimum stay behind", gang=gang.gang, pods=[bind.pod for bind in behind.binds])
             self._in_flight[gang.gang] = "taking back claims of pods that stay behind"
-            await self._take_back(behind)
+            await self._take_back(behind, but=going)
         return replace(outcome, gone=tuple(sorted([*outcome.gone, *(bind.pod for bind in behind.binds)])))
 
     async def _bind_all(self, gang: GangWrites) -> GangOutcome:
@@ -269,8 +282,16 @@ class Committer:
             reason=reason,
         )
 
-    async def _take_back(self, gang: GangWrites) -> None:
-        """Nothing of the gang is bound: its new reservations go, and allocations that then serve nobody."""
+    async def _take_back(self, gang: GangWrites, *, but: GangWrites | None = None) -> None:
+        """Nothing of the gang is bound: its new reservations go, and allocations and volumes that then serve nobody.
+        `but`: pods that are bound all the same."""
+        kept = {write.claim for write in but.volumes} if but is not None else set()
+        for write in gang.volumes:
+            if write.claim not in kept:
+                try:
+                    await self.volumes.take_back(write)
+                except WriteRefused as refused:
+                    log.error("a volume could not be taken back", claim=write.claim, problem=refused.problem)
         parts = [(write.claim, write.uid, {consumer.uid for consumer in write.consumers}) for write in gang.claims]
         for making in gang.making:
             made = self.claims.made_for(making.consumer)

@@ -1,13 +1,14 @@
 """Is everything still as it was decided? Asked of the newest state, right before a gang's first write."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from scheduler.api import core, dra, kinds
+from scheduler.api import core, dra, kinds, storage
 from scheduler.api.dra import AllocationResult
 from scheduler.api.meta import Wire
 from scheduler.commit.known import Known
 from scheduler.commit.remainder import split, stands
-from scheduler.commit.writes import GangWrites
+from scheduler.commit.writes import GangWrites, VolumeWrite
+from scheduler.model.nodes import Node
 from scheduler.model.snapshot import Snapshot
 
 Device = tuple[str, str, str]
@@ -18,8 +19,17 @@ class Recheck:
     allocates it, and is withdrawn with it. What changed stops the pods that it is about, and the others only if the
     gang has not its minimum without those."""
 
-    def __init__(self, snapshot: Snapshot, state: Known, *, releasing: Collection[str] = ()) -> None:
-        """`releasing`: claims whose devices are about to go, by key."""
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        state: Known,
+        *,
+        releasing: Collection[str] = (),
+        promised: Mapping[str, str] | None = None,
+    ) -> None:
+        """`releasing`: claims whose devices are about to go, by key. `promised`: volumes that gangs in flight are about
+        to give to a claim (key)."""
+        self._promised = promised if promised is not None else {}
         self._state = state
         self._releasing = releasing
         self._snapshot = snapshot
@@ -37,6 +47,10 @@ class Recheck:
         kept = {write.claim for write in going.claims if write.first}
         self._withdrawn.update(write.claim for write in gang.claims if write.first and write.claim not in kept)
         return going, next(iter(changed.values()), "")
+
+    def node(self, name: str) -> Node:
+        """The node as it was when the plan was made."""
+        return self._nodes[name]
 
     def gone(self, gang: GangWrites) -> dict[str, str]:
         """The pods (key) that may not be bound any more, and why in a few words: they or their nodes went away or were
@@ -67,6 +81,10 @@ class Recheck:
             if write.first:
                 problem = problem or self._device_taken(write.allocation)
             for consumer in write.consumers:
+                found[consumer.pod] = found[consumer.pod] or problem
+        for volume in gang.volumes:
+            problem = self._volume_claim_changed(volume) or self._volume_taken(volume)
+            for consumer in volume.consumers:
                 found[consumer.pod] = found[consumer.pod] or problem
         for making in gang.making:
             found[making.consumer.pod] = found[making.consumer.pod] or self._device_taken(making.allocation)
@@ -107,6 +125,27 @@ class Recheck:
         if key in self._withdrawn:
             return f"the gang that was to allocate ResourceClaim {key} changed"
         return ""
+
+    def _volume_claim_changed(self, write: VolumeWrite) -> str:
+        claim = self._state.object(kinds.VOLUME_CLAIM, write.claim)
+        if not isinstance(claim, storage.PersistentVolumeClaim) or claim.metadata.uid != write.uid:
+            return f"PersistentVolumeClaim {write.claim} went away"
+        if claim.metadata.deletion_timestamp:
+            return f"PersistentVolumeClaim {write.claim} is being deleted"
+        bound = bool(claim.spec.volume_name)
+        return f"PersistentVolumeClaim {write.claim} was bound to {claim.spec.volume_name}" if bound else ""
+
+    def _volume_taken(self, write: VolumeWrite) -> str:
+        if not write.volume:
+            return ""
+        volume = self._state.object(kinds.VOLUME, write.volume)
+        if not isinstance(volume, storage.PersistentVolume) or volume.metadata.deletion_timestamp:
+            return f"PersistentVolume {write.volume} went away"
+        reference = volume.spec.claim_ref
+        holder = f"{reference.namespace}/{reference.name}" if reference is not None else ""
+        holder = self._promised.get(write.volume, holder)
+        taken = holder not in ("", write.claim)
+        return f"PersistentVolume {write.volume} was given to PersistentVolumeClaim {holder}" if taken else ""
 
     def _device_taken(self, allocation: AllocationResult) -> str:
         for device in sorted(_devices(allocation)):

@@ -31,6 +31,9 @@ def _of(gang: GangWrites, wanted: Callable[[str], bool]) -> GangWrites:
         gang,
         making=tuple(making for making in gang.making if wanted(making.consumer.pod)),
         claims=tuple(claims),
+        volumes=tuple(
+            replace(write, consumers=consumers) for write in gang.volumes if (consumers := mine(write.consumers))
+        ),
         binds=tuple(bind for bind in gang.binds if wanted(bind.pod)),
     )
 

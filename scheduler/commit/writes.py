@@ -1,12 +1,12 @@
 """Plan -> ordered writes: what is to be sent for each gang, as values, before anything is sent.
 
 Order per gang (KEP 4381, KEP 5004): claims made for extended resources; per claim the finalizer, then one
-status write with allocation and reservation; the pods' extendedResourceClaimStatus; the devices' binding conditions;
-then the binds. Every claim stands before the first bind.
+status write with allocation and reservation; the pods' extendedResourceClaimStatus; the devices' binding conditions
+and the volumes' bindings; then the binds. Every claim stands before the first bind.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
 from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
@@ -49,6 +49,18 @@ class ClaimMaking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeWrite:
+    """PersistentVolumeClaim `claim` (key) shall be bound for these pods: to `volume`, or with "" to one that is
+    provisioned for `node`."""
+
+    claim: str
+    uid: str
+    volume: str
+    node: str
+    consumers: tuple[Consumer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
     """Pod `pod` (key) of that uid goes to `node`. `queue`: which queue pays for it, after those above it from the top
     ("org/team"); what runs is charged by that, whatever labels say later. "": that is not known."""
@@ -61,11 +73,12 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangWrites:
-    """All writes of one gang: the claims in parallel, all of them before the binds, the binds in parallel."""
+    """All writes of one gang: claims and volumes in parallel, all of them before the binds, the binds in parallel."""
 
     gang: str
     making: tuple[ClaimMaking, ...]
     claims: tuple[ClaimWrite, ...]
+    volumes: tuple[VolumeWrite, ...] = ()
     binds: tuple[Bind, ...]
 
 
@@ -176,10 +189,33 @@ def _gang_writes(
             )
             for key in sorted(consumers)
         ),
+        volumes=_volume_writes(placements),
         binds=tuple(
             Bind(pod=placement.pod, uid=placement.pod_uid, node=placement.node, queue=queue) for placement in placements
         ),
     )
+
+
+def _volume_writes(placements: list[Placement]) -> tuple[VolumeWrite, ...]:
+    """One for each claim, with the node of the first of its pods."""
+    found: dict[str, VolumeWrite] = {}
+    for placement in placements:
+        consumer = Consumer(pod=placement.pod, uid=placement.pod_uid)
+        for part in placement.volumes:
+            known = found.get(part.claim)
+            if known is None:
+                found[part.claim] = VolumeWrite(
+                    claim=part.claim,
+                    uid=part.claim_uid,
+                    volume=part.volume,
+                    node=placement.node,
+                    consumers=(consumer,),
+                )
+            elif known.volume != part.volume:
+                raise InvariantError(f"the plan gives PersistentVolumeClaim {part.claim} two volumes")
+            else:
+                found[part.claim] = replace(known, consumers=(*known.consumers, consumer))
+    return tuple(found[claim] for claim in sorted(found))
 
 
 def _queue_paths(snapshot: Snapshot) -> dict[str, str]:
