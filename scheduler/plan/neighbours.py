@@ -65,6 +65,12 @@ class _Manner:
     tastes: tuple[tuple[int, int], ...] = ()
     even: tuple[_Even, ...] = ()
 
+    @property
+    def looks_at(self) -> tuple[int, ...]:
+        """The tallies that its rules, and those about it, are about."""
+        found = [number for _, number in (*self.near, *self.apart, *self.shunned, *self.tastes)]
+        return tuple(dict.fromkeys((*found, *(even.tally for even in self.even))))
+
 
 class Neighbours:
     """What is counted of all pods on nodes, and of those that are placed."""
@@ -127,6 +133,10 @@ class Neighbours:
     def keys(self, manner: int) -> tuple[str, ...]:
         """Labels in whose domains such a pod needs company: those of a gang do best in one of each."""
         return tuple(dict.fromkeys(key for key, _ in self._manners[manner].near))
+
+    def around(self, manner: int, node: str) -> Hashable:
+        """The domains of the node that count for such a pod."""
+        return tuple(self._tallies[number].domains.get(node) for number in self._manners[manner].looks_at)
 
     def take(self, pod: Pod, node: str) -> None:
         """The pod stands on the node."""

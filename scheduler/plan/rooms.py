@@ -4,7 +4,7 @@ A load is what an attempt has put on a node so far, as counts of shapes; it is j
 that no order of pods can spoil it: two pods that each take "one whole GPU or half" find room together on one GPU.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -180,6 +180,10 @@ class Rooms:
     def guests(self) -> Guests:
         """Whom an attempt adds to those who are there: nobody yet."""
         return self.ledger.neighbours.guests()
+
+    def surroundings(self, node: str, shape: int) -> Hashable:
+        """Equal for nodes on which one bundle of this shape is as welcome, whoever the guests are."""
+        return tuple(self.ledger.neighbours.around(manner, node) for manner in self.shapes[shape].manners)
 
     def welcome(self, node: str, shape: int, guests: Guests) -> int | str:
         """How ill at ease one bundle of this shape would be among those on the node and around it, 0 for not at all; or

@@ -6,7 +6,7 @@ over nodes. For pods that are all alike the answer is exact; for others `solve` 
 others are seated one by one, those that miss their company once more when others have come.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -59,6 +59,10 @@ class Room(Protocol[GuestList]):
 
     def guests(self) -> GuestList:
         """Nobody so far."""
+        ...
+
+    def surroundings(self, node: str, shape: int) -> Hashable:
+        """Equal for nodes on which one of `shape` is as welcome, whoever the guests are."""
         ...
 
     def welcome(self, node: str, shape: int, guests: GuestList) -> int | str:
@@ -256,7 +260,11 @@ class _Attempt(Generic[GuestList]):
     ) -> list[tuple[str, int]]:
         """The same for those who mind who else is there: one after the other, each where it is most at ease."""
         room, taken = self._room, dict[str, int]()
-        ranked = sorted(nodes, key=lambda node: room.rank(node, shape))
+        places: dict[Hashable, list[str]] = {}
+        for node in sorted(nodes, key=lambda node: room.rank(node, shape)):
+            places.setdefault(room.surroundings(node, shape), []).append(node)
+        for alike in places.values():
+            alike.reverse()
 
         def takes(node: str) -> bool:
             counts = dict(draft.seats.get(node, {}))
@@ -265,10 +273,12 @@ class _Attempt(Generic[GuestList]):
 
         for _ in range(count):
             best: tuple[int, str] | None = None
-            for node in ranked:
-                unease = room.welcome(node, shape, draft.guests)
-                if isinstance(unease, int) and (best is None or unease < best[0]) and takes(node):
-                    best = unease, node
+            for alike in places.values():
+                while alike and not takes(alike[-1]):
+                    alike.pop()
+                unease = room.welcome(alike[-1], shape, draft.guests) if alike else ""
+                if isinstance(unease, int) and (best is None or unease < best[0]):
+                    best = unease, alike[-1]
                     if not unease:
                         break
             if best is None:
