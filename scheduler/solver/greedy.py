@@ -6,6 +6,7 @@ over nodes. For pods that are all alike the answer is exact; for others `solve` 
 others are seated one by one, those that miss their company once more when others have come.
 """
 
+from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
@@ -211,15 +212,21 @@ class _Attempt(Generic[GuestList]):
             draft.miss = draft.miss or _Miss(shape=waiting[0], nodes=nodes, domain=domain)
 
     def _fill_children(self, group: Group, nodes: tuple[str, ...], draft: _Draft[GuestList], domain: str) -> None:
-        """The children listed first that fit; the hardest first where all are needed."""
+        """The children listed first that fit; the hardest first where all are needed. One that minds who else is there,
+        and finds no room, is tried once more after the others."""
         done = 0
         miss: _Miss | None = None
         spare = len(group.children) - group.minimum
-        children = group.children if spare else tuple(sorted(group.children, key=self._child_order))
-        for child in children:
-            if done >= group.minimum:
-                break
+        children = deque(group.children if spare else sorted(group.children, key=self._child_order))
+        again: set[str] = set()
+        while children and done < group.minimum:
+            child = children.popleft()
             grown = self.group(child, nodes, draft, domain)
+            lonely = grown.miss is not None and any(map(self._room.sociable, child.shapes()))
+            if lonely and children and child.name not in again:
+                again.add(child.name)
+                children.append(child)
+                continue
             if grown.miss is not None and spare > 0:
                 spare -= 1
                 continue

@@ -11,7 +11,7 @@ from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Pod
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, cluster, gang_of, node, pod, queue, running, world
+from tests.builders import World, cluster, gang_of, node, pod, queue, running, sub_group, world
 
 HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
@@ -114,6 +114,14 @@ def test_workers_follow_their_launcher_whatever_the_order() -> None:
     pods = [*workers, labelled("g-x", "launcher", cpu=1)]
     decided = decide(zones(a=1, b=2) + gang_of("g", pods))
     assert {placement.node[0] for placement in decided.placements} == {"b"}
+
+
+def test_sub_groups_find_each_other_whatever_the_order() -> None:
+    workers = [labelled(f"g-{i}", "worker", cpu=6, company=near("launcher"), sub_group="w") for i in range(2)]
+    launcher = labelled("g-x", "launcher", cpu=1, sub_group="x")
+    groups = (sub_group("w", 2), sub_group("x", 1))
+    decided = decide(zones(b=3) + gang_of("g", [*workers, launcher], sub_groups=groups))
+    assert len(decided.placements) == 3
 
 
 def test_pods_are_spread_over_zones() -> None:
