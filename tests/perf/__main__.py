@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from tests.perf import fill
+from tests.perf import fill, versus
 
-BENCHMARKS = {"fill": fill}
+BENCHMARKS = {"fill": fill, "versus": versus}
 
 
 def main() -> None:
