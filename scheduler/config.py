@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from scheduler.api.attributes import FENCE_TAINT
 from scheduler.model.snapshot import Policy
 
 ENVIRONMENT_PREFIX = "TUTTI_CONFIG_"
@@ -53,7 +54,9 @@ class Config(BaseModel):
     allocator_steps: int = Field(
         _POLICY.allocator_steps, ge=1, le=1_000_000_000, description="Search steps for the devices of one pod."
     )
-    device_fence_taint: str = Field(_POLICY.device_fence_taint, description="Key of the device taint only we tolerate.")
+    device_fence: Literal["none", "taint", "verify"] = Field(
+        "none", description="What keeps others off our devices: a taint on them, or a look after each write."
+    )
     spread: bool = Field(_POLICY.spread, description="Prefer emptier nodes to fuller ones.")
 
     # The cycle.
@@ -102,7 +105,9 @@ class Config(BaseModel):
 
     def policy(self) -> Policy:
         """The settings that decisions depend on."""
-        return Policy(**{field.name: getattr(self, field.name) for field in fields(Policy)})
+        taint = FENCE_TAINT if self.device_fence == "taint" else ""
+        same = {field.name for field in fields(Policy)} & Config.model_fields.keys()
+        return Policy(device_fence_taint=taint, **{name: getattr(self, name) for name in sorted(same)})
 
 
 def load(

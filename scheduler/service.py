@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,19 +24,23 @@ from scheduler.api import kinds
 from scheduler.api.changes import Change
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
+from scheduler.commit.fence import Fence
 from scheduler.commit.outcome import GangOutcome
 from scheduler.commit.reporter import Reporter
 from scheduler.commit.slots import Slots
 from scheduler.config import Config
 from scheduler.cycle import Cycle, CycleReport, Rhythm
+from scheduler.explain import alarm
 from scheduler.explain.history import History
 from scheduler.explain.metrics import Metrics
 from scheduler.explain.status import Teller
 from scheduler.kube.client import Client
 from scheduler.kube.lease import Election
 from scheduler.kube.reflector import Reflector
+from scheduler.model.reasons import DeviceGivenTwice
 from scheduler.page import Window, served
 from scheduler.state.cluster import ClusterState
+from scheduler.state.holders import Holders
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +111,8 @@ class _Service:
             leads=self._leads,
         )
         slots = Slots(config.writes_in_flight)
+        self._holders = Holders()
+        self._fence = Fence(self._holders) if config.device_fence == "verify" else None
         self._committer = Committer(
             client,
             self._state,
@@ -120,6 +126,7 @@ class _Service:
             ),
             may_write=self._leads,
             now=lambda: datetime.now(UTC),
+            fence=self._fence,
         )
         teller = Teller(self._state, scheduler_name=config.scheduler_name)
         self._reporter = Reporter(client, slots, at_once=_REPORTS_AT_ONCE, may_write=self._leads, unsaid=teller.unsaid)
@@ -168,6 +175,7 @@ class _Service:
             await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
         elif await self._unless_stopped(self._election.acquire()):
             holding = group.create_task(self._election.hold())
+            self._alarm(self._holders.standing)
             try:
                 await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
             finally:
@@ -190,6 +198,7 @@ class _Service:
             changes = await self._changes.get()
             version = self._state.version
             self._state.apply_all(changes)
+            self._verify(changes)
             for change in changes:
                 if change.kind is kinds.RESOURCE_CLAIM:
                     self._committer.claims.changed(change.key)
@@ -199,6 +208,22 @@ class _Service:
                 self._cycle.changed()
             if self._state.synced:
                 self._synced.set()
+
+    def _verify(self, changes: Sequence[Change]) -> None:
+        """Look for devices that two claims hold, and tell of them if it is for us to tell."""
+        found = self._holders.see(changes)
+        if self._fence is not None:
+            self._fence.changed()
+        self._metrics.devices_given_twice(len(found), len(self._holders))
+        for each in found:
+            log.error("a device is given twice", device=each.device, claims=[each.first.claim, each.second.claim])
+        self._alarm(found)
+
+    def _alarm(self, found: Iterable[DeviceGivenTwice]) -> None:
+        if self._leads():
+            now_ms = time.time_ns() // 1_000_000
+            for each in found:
+                self._reporter.tell(alarm.events(each, now_ms=now_ms, component=self._config.scheduler_name))
 
     def _leads(self) -> bool:
         return self._election is None or self._election.leading

@@ -29,3 +29,7 @@ HOSTNAME_LABEL = "kubernetes.io/hostname"
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_RESOURCE = "nvidia.com/gpu"
+
+# Device taints. The first keeps other schedulers off; the second stands for the first where that is missing.
+FENCE_TAINT = "tutti.scheduler/fence"
+OUTSIDE_FENCE = "tutti.scheduler/outside-the-fence"

@@ -11,7 +11,8 @@ from scheduler.api.meta import ObjectMeta, Wire
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One served resource. `type` is what a document of it decodes to; `optional`: absence of the API is no error."""
+    """One served resource. `type` is what a document of it decodes to; `optional`: absence of the API is no error.
+    `older`: versions of the same form, tried in turn where `version` is not served."""
 
     group: str
     version: str
@@ -20,6 +21,7 @@ class Kind:
     namespaced: bool
     type: type[Wire]
     optional: bool = False
+    older: tuple[str, ...] = ()
 
     @property
     def api_version(self) -> str:
@@ -110,6 +112,7 @@ DEVICE_TAINT_RULE = Kind(
     namespaced=False,
     type=dra.DeviceTaintRule,
     optional=True,
+    older=("v1beta2",),  # 1.36, behind a gate
 )
 
 # What volumes ask of nodes. Without the right to read them, pods with claims wait.

@@ -18,6 +18,7 @@ from scheduler.api import changes, core, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused
 from scheduler.commit.claims import Claims
 from scheduler.commit.documents import binding_conditions, is_made
+from scheduler.commit.fence import Fence
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
 from scheduler.commit.pods import Pods
@@ -26,7 +27,7 @@ from scheduler.commit.recovery import Stray
 from scheduler.commit.remainder import split
 from scheduler.commit.slots import Slots
 from scheduler.commit.volumes import Volumes
-from scheduler.commit.writes import ClaimWrite, Consumer, GangWrites, evictions, writes
+from scheduler.commit.writes import ClaimMaking, ClaimWrite, Consumer, GangWrites, evictions, writes
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
 from scheduler.model.snapshot import Snapshot
@@ -59,8 +60,11 @@ class Committer:
         patience: Patience,
         may_write: Callable[[], bool],
         now: Callable[[], datetime],
+        fence: Fence | None = None,
     ) -> None:
+        """`fence`: confirms each claim that was written before it counts; None: nobody does."""
         self._client = client
+        self._fence = fence
         self._state = state
         self._slots = slots
         self.claims = Claims(client, state, slots, patience=patience, may_write=may_write, now=now)
@@ -211,18 +215,38 @@ class Committer:
         async def secure(write: ClaimWrite) -> dict[str, Any]:
             secured = False
             try:
-                document = await self.claims.secure(write)
+                document = await self._alone(await self.claims.secure(write))
                 secured = True
                 return document
             finally:
                 if write.first:
                     _set(allocating[write.claim, write.uid], secured)
 
+        async def make(making: ClaimMaking) -> dict[str, Any]:
+            return await self._alone(await self.claims.make(making))
+
         written = [(secure(write), write.consumers) for write in gang.claims]
-        made = [(self.claims.make(making), (making.consumer,)) for making in gang.making]
+        made = [(make(making), (making.consumer,)) for making in gang.making]
         stored = [(self.volumes.secure(write), write.consumers) for write in gang.volumes]
         (claims, refused), (_, unstored) = await asyncio.gather(_all([*written, *made]), _all(stored))
         return claims, {**unstored, **refused}
+
+    async def _alone(self, claim: dict[str, Any]) -> dict[str, Any]:
+        """The claim, once it is certain that no other one has its devices, as far as the fence can tell."""
+        if self._fence is not None:
+            await self._fence.confirm(claim)
+        return claim
+
+    def _shared(self, gang: GangWrites) -> Refusals:
+        """The pods whose devices another claim has got since."""
+        found: Refusals = {}
+        if self._fence is None:
+            return found
+        for write in gang.claims:
+            refused = self._fence.shared(write.claim)
+            if refused is not None:
+                found |= {consumer.pod: refused for consumer in write.consumers}
+        return found
 
     async def _wait_until_ready(self, gang: GangWrites, check: Recheck) -> Refusals:
         """The pods whose devices do not become ready, or whose volumes are not bound."""
@@ -244,7 +268,7 @@ class Committer:
         """Binds the pods that are still to be bound, and takes back what was written for the others of the gang.
 
         Raises WriteRefused, with nothing bound, if too few are left."""
-        gone = {pod: _refusal(problem) for pod, problem in check.gone(going).items()}
+        gone = self._shared(going) | {pod: _refusal(problem) for pod, problem in check.gone(going).items()}
         going = _unless_too_few(check, going, gone)
         outcome = await self._bind_all(going)
         bound = {bind.pod for bind in going.binds}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from scheduler.api import dra
+from scheduler.api.attributes import OUTSIDE_FENCE
 from scheduler.dra import shapes
 from scheduler.dra.caches import PerObject
 from scheduler.dra.devices import (
@@ -119,7 +120,8 @@ class Inventory:
     ) -> "Inventory":
         """The inventory of these slices, whatever their order.
 
-        `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us.
+        `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us. Where it is
+        set, devices without it are for others and get a taint that says so.
         """
         pools: dict[PoolKey, list[SliceDevices]] = {}
         for published in slices:
@@ -265,10 +267,13 @@ class Inventory:
                 if rule.spec.taint.effect in BLOCKING and _selects(rule.spec.device_selector, device.id)
             )
             taints += ruled
-        if self._fence and taints:
-            taints = tuple(t for t in taints if t.key != self._fence or t.effect != "NoSchedule")
-        return taints
+        if not self._fence:
+            return taints
+        others = tuple(taint for taint in taints if taint.key != self._fence or taint.effect != "NoSchedule")
+        return others if len(others) < len(taints) else (*taints, _OUTSIDE)
 
+
+_OUTSIDE = dra.DeviceTaint(key=OUTSIDE_FENCE, effect="NoSchedule")
 
 # The view last made for each node: it, and what it remembers, lives on until its slices or the rules change.
 _LAST_VIEWS: dict[str, tuple[Hashable, Node, NodeDevices]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -50,6 +50,12 @@ class Metrics:
             ["verb", "reason"],
             registry=self._registry,
         )
+        self._conflicts = Counter(
+            "tutti_device_conflicts", "Devices found in two claims at once.", registry=self._registry
+        )
+        self._given_twice = Gauge(
+            "tutti_devices_given_twice", "Devices that two claims hold now.", registry=self._registry
+        )
 
     def cycle(self, reports: Reports, plan: Plan, seconds: Mapping[str, float]) -> None:
         """A cycle ended; `seconds` by step."""
@@ -64,6 +70,11 @@ class Metrics:
         """A gang's writes ended: so many pods are bound; `reason_code` if not all went through."""
         self._binds.inc(pods_bound)
         self._commits.labels(reason_code or "Committed").inc()
+
+    def devices_given_twice(self, found: int, standing: int) -> None:
+        """So many more devices were found in two claims; so many are now."""
+        self._conflicts.inc(found)
+        self._given_twice.set(standing)
 
     def api_error(self, verb: str, reason: str) -> None:
         self._api_errors.labels(verb, reason).inc()

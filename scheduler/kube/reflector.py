@@ -8,7 +8,7 @@ change with a problem; the stream goes on. Source: Kubernetes API concepts, "Eff
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import structlog
@@ -84,6 +84,8 @@ class Reflector:
     _from: str | None = None
     """Where the next watch starts; None: list first."""
     _streams: bool = True
+    _version: int = 0
+    """Which version of the kind is asked for: 0 its own, then the older ones."""
     _told: bool = False
     _absent: bool = False
     _progress: bool = False
@@ -101,6 +103,8 @@ class Reflector:
             try:
                 await self._turn(queue)
             except ApiError as error:
+                if self.kind.optional and error.not_found and self._tries_older():
+                    continue
                 if self.kind.optional and error.status in (403, 404):
                     await (self._not_served if error.not_found else self._forbidden)(queue, error)
                     await asyncio.sleep(jittered(self.rhythm.absent, self.jitter))
@@ -116,6 +120,17 @@ class Reflector:
             if self._progress:
                 backoff.reset()
             await asyncio.sleep(max(wait, backoff.seconds()))
+
+    def _tries_older(self) -> bool:
+        """Whether there is another version to ask for; after the last one it is the first one's turn again."""
+        self._version = (self._version + 1) % (1 + len(self.kind.older))
+        self._from = None
+        return self._version > 0
+
+    @property
+    def _served(self) -> Kind:
+        """The kind in the version that is asked for."""
+        return replace(self.kind, version=self.kind.older[self._version - 1]) if self._version else self.kind
 
     def _note(self, error: ApiError | _Broken, tries: int) -> None:
         """Decide whether the next turn may go on from the last version or has to list."""
@@ -148,14 +163,14 @@ class Reflector:
                     raise
                 self._streams = False
         else:
-            items, version = await self.client.list_raw(self.kind)
+            items, version = await self.client.list_raw(self._served)
             self._from = version
             await self._tell_list(queue, [change for item in items if (change := self._read(item, "ADDED"))])
 
     async def _watch(self, queue: Changes, query: dict[str, str], *, streamed_list: bool) -> None:
         seconds = int(jittered(self.rhythm.server, self.jitter))
         query |= {"allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
-        async with self.client.watch(self.kind, query, silence_seconds=self.rhythm.silence) as chunks:
+        async with self.client.watch(self._served, query, silence_seconds=self.rhythm.silence) as chunks:
             batches = _lines(chunks)
             if streamed_list and not await self._streamed_list(queue, batches):
                 return

@@ -255,3 +255,34 @@ class InvalidGang:
     @property
     def cure(self) -> str:
         return self.remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A ResourceClaim (key) that holds a device, and the pods (key, uid) that it is reserved for."""
+
+    claim: str
+    uid: str
+    pods: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceGivenTwice:
+    """Two claims hold one device ("driver/pool/device"). `second` came to it with resource version `version`."""
+
+    code: ClassVar[str] = "DeviceGivenTwice"
+    device: str
+    first: Holding
+    second: Holding
+    version: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"Device {self.device} is held by ResourceClaim {self.first.claim} and, since resource version "
+            f"{self.version}, by ResourceClaim {self.second.claim} as well."
+        )
+
+    @property
+    def cure(self) -> str:
+        return "Delete the pods of one of them, and keep schedulers apart: set device_fence."

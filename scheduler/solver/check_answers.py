@@ -12,6 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from scheduler.api import dra
+from scheduler.api.attributes import OUTSIDE_FENCE
 from scheduler.api.core import NodeSelectorRequirement, NodeSelectorTerm
 from scheduler.dra.cel.selectors import CelError
 from scheduler.model.snapshot import Snapshot
@@ -138,9 +139,12 @@ def _untainted(snapshot: Snapshot, what: str, asked: Asked, published: Published
         wanted = (selector.driver, selector.pool, selector.device) if selector else None
         if wanted and all(w in (None, part) for w, part in zip(wanted, published.key, strict=True)):
             taints.append(rule.spec.taint)
+    fence = snapshot.policy.device_fence_taint
+    inside = [taint for taint in taints if fence and taint.key == fence and taint.effect == "NoSchedule"]
+    if fence and not inside:
+        taints.append(dra.DeviceTaint(key=OUTSIDE_FENCE, effect="NoSchedule"))
     for taint in taints:
-        fence = taint.key == snapshot.policy.device_fence_taint and taint.effect == "NoSchedule"
-        if taint.effect in STOPPING and not fence and not tolerates(asked.tolerations, taint):
+        if taint.effect in STOPPING and taint not in inside and not tolerates(asked.tolerations, taint):
             yield f"{what} has the taint {taint.key}:{taint.effect}, which is not tolerated"
 
 

@@ -20,6 +20,8 @@ class DeviceState(StrEnum):
 
     FREE = "Free"
     ALLOCATED = "Allocated"
+    GIVEN_TWICE = "GivenTwice"
+    """Two claims hold it and do not share it."""
     TAINTED = "Tainted"
     """Its driver or an administrator keeps new work off it."""
     UNAVAILABLE = "Unavailable"
@@ -59,6 +61,8 @@ class Ownership:
         self._pods = {pod.uid: (pod.key, gang.key, gang.queue) for gang in snapshot.gangs for pod in gang.pods}
         self._others = {pod.uid: pod.key for pod in snapshot.pods if pod.uid not in self._pods}
         self._holders: dict[DeviceId, list[Holder]] = {}
+        self._shares: dict[DeviceId, set[str]] = {}
+        self._twice: set[DeviceId] = set()
         for key in sorted(snapshot.claims):
             self._note(snapshot.claims[key])
 
@@ -68,7 +72,9 @@ class Ownership:
         room = Room(view, self._in_use, 1)
         for number, device in enumerate(view.devices):
             holders = tuple(self._holders.get(device.id, ()))
-            if holders:
+            if device.id in self._twice:
+                state = DeviceState.GIVEN_TWICE
+            elif holders:
                 state = DeviceState.ALLOCATED
             elif view.taints[number]:
                 state = DeviceState.TAINTED
@@ -90,7 +96,12 @@ class Ownership:
         holder = self._holder(claim)
         for result in claim.allocation.devices.results or ():
             if not result.admin_access:
-                self._holders.setdefault(DeviceId(result.driver, result.pool, result.device), []).append(holder)
+                device = DeviceId(result.driver, result.pool, result.device)
+                holders, shares = self._holders.setdefault(device, []), self._shares.setdefault(device, set())
+                if holders and ("" in shares or (result.share_id or "") in ("", *shares)):
+                    self._twice.add(device)
+                holders.append(holder)
+                shares.add(result.share_id or "")
 
     def _holder(self, claim: Claim) -> Holder:
         ours = sorted(self._pods[uid] for uid in claim.reserved_for if uid in self._pods)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scheduler import config
+from scheduler.api.attributes import FENCE_TAINT
 from scheduler.config import Config, ConfigError
 from scheduler.model.snapshot import Policy
 
@@ -87,10 +88,13 @@ def test_every_choice_of_the_policy_can_be_set():
         solver_deterministic_seconds=2.0,
         solver_gangs=3,
         allocator_steps=9,
-        device_fence_taint="example.com/ours",
+        device_fence_taint=FENCE_TAINT,
         spread=True,
     )
-    assert config.load(flags=asdict(policy)).policy() == policy
+    flags = asdict(policy)
+    assert flags.pop("device_fence_taint") == FENCE_TAINT
+    assert config.load(flags=flags | {"device_fence": "taint"}).policy() == policy
+    assert not config.load(flags={"device_fence": "verify"}).policy().device_fence_taint
 
 
 def test_every_setting_says_what_it_is_and_has_a_default():

@@ -103,3 +103,11 @@ def test_cycles_commits_evictions_and_refused_calls_are_counted():
 
 def test_before_the_first_cycle_there_is_nothing_to_show():
     assert "tutti_gangs{Running}" not in values(Metrics())
+
+
+def test_devices_given_twice_are_counted_now_and_ever():
+    metrics = Metrics()
+    metrics.devices_given_twice(2, 2)
+    metrics.devices_given_twice(0, 1)
+    assert values(metrics)["tutti_device_conflicts_total{}"] == 2
+    assert values(metrics)["tutti_devices_given_twice{}"] == 1

@@ -1,6 +1,7 @@
 """Which devices a node can use, and which nodes are alike."""
 
 from scheduler.api import dra
+from scheduler.api.attributes import OUTSIDE_FENCE
 from scheduler.api.core import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from scheduler.api.meta import ObjectMeta
 from scheduler.dra.devices import DeviceId, Features
@@ -132,6 +133,14 @@ def test_taint_rules_add_to_the_taints_of_the_slice_and_the_fence_takes_its_own_
     assert keys == [["broken", "ours"], ["ours"]]
     fenced = inventory(tainted, rules=rules, fence="ours").on(node())
     assert [[t.key for t in taints] for taints in fenced.taints] == [["broken"], []]
+
+
+def test_behind_a_fence_devices_without_it_are_for_others():
+    ours = dra.DeviceTaint(key="ours", effect="NoSchedule")
+    evicts = dra.DeviceTaint(key="ours", effect="NoExecute")
+    slices = slice_of("n1", device("a", taints=(ours,)), device("b"), device("c", taints=(evicts,)))
+    keys = [[t.key for t in taints] for taints in inventory(slices, fence="ours").on(node()).taints]
+    assert keys == [[], [OUTSIDE_FENCE], ["ours", OUTSIDE_FENCE]]
 
 
 def test_attributes_are_found_by_their_full_name():

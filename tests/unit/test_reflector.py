@@ -341,6 +341,17 @@ async def test_an_optional_kind_that_is_not_served_is_empty_until_it_appears(api
     assert told.words == ["LISTED", "ADDED team@3", "LISTED", "DELETED team", "LISTED"]
 
 
+async def test_an_older_version_of_a_kind_serves_where_the_newest_is_not_there(api: FakeApi) -> None:
+    old = replace(DEVICE_TAINT_RULE, version="v1beta2")
+    taint = {"key": "k", "effect": "NoSchedule"}
+    rule = {"metadata": {"name": "r", "resourceVersion": "3"}, "spec": {"taint": taint}}
+    api.script("GET", DEVICE_TAINT_RULE.url(), failure(404, "NotFound"))
+    api.script("GET", old.url(), stream(event("ADDED", rule), bookmark("9", ends_list=True), stay=True))
+    async with following(api, DEVICE_TAINT_RULE) as told:
+        await told.until(lambda told: "LISTED" in told.words)
+    assert told.words == ["ADDED r@3", "LISTED"]
+
+
 async def test_an_optional_kind_that_becomes_forbidden_keeps_what_is_known(api: FakeApi) -> None:
     rule = {"metadata": {"name": "r", "resourceVersion": "3"}, "spec": {}}
     other = {"metadata": {"name": "s", "resourceVersion": "12"}, "spec": {}}
