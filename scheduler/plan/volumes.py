@@ -11,6 +11,7 @@ from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Pod
 from scheduler.plan.shelves import NO_WISH, Shelves, Wish
 
+_BINDING = "It is bound within seconds, and then this pod can follow; if not, the claim's events say why."
 _TAKEN = "Wait until that pod ends, or give each pod a claim of its own."
 
 Choice = tuple[tuple[str, str], ...]
@@ -32,11 +33,13 @@ class Volumes:
         self._taken: dict[str, str] = {}
         self._users: dict[str, dict[str, str]] = {}
         self._given: dict[str, str] = {}
+        self._binding: dict[str, str] = {}
         self._shelves = Shelves(nodes, storage, [*pods, *wanted] if wanted else [])
         if self.idle:
             return
         for pod in pods:
-            self.take(pod, pod.node, tuple((claim, "") for claim in self._shelves.open_claims(pod)))
+            self.take(pod, pod.node)
+            self._binding.update(dict.fromkeys(self._shelves.open_claims(pod), pod.key))
         self._shelves.open(wanted)
 
     def fork(self) -> "Volumes":
@@ -50,7 +53,7 @@ class Volumes:
     def bare(self) -> "Volumes":
         """The same with nothing in use."""
         other = object.__new__(Volumes)
-        other.idle, other._shelves = self.idle, self._shelves
+        other.idle, other._shelves, other._binding = self.idle, self._shelves, self._binding
         other._attached, other._taken, other._users, other._given = {}, {}, {}, {}
         return other
 
@@ -59,6 +62,8 @@ class Volumes:
         (key) that are about to."""
         for entry in pod.volumes if not self.idle else ():
             found = self._shelves.trouble(pod, entry.claim, own=entry.own)
+            if found is None and entry.claim in self._binding:
+                found = f"is being bound for pod {self._binding[entry.claim]}", _BINDING
             if found is None and self._shelves.exclusive(entry.claim):
                 users = {**self._users.get(entry.claim, {})}
                 users.pop(pod.uid, None)

@@ -15,6 +15,7 @@ from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
 from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amounts, nodes_take_the_pods
 from scheduler.solver.check_queues import queues_keep_their_limits
+from scheduler.solver.check_volumes import volumes_can_be_used
 
 
 def check(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
@@ -94,6 +95,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     nodes_have_the_amounts,
     host_ports_are_free,
     company_is_kept,
+    volumes_can_be_used,
     devices_are_right,
     gangs_are_whole_or_absent,
     evictions_are_of_running_work,

@@ -261,6 +261,11 @@ def test_pods_that_share_a_volume_still_to_be_attached_to_one_node_go_together()
     assert scene.nodes("q") == "2"
 
 
+def test_a_pod_waits_while_a_claim_is_being_bound_for_another():
+    scene = Scene(using("p", "c"), using("q", "c", node="n1"), volume_claim("c"), storage_class())
+    assert scene.reason("p").problem == "is being bound for pod a/q"
+
+
 def test_pods_that_share_a_volume_of_many_nodes_are_free():
     scene = Scene(using("p", "c"), using("q", "c"), volume_claim("c", modes=("ReadWriteMany",)), storage_class())
     assert scene.volumes.ties(scene.pod("p")) == ()
