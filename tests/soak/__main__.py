@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9", help="FIRST-LAST, or one number")
     parser.add_argument("--seconds", type=float, default=60, help="how long each lives under faults")
     parser.add_argument("--at-once", type=int, default=2, help="clusters at a time, a process each")
+    parser.add_argument("--real", action="store_true", help="on a real control plane each (make real builds it)")
     parser.add_argument("--tell", action="store_true", help="print what happened in each, event by event")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
@@ -29,7 +30,7 @@ def main() -> None:
     total: Counter[str] = Counter()
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.at_once, mp_context=spawn, max_tasks_per_child=1) as pool:
-        running = {pool.submit(soak, seed, options.seconds): seed for seed in seeds}
+        running = {pool.submit(soak, seed, options.seconds, real=options.real): seed for seed in seeds}
         for done in as_completed(running):
             seed, report = running[done], done.result()
             told = report.pop("told")

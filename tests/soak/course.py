@@ -1,72 +1,58 @@
 """One cluster under faults, from one seed, and what was found."""
 
 import asyncio
+import contextlib
 import random
 import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
-from scheduler.api import crd_schema, kinds
-from scheduler.devcluster.clock import LoopClock
-from scheduler.devcluster.run import DevCluster
-from scheduler.devcluster.shapes import shape_named
-from scheduler.kube.client import ApiError, Client
+from scheduler.api import kinds
+from scheduler.kube.client import ApiError
 from tests.faults import Faults
-from tests.proxy import Proxy, Write
+from tests.proxy import Write
+from tests.real.ground import ground
 from tests.service.verifier import Verifier, verified
+from tests.soak import standing
 from tests.soak.judge import Wholeness, leaks
 from tests.soak.life import NAMESPACE, Life
 from tests.soak.replicas import JumpingClock, Replica, strike
+from tests.soak.standing import Standing
 
-TIME_SCALE = 4.0
-"""Seconds of cluster time in one of ours: pods run, and orphans wait, that much faster."""
-CALM_SECONDS = 90.0
-"""How long everything may take to end once the trouble is over."""
 Document = dict[str, Any]
 
 
-def soak(seed: int, seconds: float) -> Document:
+def soak(seed: int, seconds: float, *, real: bool = False) -> Document:
     """One cluster under faults; what was found, and figures. What breaks the course itself is a finding too."""
     try:
-        return asyncio.run(_soak(seed, seconds))
+        with tempfile.TemporaryDirectory(prefix="tutti-soak-") as folder, contextlib.ExitStack() as stack:
+            if not real:
+                return asyncio.run(_soak(seed, seconds, Path(folder), standing.embedded(Path(folder))))
+            found = stack.enter_context(ground())
+            if found is None:
+                return {"problems": ["there is no real control plane: make real builds one"], "told": []}
+            return asyncio.run(_soak(seed, seconds, Path(folder), standing.real(found)))
     except Exception:  # noqa: BLE001 (told as a problem of this seed; the others go on)
         return {"problems": ["the course broke off"], "told": traceback.format_exc().splitlines()}
 
 
-async def _soak(seed: int, seconds: float) -> Document:
-    with tempfile.TemporaryDirectory(prefix="tutti-soak-") as folder:
-        async with DevCluster(shapes={}, clock=LoopClock(TIME_SCALE)) as served:
-
-            async def add_nodes(shape: str, count: int) -> list[str]:
-                assert served.world is not None
-                return await served.world.nodes.add(shape_named(shape), count)
-
-            kubeconfig = served.kubeconfig(Path(folder) / "kubeconfig")
-            async with await Client.connect(kubeconfig) as client:
-                await _define(client)
-                report = await _Soak(seed, client, served.url, Path(folder), add_nodes).run(seconds)
-            world = served.world
-            assert world is not None
-            if world.nodes.double_allocations or world.nodes.foreign_devices:
-                report["problems"].append(f"kubelets refused: {dict(world.nodes.refusals)}")
-            return report
-
-
-async def _define(client: Client) -> None:
-    for definition in crd_schema.crds():
-        await client.create(kinds.CUSTOM_RESOURCE_DEFINITION, None, definition)
-    api = f"{kinds.QUEUE.group}/{kinds.QUEUE.version}"
-    await client.create(kinds.QUEUE, None, {"apiVersion": api, "kind": "Queue", "metadata": {"name": "default"}})
-    await client.create(kinds.NAMESPACE, None, {"metadata": {"name": "tutti-system"}})
+async def _soak(
+    seed: int, seconds: float, folder: Path, cluster: contextlib.AbstractAsyncContextManager[Standing]
+) -> Document:
+    async with cluster as here:
+        report = await _Soak(seed, here, folder).run(seconds)
+        if here.nodes.double_allocations or here.nodes.foreign_devices:
+            report["problems"].append(f"kubelets refused: {dict(here.nodes.refusals)}")
+        return report
 
 
 class _Soak:
-    def __init__(self, seed: int, client: Client, server: str, folder: Path, add_nodes: Any) -> None:
-        self._seed, self._client, self._server, self._folder = seed, client, server, folder
+    def __init__(self, seed: int, here: Standing, folder: Path) -> None:
+        self._seed, self._here, self._client, self._folder = seed, here, here.client, folder
         self._began = asyncio.get_running_loop().time()
         self._told: list[str] = []
-        self._life = Life(str(seed), client, add_nodes, self._tell)
+        self._life = Life(str(seed), here.client, here.add_nodes, self._tell)
         self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
         self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
@@ -84,9 +70,9 @@ class _Soak:
             for faults in self._faults:
                 faults.over = True
             await self._life.settle()
-            problems += await self._within(CALM_SECONDS, self._unfinished)
+            problems += await self._within(self._here.patience, self._unfinished)
             await self._life.end()
-            problems += await self._within(CALM_SECONDS, self._leaked)
+            problems += await self._within(self._here.patience, self._leaked)
             self._wholeness.look()
             for part in parts:
                 part.cancel()
@@ -107,7 +93,7 @@ class _Soak:
         }
 
     def _replica(self, name: str, faults: Faults) -> Replica:
-        return Replica(name, lambda: Proxy(target=self._server), faults, self._folder, self._tell)
+        return Replica(name, self._here.proxy, faults, self._folder, self._tell)
 
     def _tell(self, what: str) -> None:
         weather = " ".join(faults.weather.value for faults in self._faults)
