@@ -8,6 +8,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from queues.tree import Queue, QueueResource
+from scheduler.api.core import NodeSelectorRequirement
+from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.nodes import Topology
 from scheduler.model.plan import Plan
 from tests import builders
@@ -77,9 +79,46 @@ CLAIMS = (
 )
 
 
+KEYS = ("kubernetes.io/hostname", "zone", "rack")
+APPS = ("a", "b")
+
+
+def _audiences() -> st.SearchStrategy[Audience]:
+    labels = st.sampled_from(APPS).map(lambda app: (NodeSelectorRequirement(key="app", operator="In", values=(app,)),))
+    return st.builds(Audience, labels=labels, namespaces=st.sampled_from((("default",), ("default",), ("other",))))
+
+
+def _terms() -> st.SearchStrategy[Term]:
+    return st.builds(Term, key=st.sampled_from(KEYS), audience=_audiences())
+
+
+def companies() -> st.SearchStrategy[Company | None]:
+    """Rules about other pods, which are known by label `app`; often none."""
+    few = st.lists(_terms(), max_size=2).map(tuple)
+    spread = st.builds(
+        Spread,
+        term=_terms(),
+        max_skew=st.integers(1, 2),
+        min_domains=st.integers(1, 3),
+        hard=st.booleans(),
+        by_affinity=st.booleans(),
+        by_taints=st.booleans(),
+    )
+    tastes = st.builds(Taste, weight=st.sampled_from((-5, 5)), term=_terms())
+    some = st.builds(
+        Company,
+        near=few,
+        apart=few,
+        tastes=st.lists(tastes, max_size=1).map(tuple),
+        spread=st.lists(spread, max_size=2).map(tuple),
+    )
+    return st.none() | some
+
+
 @st.composite
 def gangs(draw: st.DrawFn, name: str) -> World:
-    """One to four pods, alike or not: plain, with GPUs, claims of their own, a shared claim, ports; sub-groups."""
+    """One to four pods, alike or not: plain, with GPUs, claims of their own, a shared claim, ports; rules about
+    others; sub-groups."""
     alike = draw(st.booleans())
     count = draw(st.integers(1, 4))
     groups = draw(st.booleans()) and count > 1
@@ -111,6 +150,11 @@ def gangs(draw: st.DrawFn, name: str) -> World:
                 gated=draw(st.integers(0, 14)) == 0,
             )
         )
+    if draw(st.integers(0, 3)) == 0:
+        apps = [draw(st.sampled_from(APPS)) for _ in pods]
+        pods = [
+            replace(one, labels={"app": app}, company=draw(companies())) for one, app in zip(pods, apps, strict=True)
+        ]
     level = draw(st.sampled_from([None, None, ("racks", "rack", None), ("racks", None, "kubernetes.io/hostname")]))
     deeper = draw(st.sampled_from([None, ("racks", "kubernetes.io/hostname", None)])) if groups else None
     return made + gang_of(

@@ -5,8 +5,6 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.api.core import NodeSelectorRequirement
-from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.plan import Placement
 from scheduler.model.workloads import Pod
 from scheduler.plan.planner import plan
@@ -15,40 +13,7 @@ from scheduler.solver.check_case import Case
 from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_nodes import nodes_have_the_amounts
 from tests.builders import World, gang_of, node, pod, queue, running
-
-KEYS = ("kubernetes.io/hostname", "zone", "rack")
-APPS = ("a", "b")
-
-
-def audiences() -> st.SearchStrategy[Audience]:
-    labels = st.sampled_from(APPS).map(lambda app: (NodeSelectorRequirement(key="app", operator="In", values=(app,)),))
-    return st.builds(Audience, labels=labels, namespaces=st.sampled_from((("default",), ("default",), ("other",))))
-
-
-def terms() -> st.SearchStrategy[Term]:
-    return st.builds(Term, key=st.sampled_from(KEYS), audience=audiences())
-
-
-def companies() -> st.SearchStrategy[Company | None]:
-    few = st.lists(terms(), max_size=2).map(tuple)
-    spread = st.builds(
-        Spread,
-        term=terms(),
-        max_skew=st.integers(1, 2),
-        min_domains=st.integers(1, 3),
-        hard=st.booleans(),
-        by_affinity=st.booleans(),
-        by_taints=st.booleans(),
-    )
-    tastes = st.builds(Taste, weight=st.sampled_from((-5, 5)), term=terms())
-    some = st.builds(
-        Company,
-        near=few,
-        apart=few,
-        tastes=st.lists(tastes, max_size=1).map(tuple),
-        spread=st.lists(spread, max_size=2).map(tuple),
-    )
-    return st.none() | some
+from tests.strategies import APPS, companies
 
 
 @st.composite
