@@ -86,9 +86,9 @@ class PersistentVolumeSpec(Wire, frozen=True, kw_only=True):
 
 
 class PersistentVolumeStatus(Wire, frozen=True, kw_only=True):
-    """`phase`: Pending, Available, Bound, Released or Failed."""
+    """`phase`: Pending, Available, Bound, Released or Failed; absent in manifests, where nobody has taken it yet."""
 
-    phase: str = "Pending"
+    phase: str = "Available"
 
 
 class PersistentVolume(Wire, frozen=True, kw_only=True):

@@ -70,7 +70,7 @@ class Controllers:
             JobControl(api, clock, jobs, pods, rosters).work,
             ReplicaSetControl(replicas, pods, rosters).work,
             DeploymentControl(api, deployments, replicas, pods).work,
-            StatefulSetControl(stateful, pods).work,
+            StatefulSetControl(stateful, pods, asked).work,
             BudgetControl(api, budgets, pods, (replicas, stateful, jobs)).work,
         )
 

@@ -1,7 +1,7 @@
 """StatefulSets as kube-controller-manager runs them: pods with stable names, in order or in parallel.
 
 Pods get their claims by name, so a named ResourceClaim meets the pod of the same name again after a restart.
-Not here: volumeClaimTemplates (no volume is provisioned in the embedded cluster) and ControllerRevision objects.
+Not here: ControllerRevision objects, and claims that go with their set (persistentVolumeClaimRetentionPolicy).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ REVISION = "controller-revision-hash"
 class StatefulSetControl:
     """Keeps the pods and the status of each StatefulSet."""
 
-    def __init__(self, sets: Mirror, pods: Mirror) -> None:
-        self._sets, self._pods = sets, pods
+    def __init__(self, sets: Mirror, pods: Mirror, claims: Mirror) -> None:
+        """`claims`: PersistentVolumeClaims."""
+        self._sets, self._pods, self._claims = sets, pods, claims
         self.work = Work("statefulset", self._sync)
         sets.listen(self._set_changed)
         pods.listen(self._pod_changed)
@@ -56,6 +57,9 @@ class StatefulSetControl:
         for ordinal in wanted:
             pod = pods.get(ordinal)
             if pod is None:
+                for claim in claims_of(owner, ordinal):
+                    if self._claims.get(key_of(claim)) is None:
+                        await self._claims.create(claim)
                 await self._pods.create(pod_of(owner, ordinal, revision))
             elif is_done(pod) and not is_leaving(pod):
                 await self._pods.remove(pod)
@@ -115,7 +119,34 @@ def pod_of(owner: Obj, ordinal: int, revision: str) -> Obj:
     spec = {**pod["spec"], "hostname": name}
     if owner["spec"].get("serviceName"):
         spec["subdomain"] = owner["spec"]["serviceName"]
+    templates = owner["spec"].get("volumeClaimTemplates") or ()
+    if templates:
+        names = {template["metadata"]["name"] for template in templates}
+        kept = [volume for volume in spec.get("volumes") or () if volume["name"] not in names]
+        spec["volumes"] = kept + [
+            {"name": each, "persistentVolumeClaim": {"claimName": f"{each}-{name}"}} for each in sorted(names)
+        ]
     return {**pod, "spec": spec}
+
+
+def claims_of(owner: Obj, ordinal: int) -> list[Obj]:
+    """The volume claims of the pod of this ordinal: they outlive it, and the next pod of its name finds them."""
+    return [
+        {
+            "apiVersion": kinds.VOLUME_CLAIM.api_version,
+            "kind": kinds.VOLUME_CLAIM.kind,
+            "metadata": {
+                "name": f"{template['metadata']['name']}-{name_of(owner)}-{ordinal}",
+                "namespace": namespace_of(owner),
+                "labels": {
+                    **(template["metadata"].get("labels") or {}),
+                    **(field_of(owner, "spec", "selector", "matchLabels") or {}),
+                },
+            },
+            "spec": template["spec"],
+        }
+        for template in owner["spec"].get("volumeClaimTemplates") or ()
+    ]
 
 
 def ordinal_of(pod: Obj, owner: Obj) -> int:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from queues.reasons import OverLimit, OverQuota
 from queues.resources import NOTHING, Resources
 from scheduler.model.plan import GangDecision, Plan, QueueReport, Verdict
-from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, Reason, WaitingForClaims, WaitingForPods
+from scheduler.model.reasons import (
+    ClaimRefused,
+    GangDoesNotFit,
+    Reason,
+    WaitingForClaims,
+    WaitingForPods,
+    WaitingForVolumes,
+)
 from scheduler.model.snapshot import SetAside, Snapshot
 from scheduler.model.workloads import Gang, Pod
 
@@ -166,7 +173,8 @@ def _gang(decision: GangDecision, gang: Gang | None, placed: tuple[PlacedPod, ..
 
 
 def _settling(reason: Reason | None, pods: Iterable[Pod], now_ms: int) -> bool:
-    """Whether controllers probably are still at work: pods of a young gang, claims of young pods from templates."""
+    """Whether controllers probably are still at work: pods of a young gang, claims of young pods from templates, and
+    those of their own volumes."""
     match reason:
         case WaitingForPods():
             return any(now_ms - pod.created_ms < SETTLING_MS for pod in pods)
@@ -176,6 +184,8 @@ def _settling(reason: Reason | None, pods: Iterable[Pod], now_ms: int) -> bool:
                 for pod in pods
                 if any(claim.from_template and claim.claim is None for claim in pod.claims)
             )
+        case WaitingForVolumes():
+            return any(now_ms - pod.created_ms < SETTLING_MS for pod in pods if any(v.own for v in pod.volumes))
         case _:
             return False
 

@@ -22,6 +22,7 @@ JOB_SET = ("jobset.x-k8s.io/v1alpha2", "JobSet")
 LEADER_WORKER_SET = ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
 POD = ("v1", "Pod")
 CLAIM = ("resource.k8s.io/v1", "ResourceClaim")
+VOLUME_CLAIM = ("v1", "PersistentVolumeClaim")
 TEMPLATE = ("resource.k8s.io/v1", "ResourceClaimTemplate")
 
 

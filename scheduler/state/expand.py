@@ -6,7 +6,7 @@ Source: the labels and names these controllers give (Kubernetes, JobSet and Lead
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,6 +23,7 @@ from scheduler.state.cast import (
     REPLICA_SET,
     STATEFUL_SET,
     TEMPLATE,
+    VOLUME_CLAIM,
     Cast,
     Document,
     Identity,
@@ -62,6 +63,7 @@ def expanded(cast: Cast, present: Present) -> None:
             pods_of(making, _Owner(identity=identity, fields=cast.fields(identity, document)))
     for identity, document in cast.of(POD):
         _claims(making, identity, document)
+        _volume_claims(making, identity, document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ class _Making:
         if self._bytes_left < 0:
             raise _too_much(template, f"more than {_MOST_BYTES} bytes of objects would be made")
 
-    def pod(self, owner: _Owner, template: "_Template", extra: _Extra) -> None:
+    def pod(self, owner: _Owner, template: "_Template", extra: _Extra, *, volumes: Sequence[str] = ()) -> None:
         name = f"{owner.name}-{extra.suffix}"
         if self.cast.get(POD, f"{owner.namespace}/{name}") is not None:
             name = f"{owner.name}-{owner.identity[1].lower()}-{extra.suffix}"
@@ -146,7 +148,13 @@ class _Making:
         created = of.text("creationTimestamp")
         if created:
             metadata["creationTimestamp"] = created
-        document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.spec.values}
+        spec = template.spec.values
+        if volumes:
+            kept = [each.values for each in template.spec.items("volumes") if each.text("name") not in volumes]
+            claims = ({"claimName": f"{volume}-{owner.name}-{extra.suffix}"} for volume in volumes)
+            added = [{"name": v, "persistentVolumeClaim": c} for v, c in zip(volumes, claims, strict=True)]
+            spec = {**spec, "volumes": [*kept, *added]}
+        document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         self.cast.make(POD, document, owner.identity)
 
 
@@ -189,8 +197,16 @@ def _stateful_set(making: _Making, owner: _Owner) -> None:
         }
         return _Extra(suffix=str(index), labels=labels)
 
-    if not _has_pods(making.present, owner):
-        _replicas(making, owner, _count(owner.spec, "replicas"), extra)
+    if _has_pods(making.present, owner):
+        return
+    count, templates = _count(owner.spec, "replicas"), list(owner.spec.items("volumeClaimTemplates"))
+    names = [each.mapping("metadata").text("name") for each in templates]
+    _replicas(making, owner, count, extra, volumes=names)
+    for each, name in zip(templates, names, strict=True):
+        making.charge(each, count)
+        for index in range(count):
+            claim = f"{name}-{owner.name}-{index}"
+            making.cast.make(VOLUME_CLAIM, _volume_claim(owner.namespace, claim, each), owner.identity)
 
 
 def _stateless(making: _Making, owner: _Owner) -> None:
@@ -198,11 +214,14 @@ def _stateless(making: _Making, owner: _Owner) -> None:
         _replicas(making, owner, _count(owner.spec, "replicas"), lambda index: _Extra(suffix=str(index)))
 
 
-def _replicas(making: _Making, owner: _Owner, count: int, extra: Callable[[int], _Extra]) -> None:
+def _replicas(
+    making: _Making, owner: _Owner, count: int, extra: Callable[[int], _Extra], *, volumes: Sequence[str] = ()
+) -> None:
+    """`volumes`: those for which every pod has a claim, called after the volume and the pod."""
     if count:
         template = making.template(owner.spec, "template", count)
         for index in range(count):
-            making.pod(owner, template, extra(index))
+            making.pod(owner, template, extra(index), volumes=volumes)
 
 
 def _has_pods(present: Present, owner: _Owner) -> bool:
@@ -317,6 +336,36 @@ def _claims(making: _Making, identity: Identity, document: Document) -> None:
     if found:
         statuses = [*(each.values for each in made), *found]
         cast.replace(identity, {**document, "status": {**status.values, "resourceClaimStatuses": statuses}})
+
+
+def _volume_claims(making: _Making, identity: Identity, document: Document) -> None:
+    """A PersistentVolumeClaim for every ephemeral volume."""
+    pod = making.cast.fields(identity, document)
+    namespace, _, pod_name = identity[2].partition("/")
+    if pod.mapping("status").text("phase") in ("Succeeded", "Failed"):
+        return
+    for volume in pod.mapping("spec").items("volumes"):
+        if volume.has("ephemeral"):
+            template = volume.mapping("ephemeral").needed("volumeClaimTemplate")
+            making.charge(template, 1)
+            claim = _volume_claim(namespace, f"{pod_name}-{volume.text('name')}", template)
+            uid = pod.mapping("metadata").text("uid")
+            owner = {"apiVersion": "v1", "kind": "Pod", "name": pod_name, "uid": uid, "controller": True}
+            claim["metadata"]["ownerReferences"] = [owner]
+            making.cast.make(VOLUME_CLAIM, claim, identity)
+
+
+def _volume_claim(namespace: str, name: str, template: Fields) -> Document:
+    of = template.mapping("metadata")
+    metadata: Document = {
+        "name": name,
+        "namespace": namespace,
+        "uid": derived_uid(*VOLUME_CLAIM, f"{namespace}/{name}"),
+        "labels": dict(of.texts("labels")),
+        "annotations": dict(of.texts("annotations")),
+    }
+    kind = {"apiVersion": VOLUME_CLAIM[0], "kind": VOLUME_CLAIM[1]}
+    return {**kind, "metadata": metadata, "spec": template.needed("spec").values}
 
 
 def _claim(namespace: str, pod: Fields, entry: str, template: Fields) -> Document:

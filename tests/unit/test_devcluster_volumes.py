@@ -6,7 +6,7 @@ from scheduler.devcluster import kinds
 from scheduler.devcluster.objects import Obj
 from scheduler.devcluster.volumes import BIND_COMPLETED, BOUND_BY_CONTROLLER, OUTCOME, REACH, SELECTED_NODE
 from tests.storage import HOST, local_class, mount, scratch, storage_class, volume, volume_claim
-from tests.worlds import Bench, pod, world
+from tests.worlds import Bench, pod, workload, world
 
 CPU = "cpu-000"
 
@@ -95,6 +95,22 @@ async def test_a_pod_gets_a_claim_for_its_ephemeral_volume_and_takes_it_along():
         await w.settled()
         assert w.find(kinds.VOLUME_CLAIM, "p-scratch") is None
         assert w.find(kinds.VOLUME, name) is None
+
+
+async def test_pods_of_a_stateful_set_find_their_claims_again():
+    async with world({"cpu": 1}) as w:
+        template = {"metadata": {"name": "data"}, "spec": volume_claim("any")["spec"]}
+        made = workload("StatefulSet", "db", serviceName="db", volumeClaimTemplates=[template])
+        w.apply(plain(storage_class(waits=False)), made)
+        await w.settled()
+        (mounted,) = w.pod("db-0")["spec"]["volumes"]
+        assert mounted == {"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}
+        before = holding(w, "data-db-0")
+        assert before[0] == "Bound"
+        w.delete(kinds.POD, "db-0")
+        await w.settled()
+        assert w.find(kinds.POD, "db-0") is not None
+        assert holding(w, "data-db-0") == before
 
 
 async def test_a_volume_made_by_hand_is_released_when_its_claim_goes():

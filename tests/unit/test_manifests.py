@@ -32,6 +32,7 @@ from tests.manifests import (
     seed_queue,
     state,
 )
+from tests.storage import scratch, storage_class, volume_claim
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "deploy" / "examples").glob("*.yaml"))
 
@@ -563,3 +564,15 @@ def test_a_written_document_counts_over_the_same_object_read_from_a_cluster() ->
 
 def test_seed_queues_keep_a_parent_that_exists() -> None:
     assert [each.parent for each in seen(seed_queue("x", parent="root"), queue("root")).queues] == [None, "root"]
+
+
+def test_ephemeral_volumes_and_stateful_sets_bring_their_volume_claims() -> None:
+    template = {"metadata": {"name": "data"}, "spec": volume_claim("any")["spec"]}
+    kept = [scratch("tmp"), {"name": "data", "emptyDir": {}}]
+    database = owner("apps/v1", "StatefulSet", "db", replicas=2, volumeClaimTemplates=[template])
+    database["spec"]["template"]["spec"]["volumes"] = kept
+    found = seen(database, storage_class())
+    assert sorted(found.storage.claims) == ["a/data-db-0", "a/data-db-1", "a/db-0-tmp", "a/db-1-tmp"]
+    pods = {pod.key: pod for gang in found.gangs for pod in gang.pods}
+    assert [volume.claim for volume in pods["a/db-1"].volumes] == ["a/db-1-tmp", "a/data-db-1"]
+    assert found.storage.claims["a/db-1-tmp"].owner_uid == pods["a/db-1"].uid
