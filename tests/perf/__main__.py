@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from tests.perf import fill, versus
+from tests.perf import fill, restart, versus
 
-BENCHMARKS = {"fill": fill, "versus": versus}
+BENCHMARKS = {"fill": fill, "restart": restart, "versus": versus}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from scheduler.api import kinds
 from scheduler.api.dra import CLAIM_FINALIZER
 from scheduler.kube.client import Client
 from tests.perf.backlog import CLASS, NAMESPACE, REQUEST
+from tests.perf.processes import environment
 
 RETRY_SECONDS = 0.1
 """How often each asks for the Lease."""
@@ -54,7 +55,9 @@ class Contestant:
     def running(self, command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         """The process, killed at the end; what it says goes into the log."""
         with log.open("wb") as said:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, env=environment()
+            )
             try:
                 yield process
             finally:

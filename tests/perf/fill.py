@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     server = Child(cluster, shape, options.nodes)
     with tempfile.TemporaryDirectory() as folder:
         kubeconfig = Path(folder) / "kubeconfig"
-        _write_kubeconfig(kubeconfig, server.up)
+        write_kubeconfig(kubeconfig, server.up)
         return asyncio.run(_fill(options, kubeconfig, server))
 
 
@@ -178,7 +178,7 @@ async def _watching(client: Client, bound: dict[str, float], jobs: int) -> Async
         await asyncio.gather(following, return_exceptions=True)
 
 
-def _write_kubeconfig(path: Path, server: str) -> None:
+def write_kubeconfig(path: Path, server: str) -> None:
     path.write_text(
         msgspec.json.encode(
             {

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,17 @@ class Child:
         figures = self._pipe.recv()
         self._process.join()
         return figures
+
+
+def environment() -> dict[str, str]:
+    """Ours, for a Python that may keep its compiled modules, as it may where a package is installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def peak_mb(pid: int) -> int:
+    """The most memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) // 1024
 
 
 def cluster(pipe: Connection, shape: Mapping[str, object], nodes: int) -> None:

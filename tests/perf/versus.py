@@ -24,6 +24,7 @@ from scheduler.kube import identity
 from scheduler.kube.client import Client
 from tests.perf.backlog import Load, furnish, pile_up
 from tests.perf.contestants import CONTESTANTS, Contestant
+from tests.perf.processes import peak_mb
 from tests.real.control_plane import ControlPlane, programs, write_kubeconfig
 from tests.real.install import install
 from tests.real.remote import Remote
@@ -96,7 +97,7 @@ async def _race(
             began = await _first(leases, lambda lease: _holds(lease, contestant))
             bound = await seeing
             spent = {name: round(_cpu(each) - before[name], 2) for name, each in everybody.items()}
-            return _figures(load, began, bound, spent, _peak_mb(everybody["contestant"].pid))
+            return _figures(load, began, bound, spent, peak_mb(everybody["contestant"].pid))
 
 
 def _figures(load: Load, began: float, bound: dict[str, float], cpu: dict[str, float], peak: int) -> dict[str, Any]:
@@ -236,11 +237,6 @@ def _serves(process: psutil.Process) -> bool:
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _peak_mb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) // 1024
 
 
 async def _until_quiet(processes: Iterable[psutil.Process]) -> None:
