@@ -5,7 +5,7 @@ free volume that fits, or has one provisioned where its class may; all other cla
 Source: the plugins VolumeBinding, VolumeZone, VolumeRestrictions and NodeVolumeLimits of kube-scheduler.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.api.core import NodeSelector, NodeSelectorRequirement
@@ -34,10 +34,10 @@ _UNBOUND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seek:
-    """What a claim that waits for its first consumer may get: one of these volumes (the best fit first), or where all
+    """What a claim that waits for its first consumer may get: one of these volumes, or where all
     of `made` hold one that is provisioned; None if none is. `storage_class` for words."""
 
-    candidates: tuple[str, ...]
+    candidates: frozenset[str]
     made: tuple[Where, ...] | None
     storage_class: str
 
@@ -77,7 +77,7 @@ class Shelves:
         for pod in pods:
             for claim in dict.fromkeys(entry.claim for entry in pod.volumes):
                 self._named[claim] = self._named.get(claim, 0) + 1
-        self._numbers: dict[Seek, int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._seek_of: dict[str, int] = {}
         self._wishes: dict[tuple[tuple[str, ...], tuple[str, ...]], Wish] = {}
         self._reached: dict[str, list[str]] = {}
@@ -102,7 +102,8 @@ class Shelves:
                     self.seek(claim)
         self.drivers = tuple(sorted({driver for driver, _ in handles}))
         self.shared = frozenset(handles)
-        for name in dict.fromkeys(name for seek in self.seeks for name in seek.candidates):
+        sought = frozenset[str]().union(*(seek.candidates for seek in self.seeks))
+        for name in sorted(sought, key=lambda name: (self.storage.volumes[name].size, name)):
             self._reaching[name] = tuple(self._where(self.storage.volumes[name].where))
             for node in self._reaching[name]:
                 self._reached.setdefault(node, []).append(name)
@@ -115,7 +116,7 @@ class Shelves:
         self.passing = limited or bool(self.seeks)
 
     def reached(self, node: str) -> Sequence[str]:
-        """Volumes that are sought and can be used there."""
+        """Volumes that are sought and can be used there, the smallest first."""
         return self._reached.get(node, ())
 
     def reaching(self, volume: str) -> tuple[str, ...]:
@@ -180,17 +181,27 @@ class Shelves:
         known = self._seek_of.get(key)
         if known is None:
             claim = self.storage.claims[key]
-            of = self._class(claim)
-            candidates = self._candidates(claim)
-            promised = any(volume.claim for volume in candidates)
-            made = None if promised or not of.provisioner else self._made(claim, of)
-            seek = Seek(candidates=tuple(v.name for v in candidates), made=made, storage_class=of.name)
-            known = self._seek_of[key] = self._numbers.setdefault(seek, len(self.seeks))
+            alike = (
+                claim.storage_class,
+                claim.size,
+                claim.modes,
+                claim.block,
+                claim.selector,
+                claim.attributes_class,
+                key if key in self._promised else "",
+            )
+            known = self._seek_of[key] = self._numbers.setdefault(alike, len(self.seeks))
             if known == len(self.seeks):
-                self.seeks.append(seek)
-                if seek.made is not None and not seek.candidates:
-                    self.only_made |= {known}
+                self._new_seek(claim)
         return known
+
+    def _new_seek(self, claim: VolumeClaim) -> None:
+        of, candidates = self._class(claim), self._candidates(claim)
+        promised = any(volume.claim for volume in candidates)
+        made = None if promised or not of.provisioner else self._made(claim, of)
+        if made is not None and not candidates:
+            self.only_made |= {len(self.seeks)}
+        self.seeks.append(Seek(candidates=frozenset(v.name for v in candidates), made=made, storage_class=of.name))
 
     def _wish(self, claims: tuple[str, ...], pinned: tuple[str, ...]) -> Wish:
         where: list[Where] = []

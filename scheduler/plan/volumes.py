@@ -217,12 +217,13 @@ class Volumes:
     def _match(self, node: str, seeks: Sequence[int]) -> list[str] | None:
         """A volume for each, no two the same: those first that nothing is provisioned for, by augmenting paths."""
         shelves = self._shelves
-        here, provisions = set(shelves.reached(node)), shelves.provisions(node) | shelves.only_made
+        here, provisions = shelves.reached(node), shelves.provisions(node) | shelves.only_made
         owner: dict[str, int] = {}
 
         def give(place: int, seen: set[str]) -> bool:
-            for name in shelves.seeks[seeks[place]].candidates:
-                if name in here and name not in self._taken and name not in seen:
+            fitting = shelves.seeks[seeks[place]].candidates
+            for name in here:
+                if name in fitting and name not in self._taken and name not in seen:
                     seen.add(name)
                     if name not in owner or give(owner[name], seen):
                         owner[name] = place
