@@ -57,13 +57,17 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground(*, scheduler: bool = False) -> Iterator[Ground | None]:
+def ground(
+    *, scheduler: bool = False, gates: str | None = None, options: dict[str, tuple[str, ...]] | None = None
+) -> Iterator[Ground | None]:
     """The cluster of the kubeconfig in $TUTTI_TEST_KUBECONFIG, else a control plane started for the block, with the
-    feature gates of $TUTTI_TEST_GATES; None where there is neither.
+    feature gates of $TUTTI_TEST_GATES; None where there is neither. With `gates` or `options`, other than those of the
+    environment, always one of its own.
 
     A given cluster must be there for tests alone: what appears in it meanwhile is removed.
     """
-    given = os.environ.get(GIVEN)
+    own = gates is not None or options is not None
+    given = None if own else os.environ.get(GIVEN)
     with contextlib.ExitStack() as stack:
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="tutti-real-", ignore_cleanup_errors=True))
@@ -75,8 +79,10 @@ def ground(*, scheduler: bool = False) -> Iterator[Ground | None]:
         if assets is None:
             yield None
             return
-        gates = os.environ.get(GATES, "")
-        plane = stack.enter_context(ControlPlane(assets, folder, scheduler=scheduler, gates=gates))
+        chosen = os.environ.get(GATES, "") if gates is None else gates
+        plane = stack.enter_context(
+            ControlPlane(assets, folder, scheduler=scheduler, gates=chosen, options=options or {})
+        )
         yield _apart(_prepare(plane.admin, folder))
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,16 +15,37 @@ PATIENCE_SECONDS = 30.0
 Device = tuple[str, str, str]
 
 
+class Double(NamedTuple):
+    """At this version of `second`, it came to hold a device that `first` held."""
+
+    version: str
+    device: Device
+    first: str
+    second: str
+
+
 class Verifier:
     """Keeps who holds which device, version by version, and what was wrong about it. Shared and administrative devices
     are left out: they may be in several claims."""
 
     def __init__(self) -> None:
         self.versions = 0
-        self.problems: list[str] = []
+        self.allocated: Counter[str] = Counter()
+        """By claim, how often it came to hold devices."""
+        self.pools: dict[str, set[str]] = {}
+        """By claim, the pools of all devices that it ever held."""
+        self.doubles: list[Double] = []
         self._held: dict[str, frozenset[Device]] = {}
-        self._owner: dict[Device, str] = {}
+        self._owners: dict[Device, set[str]] = {}
         self._news = asyncio.Event()
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong, in words."""
+        return [
+            f"version {each.version}: device {'/'.join(each.device)} is held by {each.first} and {each.second}"
+            for each in self.doubles
+        ]
 
     @property
     def holders(self) -> dict[str, frozenset[Device]]:
@@ -44,17 +67,19 @@ class Verifier:
         key = f"{metadata['namespace']}/{metadata['name']}"
         self.versions += 1
         self._news.set()
-        for device in self._held.pop(key, frozenset()):
-            self._owner.pop(device, None)
+        before = self._held.pop(key, frozenset())
+        for device in before:
+            self._owners[device].discard(key)
         if event == "DELETED":
             return
         devices = _devices(claim)
         for device in sorted(devices):
-            other = self._owner.setdefault(device, key)
-            if other != key:
-                self.problems.append(
-                    f"version {metadata['resourceVersion']}: device {'/'.join(device)} is held by {other} and {key}"
-                )
+            others = self._owners.setdefault(device, set())
+            if device not in before:
+                self.doubles += [Double(metadata["resourceVersion"], device, other, key) for other in sorted(others)]
+            others.add(key)
+        self.pools.setdefault(key, set()).update(pool for _, pool, _ in devices)
+        self.allocated[key] += bool(devices and not before)
         self._held[key] = devices
 
     async def watch(self, client: Client) -> None:
