@@ -83,20 +83,22 @@ class Verifier:
         self._held[key] = devices
 
     async def watch(self, client: Client) -> None:
-        """Follow the claims until cancelled."""
+        """Follow the claims until cancelled. A watch that ends goes on behind the last version: none is missed."""
         claims, version = await client.list(kinds.RESOURCE_CLAIM)
         for claim in claims:
             self.see("ADDED", claim)
-        async with client.watch(kinds.RESOURCE_CLAIM, {"resourceVersion": version}, silence_seconds=600) as chunks:
-            rest = b""
-            async for chunk in chunks:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    event = msgspec.json.decode(line)
-                    if event["type"] == "ERROR":
-                        raise AssertionError(f"the verifier lost its watch: {event['object']}")
-                    if event["type"] != "BOOKMARK":
-                        self.see(event["type"], event["object"])
+        while True:
+            async with client.watch(kinds.RESOURCE_CLAIM, {"resourceVersion": version}, silence_seconds=600) as chunks:
+                rest = b""
+                async for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        event = msgspec.json.decode(line)
+                        if event["type"] == "ERROR":
+                            raise AssertionError(f"the verifier lost its watch: {event['object']}")
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] != "BOOKMARK":
+                            self.see(event["type"], event["object"])
 
 
 @contextlib.asynccontextmanager
