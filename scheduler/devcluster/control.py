@@ -27,7 +27,7 @@ class Controllers:
     """Claims, volumes, Jobs, ReplicaSets, Deployments, StatefulSets and disruption budgets, from one set of mirrors."""
 
     def __init__(self, api: Api, clock: Clock) -> None:
-        pods, claims, templates, jobs, replicas, deployments, stateful, budgets, nodes = (
+        pods, claims, templates, jobs, replicas, deployments, stateful, budgets = (
             Mirror(api, kind)
             for kind in (
                 kinds.POD,
@@ -38,7 +38,6 @@ class Controllers:
                 kinds.DEPLOYMENT,
                 kinds.STATEFUL_SET,
                 kinds.DISRUPTION_BUDGET,
-                kinds.NODE,
             )
         )
         asked, volumes, classes = (Mirror(api, k) for k in (kinds.VOLUME_CLAIM, kinds.VOLUME, kinds.STORAGE_CLASS))
@@ -55,12 +54,11 @@ class Controllers:
             deployments,
             stateful,
             budgets,
-            nodes,
             asked,
             volumes,
             classes,
         )
-        volume_control = VolumeControl(api, pods, asked, volumes, classes, nodes)
+        volume_control = VolumeControl(api, pods, asked, volumes, classes)
         self._works: tuple[Work, ...] = (
             claim_control.pod_work,
             claim_control.claim_work,

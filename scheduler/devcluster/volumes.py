@@ -1,9 +1,10 @@
-"""PersistentVolumeClaims as kube-controller-manager keeps them, and a provisioner of volumes for every class.
+"""PersistentVolumeClaims as kube-controller-manager keeps them.
 
-A claim is bound to a volume that names it, to a free one that fits if its class binds at once, or to one made for it:
-at once, or for the node that a scheduler has written on it. Claims of pods' ephemeral volumes are made here, too.
+A claim is bound to a volume that names it, to a free one that fits if its class binds at once, or to one that
+`provisioner` makes: at once, or for the node that a scheduler has written on the claim. Claims of ephemeral volumes are
+made here, too.
 Not here: protection of claims and volumes in use, resizing, snapshots, reclaiming of what was made by hand.
-Source: the PersistentVolume and ephemeral-volume controllers, and external-provisioner, by their documented behaviour.
+Source: the PersistentVolume and ephemeral-volume controllers, by their documented behaviour.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from scheduler.devcluster import kinds
-from scheduler.devcluster.access import Api, StatusError
+from scheduler.devcluster.access import Api
 from scheduler.devcluster.mirror import Mirror, key_of
-from scheduler.devcluster.objects import Obj, field_of, name_of, namespace_of, uid_of, with_field, with_meta
+from scheduler.devcluster.objects import Obj, field_of, name_of, namespace_of, uid_of, with_meta
 from scheduler.devcluster.pods import controller_of, is_done, is_leaving, reference_to
 from scheduler.devcluster.quantities import parse
 from scheduler.devcluster.reports import Reports
@@ -25,20 +26,15 @@ BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
+STORAGE_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
-
-# Parameters of a StorageClass for the provisioner here.
-OUTCOME = "devcluster.tutti.scheduler/outcome"
-"""`never`: no volume is ever made. `refused`: none for the node that was chosen, which is to be chosen anew."""
-REACH = "devcluster.tutti.scheduler/reach"
-"""A node label: the volume is reached from nodes that have the chosen node's value of it."""
 
 
 class VolumeControl:
     """Keeps claims and volumes in step. The mirrors are followed by whoever owns them."""
 
-    def __init__(self, api: Api, pods: Mirror, claims: Mirror, volumes: Mirror, classes: Mirror, nodes: Mirror) -> None:
-        self._pods, self._claims, self._volumes, self._classes, self._nodes = pods, claims, volumes, classes, nodes
+    def __init__(self, api: Api, pods: Mirror, claims: Mirror, volumes: Mirror, classes: Mirror) -> None:
+        self._pods, self._claims, self._volumes, self._classes = pods, claims, volumes, classes
         self._binder = Reports(api, "persistentvolume-controller")
         self._maker = Reports(api, "ephemeral_volume")
         self.pod_work = Work("volumes of a pod", self._sync_pod)
@@ -118,11 +114,11 @@ class VolumeControl:
         elif of is None:
             text = "no persistent volumes available for this claim and no storage class is set"
             await self._binder.note(claim, "FailedBinding", text)
-        elif waits and not _chosen(claim):
+        elif waits and not chosen_node(claim):
             text = "waiting for first consumer to be created before binding"
             await self._binder.note(claim, "WaitForFirstConsumer", text)
         else:
-            await self._provision(claim, of)
+            await self._ask_provisioner(claim, of)
 
     async def _follow_name(self, claim: Obj, volume: Obj | None) -> None:
         """A claim that names its volume: bound, waiting for it, or it has lost it."""
@@ -139,7 +135,7 @@ class VolumeControl:
         """Each names the other, and both say that it is so. May be repeated."""
         reference = field_of(volume, "spec", "claimRef")
         if (reference or {}).get("uid") != uid_of(claim):
-            body: Obj = {"spec": {"claimRef": _reference(claim)}}
+            body: Obj = {"spec": {"claimRef": reference_of(claim)}}
             if not reference:
                 body["metadata"] = {"annotations": {BOUND_BY_CONTROLLER: "yes"}}
             volume = await self._volumes.patch(volume, body, subresource=None)
@@ -156,35 +152,18 @@ class VolumeControl:
             has = {"accessModes": volume["spec"].get("accessModes"), "capacity": volume["spec"].get("capacity")}
             await self._claims.patch(claim, {"status": {"phase": "Bound", **has}}, subresource="status")
 
-    async def _provision(self, claim: Obj, of: Obj) -> None:
-        parameters, node = of.get("parameters") or {}, _chosen(claim)
-        outcome = parameters.get(OUTCOME)
-        if of["provisioner"] == NO_PROVISIONER:
-            text = f"no volume plugin matched name: {of['provisioner']}"
-            await self._binder.warn(claim, "ProvisioningFailed", text)
+    async def _ask_provisioner(self, claim: Obj, of: Obj) -> None:
+        """Name the provisioner on the claim: the sign for it to begin."""
+        name = of["provisioner"]
+        if name == NO_PROVISIONER:
+            await self._binder.warn(claim, "ProvisioningFailed", f'no volume plugin matched name: "{name}"')
             return
-        if outcome == "refused" and node:
-            text = f'failed to provision volume with StorageClass "{name_of(of)}": node {node} has no room for it'
-            await self._binder.warn(claim, "ProvisioningFailed", text)
-            await self._claims.patch(claim, {"metadata": {"annotations": {SELECTED_NODE: None}}}, subresource=None)
-            return
-        if outcome == "never":
-            text = f'Waiting for a volume to be created either by the external provisioner "{of["provisioner"]}"'
+        if (claim["metadata"].get("annotations") or {}).get(STORAGE_PROVISIONER) != name:
+            await self._claims.patch(
+                claim, {"metadata": {"annotations": {STORAGE_PROVISIONER: name}}}, subresource=None
+            )
+            text = f"Waiting for a volume to be created either by the external provisioner '{name}' or manually"
             await self._binder.note(claim, "ExternalProvisioning", text)
-            return
-        try:
-            await self._bind(claim, await self._volumes.create(_volume_for(claim, of, self._reach(of, node))))
-        except StatusError as error:
-            if error.code != 409:
-                raise
-
-    def _reach(self, of: Obj, node: str) -> tuple[str, str] | None:
-        """The node label that binds a volume of the class, and its value on the node that was chosen."""
-        label = (of.get("parameters") or {}).get(REACH)
-        there = self._nodes.get(node) if node else None
-        if not label or there is None:
-            return None
-        return label, str((there["metadata"].get("labels") or {}).get(label, ""))
 
     def _promised(self, claim: Obj) -> Obj | None:
         """A volume that names the claim."""
@@ -208,10 +187,7 @@ class VolumeControl:
         claim = self._claims.get(f"{reference['namespace']}/{reference['name']}")
         if claim is not None and uid_of(claim) == reference["uid"]:
             return
-        made = PROVISIONED_BY in (volume["metadata"].get("annotations") or {})
-        if made and volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete":
-            await self._volumes.remove(volume)
-        elif field_of(volume, "status", "phase") != "Released":
+        if field_of(volume, "status", "phase") != "Released":
             await self._volumes.patch(volume, {"status": {"phase": "Released"}}, subresource="status")
 
 
@@ -226,7 +202,8 @@ def _claim_of(volume: Obj) -> Iterable[str]:
     return (f"{reference.get('namespace')}/{reference.get('name')}",) if reference else ()
 
 
-def _chosen(claim: Obj) -> str:
+def chosen_node(claim: Obj) -> str:
+    """The node that a scheduler has chosen for the claim, "" if none."""
     return str((claim["metadata"].get("annotations") or {}).get(SELECTED_NODE) or "")
 
 
@@ -254,7 +231,8 @@ def _size(spec: Obj, *path: str) -> Fraction:
     return parse(str(field_of(spec, *path, "storage") or 0))
 
 
-def _reference(claim: Obj) -> Obj:
+def reference_of(claim: Obj) -> Obj:
+    """The claim as a volume names it."""
     return {
         "apiVersion": "v1",
         "kind": kinds.VOLUME_CLAIM.kind,
@@ -275,21 +253,3 @@ def _made_for(pod: Obj, volume: str, template: Obj) -> Obj:
     }
     claim = {"apiVersion": "v1", "kind": kinds.VOLUME_CLAIM.kind, "metadata": meta, "spec": template["spec"]}
     return with_meta(claim)
-
-
-def _volume_for(claim: Obj, of: Obj, reach: tuple[str, str] | None) -> Obj:
-    name = f"pvc-{uid_of(claim)}"
-    spec: Obj = {
-        "accessModes": claim["spec"].get("accessModes"),
-        "capacity": {"storage": field_of(claim, "spec", "resources", "requests", "storage")},
-        "claimRef": _reference(claim),
-        "csi": {"driver": of["provisioner"], "volumeHandle": name},
-        "persistentVolumeReclaimPolicy": of.get("reclaimPolicy") or "Delete",
-        "storageClassName": name_of(of),
-        "volumeMode": claim["spec"].get("volumeMode") or "Filesystem",
-    }
-    if reach is not None:
-        term = {"matchExpressions": [{"key": reach[0], "operator": "In", "values": [reach[1]]}]}
-        spec = with_field(spec, ("nodeAffinity", "required"), {"nodeSelectorTerms": [term]})
-    meta: Obj = {"name": name, "annotations": {PROVISIONED_BY: of["provisioner"]}}
-    return {"apiVersion": "v1", "kind": kinds.VOLUME.kind, "metadata": meta, "spec": spec}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from scheduler.devcluster import kinds
 from scheduler.devcluster.objects import Obj
-from scheduler.devcluster.volumes import BIND_COMPLETED, BOUND_BY_CONTROLLER, OUTCOME, REACH, SELECTED_NODE
+from scheduler.devcluster.provisioner import OUTCOME, REACH
+from scheduler.devcluster.volumes import BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE
 from tests.storage import HOST, local_class, mount, scratch, storage_class, volume, volume_claim
 from tests.worlds import Bench, pod, workload, world
 
