@@ -223,9 +223,9 @@ class Proxy:
                     if self.cut:
                         return self._drop(request)
                     await response.write(chunk)
-            except Cut:
+                await response.write_eof()
+            except (Cut, ConnectionResetError):  # broken by us, or given up by the client
                 return self._drop(request)
-            await response.write_eof()
             return response
 
     @staticmethod
