@@ -1,12 +1,16 @@
 """Gangs with volumes: a node for every claim, a bound claim for every pod, or none of it and a reason."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 import yaml
 
 from scheduler.api import kinds
+from scheduler.devcluster.provisioner import Provisioner
+from scheduler.kube import identity
+from tests.real.remote import Remote
 from tests.service.conftest import Cluster, Document, Objects, scheduling
 from tests.storage import HOST, local_class, storage_class, volume, volume_claim
 
@@ -15,10 +19,20 @@ PROVISIONED = "disk.example.com"
 
 
 @pytest.fixture
-def provisioner(request: pytest.FixtureRequest) -> None:
-    """Volumes are provisioned in the embedded cluster only; a real control plane leaves that to drivers."""
-    if request.config.getoption("--cluster") == "real":
-        pytest.skip("a real control plane has no provisioner")
+async def provisioner(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncIterator[None]:
+    """A provisioner for every class: the embedded cluster has one, a real control plane leaves that to drivers."""
+    if request.config.getoption("--cluster") != "real":
+        yield
+        return
+    async with Remote(await identity.load(cluster.kubeconfig)) as api:
+        running = asyncio.create_task(Provisioner(api).run())
+        try:
+            yield
+            if running.done():
+                running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def plain(document: Document) -> Document:
@@ -129,7 +143,7 @@ async def test_a_gang_waits_for_a_claim_that_nothing_binds_and_starts_once_it_is
     await cluster.running("default", 1)
 
 
-@pytest.mark.usefixtures("tutti", "provisioner")
+@pytest.mark.usefixtures("provisioner", "tutti")
 async def test_volumes_are_provisioned_for_the_nodes_of_a_gang_before_its_pods_are_bound(cluster: Cluster):
     await cluster.add_nodes("cpu", 2)
     await apply(cluster, provisioned(reach=HOST), group("pair", "", ""))
