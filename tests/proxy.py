@@ -32,8 +32,8 @@ class Write:
 
     @property
     def of_a_commit(self) -> bool:
-        """Whether it is one of a commit's: of a claim, or a binding."""
-        return "/resourceclaims" in self.path or self.path.endswith("/binding")
+        """Whether it is one of a commit's: of a claim, a volume, or a binding."""
+        return "/resourceclaims" in self.path or "/persistentvolume" in self.path or self.path.endswith("/binding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

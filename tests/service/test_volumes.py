@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from scheduler.devcluster.provisioner import Provisioner
 from scheduler.kube import identity
 from tests.real.remote import Remote
 from tests.service.conftest import Cluster, Document, Objects, scheduling
+from tests.service.process import Process
+from tests.service.test_crash import killed_at
 from tests.storage import HOST, local_class, storage_class, volume, volume_claim
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -158,6 +161,38 @@ async def test_volumes_are_provisioned_for_the_nodes_of_a_gang_before_its_pods_a
         assert annotation(claim) == pod["spec"]["nodeName"]
     events, _ = await cluster.client.list(kinds.EVENT, "default")
     assert not [event for event in events if event.get("reason") == "FailedMount"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("provisioner")
+@pytest.mark.parametrize("number", range(1, 9))
+async def test_killed_at_a_write_the_next_start_makes_the_gang_whole(cluster: Cluster, tmp_path: Path, number: int):
+    """Two volumes made by hand and two provisioned, then four bindings."""
+    nodes = await cluster.add_nodes("cpu", 2)
+    await apply(
+        cluster,
+        plain(local_class()),
+        provisioned(reach=HOST),
+        *(local(f"disk-{node}", node) for node in nodes),
+        *(plain(volume_claim(name, cls="local")) for name in ("left", "right")),
+        group("train", "left", "right", "", ""),
+    )
+    written = await killed_at(cluster, number, tmp_path)
+    assert len(written) >= number
+    async with Process(cluster.tutti):
+        pods = await cluster.running("default", 4)
+        claims = await cluster.until(kinds.VOLUME_CLAIM, lambda claims: len(bound(claims)) == 4, "all are bound")
+    volumes = bound(claims)
+    assert len(set(volumes.values())) == 4
+    for pod, claim in (
+        ("train-0", "left"),
+        ("train-1", "right"),
+        ("train-2", "train-2-data"),
+        ("train-3", "train-3-data"),
+    ):
+        made = await stored(cluster, kinds.VOLUME, volumes[claim])
+        terms = made["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+        assert terms[0]["matchExpressions"][0]["values"] == [pods[f"default/{pod}"]["spec"]["nodeName"]]
 
 
 @pytest.mark.usefixtures("provisioner")
