@@ -1,5 +1,5 @@
 """`python -m tests.contest --fence none|taint|rule|verify --allocations 10000`: Tutti and kube-scheduler on one real
-control plane, with pods for devices of one class, until so many claims were allocated.
+control plane, with pods for devices of one class, until so many claims were allocated or the time is up.
 
 `taint`: half of the nodes publish the taint of the fence; `rule`: DeviceTaintRules put it there; `none` and `verify`:
 both schedulers may take any device. Every version of every claim is looked at. It prints figures, and every device that
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--allocations", type=int, default=10_000, help="by both together")
     parser.add_argument("--nodes", type=int, default=16, help="with 8 GPUs each")
     parser.add_argument("--run", type=float, default=0.2, help="seconds that a pod runs")
+    parser.add_argument("--seconds", type=float, default=3600, help="at most: then what was reached counts")
     parser.add_argument("--share", type=float, default=0.5, help="pods of each scheduler at a time, of all devices")
     options = parser.parse_args()
     by_rule = options.fence == "rule"
@@ -72,7 +73,9 @@ async def _contest(found: Ground, options: argparse.Namespace) -> dict[str, Any]
             run=options.run,
         )
         began = time.perf_counter()
-        await streams.flow()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(options.seconds):
+                await streams.flow()
         seconds = time.perf_counter() - began
         expected = {(f"{double.version},", "/".join(double.device)) for double in verifier.doubles}
         told = await _told(client, expected)

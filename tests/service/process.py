@@ -11,7 +11,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["scheduler.service", "scheduler.kube.identity", "kubernetes.aio.config"])
 
 
-def _serve(kubeconfig: Path) -> None:
+def _serve(kubeconfig: Path, settings: dict[str, Any]) -> None:
     from scheduler import config, service
 
     flags: dict[str, Any] = {
@@ -20,6 +20,7 @@ def _serve(kubeconfig: Path) -> None:
         "web_enabled": False,
         "log_level": "warning",
         "log_format": "text",
+        **settings,
     }
     asyncio.run(service.serve(config.load(flags=flags, environment={})))
 
@@ -27,8 +28,8 @@ def _serve(kubeconfig: Path) -> None:
 class Process:
     """`async with Process(kubeconfig) as scheduler:`. It must not fail: at the end it obeys SIGTERM, or was killed."""
 
-    def __init__(self, kubeconfig: Path) -> None:
-        self._process = _context.Process(target=_serve, args=(kubeconfig,), daemon=True)
+    def __init__(self, kubeconfig: Path, **settings: Any) -> None:
+        self._process = _context.Process(target=_serve, args=(kubeconfig, settings), daemon=True)
         self._killed = False
 
     async def __aenter__(self) -> "Process":
@@ -42,9 +43,17 @@ class Process:
         # Asked to end before it has begun, it ends as any process does.
         assert self._process.exitcode in ((-signal.SIGKILL,) if self._killed else (0, -signal.SIGTERM))
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
     async def stop(self) -> int | None:
         """SIGTERM, and wait for the end; the exit code."""
-        self._process.terminate()
+        self.ask_to_stop()
+        return await self.ended()
+
+    async def ended(self) -> int | None:
+        """Wait for the end; the exit code."""
         await asyncio.to_thread(self._process.join)
         return self._process.exitcode
 
