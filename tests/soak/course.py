@@ -15,7 +15,7 @@ from tests.proxy import Write
 from tests.real.ground import ground
 from tests.service.verifier import Verifier, verified
 from tests.soak import standing
-from tests.soak.judge import Wholeness, leaks
+from tests.soak.judge import Awake, Wholeness, leaks
 from tests.soak.life import NAMESPACE, Life
 from tests.soak.replicas import JumpingClock, Replica, strike
 from tests.soak.standing import Standing
@@ -53,7 +53,8 @@ class _Soak:
         self._began = asyncio.get_running_loop().time()
         self._told: list[str] = []
         self._life = Life(str(seed), here.client, here.add_nodes, self._tell)
-        self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell)
+        self._awake = Awake()
+        self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell, self._awake)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
         self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
 
@@ -62,7 +63,7 @@ class _Soak:
         problems: list[str] = []
         async with verified(self._client) as verifier, JumpingClock(dice).set(), asyncio.TaskGroup() as group:
             await self._life.begin()
-            parts = [group.create_task(self._wholeness.watch(self._client))]
+            parts = [group.create_task(self._awake.count()), group.create_task(self._wholeness.watch(self._client))]
             parts += [group.create_task(replica.run()) for replica in self._replicas]
             striking = group.create_task(strike(self._replicas, dice))
             await self._life.go_on(seconds)
@@ -101,9 +102,9 @@ class _Soak:
 
     async def _within(self, seconds: float, what_is_left: Any) -> list[str]:
         """Wait until nothing is left; what is, when the time is over."""
-        end = asyncio.get_running_loop().time() + seconds
+        end = self._awake.seconds + seconds
         while left := list(await what_is_left()):
-            if asyncio.get_running_loop().time() > end:
+            if self._awake.seconds > end:
                 return left
             self._wholeness.look()
             await asyncio.sleep(0.5)

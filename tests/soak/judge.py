@@ -1,6 +1,7 @@
 """What must hold at every moment of a soak, whatever happens: read off the API server itself, not off the scheduler."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from scheduler.kube.reflector import Reflector
 from tests.soak.life import GROUP
 
 MOST_PARTIAL_SECONDS = 30.0
+_TICK_SECONDS = 0.25
 Document = dict[str, object]
 
 
@@ -40,6 +42,22 @@ class Pod(msgspec.Struct, frozen=True):
 _pod = msgspec.json.Decoder(Pod)
 
 
+class Awake:
+    """Seconds that this process was awake: where it was stopped for a while, or starved, nobody in it could act."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def count(self) -> None:
+        """Until cancelled."""
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            self.seconds += min(now - before, 2 * _TICK_SECONDS)
+            before = now
+
+
 @dataclass
 class Wholeness:
     """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone) is left out: what
@@ -51,6 +69,7 @@ class Wholeness:
     minimum: Mapping[str, int]
     gone: Collection[str]
     tell: Callable[[str], None]
+    awake: Awake
     longest: tuple[float, str] = (0.0, "")
     problems: list[str] = field(default_factory=list)
     _pods: dict[str, dict[str, Pod]] = field(default_factory=dict)
@@ -102,14 +121,14 @@ class Wholeness:
         if partial:
             if gang not in self._since:
                 self.tell(f"{gang} is bound in part")
-                self._since[gang] = asyncio.get_running_loop().time()
+                self._since[gang] = self.awake.seconds
         elif gang in self._since:
             self.tell(f"{gang} is no longer bound in part: {bound} of {self.minimum[gang]} pods are bound")
             self._measure(gang)
             del self._since[gang]
 
     def _measure(self, gang: str) -> None:
-        lasted = asyncio.get_running_loop().time() - self._since[gang]
+        lasted = self.awake.seconds - self._since[gang]
         self.longest = max(self.longest, (lasted, gang))
         problem = f"gang {gang} was bound in part for more than {MOST_PARTIAL_SECONDS:g} s"
         if lasted > MOST_PARTIAL_SECONDS and problem not in self.problems:
