@@ -6,7 +6,7 @@ from typing import Any
 
 from scheduler.devcluster import errors, kinds
 from scheduler.devcluster.errors import FieldError
-from scheduler.devcluster.objects import Obj, field_of, with_field
+from scheduler.devcluster.objects import Obj, field_of, with_field, with_meta
 from scheduler.devcluster.pod_rules import amount_faults
 from scheduler.devcluster.quantities import tidied_amounts
 from scheduler.devcluster.rules import Lookup, Rules
@@ -154,7 +154,7 @@ def _volume_claim_with_defaults(claim: Obj) -> Obj:
 
 
 def _begin_volume_claim(claim: Obj, _lookup: Lookup) -> Obj:
-    return {**claim, "status": {"phase": "Pending"}}
+    return {**_protected(claim, "kubernetes.io/pvc-protection"), "status": {"phase": "Pending"}}
 
 
 def _volume_with_defaults(volume: Obj) -> Obj:
@@ -186,7 +186,13 @@ def _check_storage_class(of: Obj) -> list[FieldError]:
 
 
 def _begin_volume(volume: Obj, _lookup: Lookup) -> Obj:
-    return {**volume, "status": {"phase": "Available"}}
+    return {**_protected(volume, "kubernetes.io/pv-protection"), "status": {"phase": "Available"}}
+
+
+def _protected(obj: Obj, finalizer: str) -> Obj:
+    """What admission adds: whatever is in use does not go."""
+    finalizers = obj["metadata"].get("finalizers") or []
+    return obj if finalizer in finalizers else with_meta(obj, finalizers=[*finalizers, finalizer])
 
 
 NAMESPACE_RULES = Rules(begin=_begin_namespace)

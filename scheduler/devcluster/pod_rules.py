@@ -6,7 +6,7 @@ from typing import Any
 
 from scheduler.devcluster import errors, kinds
 from scheduler.devcluster.errors import FieldError
-from scheduler.devcluster.objects import Obj, with_condition
+from scheduler.devcluster.objects import Obj, field_of, with_condition, with_field
 from scheduler.devcluster.placement_rules import (
     neighbour_faults,
     node_selector_faults,
@@ -66,6 +66,14 @@ def _on_host(container: Obj) -> Obj:
     }
 
 
+def _volume_with_defaults(volume: Obj) -> Obj:
+    """The claim that an ephemeral volume asks for is one of files."""
+    asked = field_of(volume, "ephemeral", "volumeClaimTemplate", "spec")
+    if asked is None or asked.get("volumeMode"):
+        return volume
+    return with_field(volume, ("ephemeral", "volumeClaimTemplate", "spec", "volumeMode"), "Filesystem")
+
+
 def spec_with_defaults(spec: Obj) -> Obj:
     """A pod spec with the defaults of the API filled in: requests from limits, restartPolicy, schedulerName, ..."""
     changes = {key: value for key, value in _SPEC_DEFAULTS.items() if spec.get(key) is None}
@@ -75,6 +83,8 @@ def spec_with_defaults(spec: Obj) -> Obj:
             done = [_container_with_defaults(container) for container in containers]
             if any(new is not old for new, old in zip(done, containers, strict=True)):
                 changes[field] = done
+    if any(volume.get("ephemeral") for volume in spec.get("volumes") or ()):
+        changes["volumes"] = [_volume_with_defaults(volume) for volume in spec["volumes"]]
     if spec.get("hostNetwork"):
         for field in _CONTAINER_FIELDS:
             if spec.get(field):

@@ -3,7 +3,7 @@
 A claim is bound to a volume that names it, to a free one that fits if its class binds at once, or to one that
 `provisioner` makes: at once, or for the node that a scheduler has written on the claim. Claims of ephemeral volumes are
 made here, too.
-Not here: protection of claims and volumes in use, resizing, snapshots, reclaiming of what was made by hand.
+Not here: resizing, snapshots, reclaiming of what was made by hand.
 Source: the PersistentVolume and ephemeral-volume controllers, by their documented behaviour.
 """
 
@@ -16,10 +16,11 @@ from scheduler.devcluster import kinds
 from scheduler.devcluster.access import Api
 from scheduler.devcluster.mirror import Mirror, key_of
 from scheduler.devcluster.objects import Obj, field_of, name_of, namespace_of, uid_of, with_meta
-from scheduler.devcluster.pods import controller_of, is_done, is_leaving, reference_to
+from scheduler.devcluster.pods import controller_of, is_done, is_leaving, node_of, reference_to
 from scheduler.devcluster.quantities import parse
 from scheduler.devcluster.reports import Reports
 from scheduler.devcluster.selectors import object_selector
+from scheduler.devcluster.shelf import volume_claims
 from scheduler.devcluster.work import Work
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
@@ -27,6 +28,7 @@ BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 STORAGE_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
+CLAIM_PROTECTION, VOLUME_PROTECTION = "kubernetes.io/pvc-protection", "kubernetes.io/pv-protection"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
 
 
@@ -41,13 +43,16 @@ class VolumeControl:
         self.claim_work = Work("volume claim", self._sync_claim)
         self.volume_work = Work("volume", self._sync_volume)
         pods.index("volume claims of its own", _own_claims)
+        pods.index("volume claims in use", _claims_in_use)
         volumes.index("claim", _claim_of)
         pods.listen(self._pod_changed)
         claims.listen(self._claim_changed)
         volumes.listen(self._volume_changed)
         classes.listen(lambda _before, _after: self._look_at_unbound())
 
-    def _pod_changed(self, _before: Obj | None, after: Obj | None) -> None:
+    def _pod_changed(self, before: Obj | None, after: Obj | None) -> None:
+        for key in volume_claims(before) if before is not None and (after is None or is_done(after)) else ():
+            self.claim_work.add(key)
         if after is not None and any(volume.get("ephemeral") for volume in after["spec"].get("volumes") or ()):
             self.pod_work.add(key_of(after))
 
@@ -98,7 +103,11 @@ class VolumeControl:
 
     async def _sync_claim(self, key: str) -> None:
         claim = self._claims.get(key)
-        if claim is None or is_leaving(claim):
+        if claim is None:
+            return
+        if is_leaving(claim):
+            if not self._pods.keys("volume claims in use", key):
+                await _let_go(self._claims, claim, CLAIM_PROTECTION)
             return
         named = claim["spec"].get("volumeName")
         if named:
@@ -179,7 +188,12 @@ class VolumeControl:
 
     async def _sync_volume(self, key: str) -> None:
         volume = self._volumes.get(key)
-        if volume is None or is_leaving(volume):
+        if volume is None:
+            return
+        if is_leaving(volume):
+            claims = [self._claims.get(claim) for claim in _claim_of(volume)]
+            if not any(claim is not None and _is_for(volume, claim) for claim in claims):
+                await _let_go(self._volumes, volume, VOLUME_PROTECTION)
             return
         reference = field_of(volume, "spec", "claimRef")
         if not reference or not reference.get("uid"):
@@ -189,6 +203,18 @@ class VolumeControl:
             return
         if field_of(volume, "status", "phase") != "Released":
             await self._volumes.patch(volume, {"status": {"phase": "Released"}}, subresource="status")
+
+
+async def _let_go(mirror: Mirror, obj: Obj, finalizer: str) -> None:
+    """What nobody uses any more may go."""
+    finalizers = obj["metadata"].get("finalizers") or []
+    if finalizer in finalizers:
+        kept = [each for each in finalizers if each != finalizer]
+        await mirror.update(with_meta(obj, finalizers=kept or None))
+
+
+def _claims_in_use(pod: Obj) -> Iterable[str]:
+    return volume_claims(pod) if node_of(pod) and not is_done(pod) else ()
 
 
 def _own_claims(pod: Obj) -> Iterable[str]:

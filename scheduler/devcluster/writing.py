@@ -47,6 +47,7 @@ _NO_GENERATION = frozenset(
         kinds.SERVICE.key,
         kinds.VOLUME.key,
         kinds.VOLUME_CLAIM.key,
+        kinds.STORAGE_CLASS.key,
     )
 )
 

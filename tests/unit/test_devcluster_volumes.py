@@ -128,9 +128,29 @@ async def test_a_claim_whose_volume_is_gone_is_lost():
     async with world() as w:
         w.apply(plain(storage_class(waits=False)), asked("c"))
         await w.settled()
-        w.delete(kinds.VOLUME, holding(w, "c")[1])
+        name = holding(w, "c")[1]
+        w.delete(kinds.VOLUME, name)
+        await w.settled()
+        assert holding(w, "c")[0] == "Bound"
+        w.change(kinds.VOLUME, name, {"metadata": {"finalizers": None}})
         await w.settled()
         assert holding(w, "c")[0] == "Lost"
+
+
+async def test_a_claim_in_use_goes_when_its_pod_has_gone_and_its_volume_after_it():
+    async with world({"cpu": 1}) as w:
+        w.apply(plain(storage_class(waits=False)), asked("c"))
+        await w.settled()
+        w.apply(using("p", *mount("c"), node=CPU))
+        await w.settled()
+        name = holding(w, "c")[1]
+        w.delete(kinds.VOLUME_CLAIM, "c")
+        await w.settled()
+        assert holding(w, "c")[0] == "Bound"
+        w.delete(kinds.POD, "p")
+        await w.settled()
+        assert w.find(kinds.VOLUME_CLAIM, "c") is None
+        assert w.find(kinds.VOLUME, name) is None
 
 
 async def test_a_kubelet_does_not_start_a_pod_before_its_claim_is_bound():
