@@ -12,7 +12,7 @@ import pytest
 from queues import reasons as queues
 from scheduler.commit import outcome
 from scheduler.model import reasons as model
-from scheduler.model.reasons import GangDoesNotFit, NodeCount, NoNodeFits, Reason, Scattered, WaitingForPods
+from scheduler.model.reasons import GangDoesNotFit, Holding, NodeCount, NoNodeFits, Reason, Scattered, WaitingForPods
 
 REASONS = sorted(
     {
@@ -55,6 +55,9 @@ def value(name: str, kind: Any, count: int) -> Any:
         return tuple(NodeCount(nodes=number, cause=WORDS["cause"]) for number in (1, 2)[:count])
     if kind == Scattered | None:
         return Scattered(resource="gpu", asked=4, free=16, nodes=8, most=count) if count else None
+    if kind is Holding:
+        pods = tuple((f"team/p{number}", "") for number in range(count))
+        return Holding(claim=f"team/{name}", uid="", pods=pods)
     if kind == tuple[str, ...]:
         return ("left", "right")[: max(count, 1)]  # children of a queue that has some
     raise AssertionError(f"a reason has a field of a kind that is not read here: {name}: {kind}")
