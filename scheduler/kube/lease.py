@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 Document = dict[str, Any]
 
+_LOOKS = 4
+"""Looks at another's lease in the time in which its holder renews it once."""
+
 
 class Leases(Protocol):
     """The part of `Client` that an election needs."""
@@ -60,6 +63,8 @@ class Election:
     """When the request that last succeeded was begun; None: not leading."""
     _seen: tuple[str, float] = ("", 0.0)
     """The foreign record's version and when it was first seen."""
+    _free_at: float = 0.0
+    """When the foreign record has lasted as long as it says."""
 
     def __post_init__(self) -> None:
         if not self.renew_seconds < self.lease_seconds:
@@ -92,7 +97,7 @@ class Election:
                     waited = True
             except (ApiError, TimeoutError) as error:
                 log.warning("cannot read or take the lease", lease=f"{self.namespace}/{self.name}", error=str(error))
-            await asyncio.sleep(jittered(self.retry_seconds, self.jitter))
+            await asyncio.sleep(self._until_next_look())
 
     async def hold(self) -> NoReturn:
         """Renew for as long as that succeeds in time, then raise LeaseLost."""
@@ -111,6 +116,13 @@ class Election:
             if not self.leading:
                 self._renewed_at = None
                 raise LeaseLost(f"lease {self.namespace}/{self.name} could not be renewed for {self.renew_seconds} s")
+
+    def _until_next_look(self) -> float:
+        """Seconds to wait for another's lease: often enough to see early when it was renewed last, for its time counts
+        from then; and not a moment longer than it lasts."""
+        wait = jittered(self.retry_seconds / _LOOKS, self.jitter)
+        left = self._free_at - self.clock()
+        return min(wait, left) if left > 0 else wait
 
     async def release(self) -> None:
         """Let the next one lead without waiting. Failing that, the lease runs out."""
@@ -144,7 +156,8 @@ class Election:
         spec = found.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
         lasts = float(spec.get("leaseDurationSeconds") or self.lease_seconds)
-        if holder not in ("", self.identity) and began < self._seen[1] + lasts:
+        self._free_at = self._seen[1] + lasts
+        if holder not in ("", self.identity) and began < self._free_at:
             return False
         transitions = int(spec.get("leaseTransitions") or 0) + (holder != self.identity)
         taken = {**spec, **self._record(), "acquireTime": self._time(), "leaseTransitions": transitions}

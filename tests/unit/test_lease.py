@@ -157,6 +157,27 @@ async def test_a_lease_that_is_not_renewed_is_taken_after_its_duration_and_count
     assert not one.leading
 
 
+async def test_a_lease_is_looked_at_often_and_taken_the_moment_it_has_run_out(
+    server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = candidate(server, clock), candidate(server, clock, "two")
+    two.retry_seconds = 2.0
+    await one.acquire()
+    slept: list[float] = []
+    pause = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            slept.append(seconds)
+            clock.seconds += seconds
+        await pause(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert await two.acquire() == 1
+    assert sum(slept) == pytest.approx(15)
+    assert max(slept) <= 2.0 / 4 * 1.2
+
+
 async def test_a_leader_that_cannot_renew_stops_before_another_may_take_over(server: Server, clock: Clock) -> None:
     one = candidate(server, clock)
     await one.acquire()
