@@ -15,7 +15,7 @@ class Resources:
     amounts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if any(amount == 0 for amount in self.amounts.values()):
+        if 0 in self.amounts.values():
             object.__setattr__(self, "amounts", {name: amount for name, amount in self.amounts.items() if amount})
 
     def __getitem__(self, name: str) -> int:
@@ -64,9 +64,12 @@ NOTHING = Resources()
 
 
 def total(parts: Iterable[Resources]) -> Resources:
-    """The sum, computed in one dictionary."""
+    """The sum, computed in one dictionary; of a single part, that part."""
+    rest = (part for part in parts if part.amounts)
+    first = next(rest, NOTHING)
     amounts: dict[str, int] = {}
-    for part in parts:
+    for part in rest:
+        amounts = amounts or dict(first.amounts)
         for name, amount in part.amounts.items():
             amounts[name] = amounts.get(name, 0) + amount
-    return Resources(amounts)
+    return Resources(amounts) if amounts else first

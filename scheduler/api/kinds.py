@@ -9,7 +9,7 @@ from scheduler.api import core, crds, dra, storage
 from scheduler.api.meta import ObjectMeta, Wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kind:
     """One served resource. `type` is what a document of it decodes to; `optional`: absence of the API is no error.
     `older`: versions of the same form, tried in turn where `version` is not served."""

@@ -41,6 +41,13 @@ _MOST_ANSWERS = 128
 _read = PerObject(read_slice)
 
 
+def _devices_by_name(read: SliceDevices) -> Mapping[str, Device]:
+    return {device.id.name: device for device in read.devices}
+
+
+_names = PerObject(_devices_by_name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NodeDevices:
     """What one node can use, in the order in which kube-scheduler would try it. Devices are numbered from 0.
@@ -197,7 +204,9 @@ class Inventory:
         known = self._names.get(pool.key)
         if known is None:
             oldest_first = sorted(pool.slices, key=lambda s: s.published.spec.pool.generation)
-            known = self._names[pool.key] = {d.id.name: d for read in oldest_first for d in read.devices}
+            found = [_names(read) for read in oldest_first]
+            joined = found[0] if len(found) == 1 else {name: each[name] for each in found for name in each}
+            known = self._names[pool.key] = joined
         return known
 
     def _gather(self, node: Node) -> NodeDevices:

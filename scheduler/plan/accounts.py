@@ -16,6 +16,7 @@ from queues.resources import NOTHING, Resources, total
 from scheduler.api.attributes import GPU_RESOURCE
 from scheduler.api.dra import AllocationResult
 from scheduler.dra import accounting
+from scheduler.dra.caches import PerObject
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim, Pod
@@ -114,17 +115,29 @@ class Accounts:
 
 def own(pod: Pod) -> Resources:
     """CPU and memory."""
-    return Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]})
+    return _cpu_and_memory(pod.requests)
 
 
 def by_name(amounts: Resources) -> Resources:
     """GPUs that a device plugin serves, told by the name of the resource."""
+    return _gpus_by_name(amounts)
+
+
+def _own(requests: Resources) -> Resources:
+    return Resources({"cpu": requests["cpu"], "memory": requests["memory"]})
+
+
+def _by_name(amounts: Resources) -> Resources:
     gpus = amounts[GPU_RESOURCE] * accounting.WHOLE
     for name, amount in amounts.amounts.items():
         found = _MIG_RESOURCE.fullmatch(name)
         if found is not None:
             gpus += amount * accounting.WHOLE * int(found["slices"]) // accounting.SLICES_OF_A_BOARD
     return Resources({GPU: gpus}) if gpus else NOTHING
+
+
+_cpu_and_memory = PerObject(_own)
+_gpus_by_name = PerObject(_by_name)
 
 
 def pool(nodes: Iterable[Node], inventory: Inventory) -> Resources:

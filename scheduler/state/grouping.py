@@ -14,8 +14,9 @@ A name refers to a PodGroup in the pod's own namespace: in its dialect, then, so
 its pods are, in the others of this list. It may not exist yet. Source: KAI's pod grouper, KEP 4671, JobSet, LWS.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from scheduler.api import core
 from scheduler.api.crds import MIN_MEMBER_ANNOTATION, POD_GROUP_LABEL, SUB_GROUP_LABEL
@@ -55,6 +56,15 @@ _DIALECTS: tuple[Kind, ...] = (
     SEED_POD_GROUP,
     COSCHEDULING_POD_GROUP,
 )
+_PLACES: tuple[tuple[Kind, Literal["label", "annotation", "spec"], str], ...] = (
+    (POD_GROUP, "label", POD_GROUP_LABEL),
+    (POD_GROUP, "annotation", POD_GROUP_LABEL),
+    (NATIVE_POD_GROUP, "spec", "schedulingGroup.podGroupName"),
+    (KAI_POD_GROUP, "annotation", KAI_GROUP_NAME),
+    (SEED_POD_GROUP, "label", KAI_GROUP_NAME),
+    *((COSCHEDULING_POD_GROUP, "label", label) for label in COSCHEDULING_LABELS),
+)
+"""Where a pod names its PodGroup, the first that it does: the dialect, the place and the name there."""
 _BATCH = "batch"
 
 Owner = tuple[Kind, Document]
@@ -137,13 +147,6 @@ def membership(pod: core.Pod, find: Find, exists: Exists, complete: Callable[[Ki
     return Membership(gang=alone, owners=owners, awaits_owner=awaits)
 
 
-def reference_key(pod: core.Pod) -> str | None:
-    """The PodGroup that the pod names, as `namespace/name`, in whatever dialect."""
-    meta = pod.metadata
-    reference = _reference(pod, meta.labels or {}, meta.annotations or {})
-    return None if reference is None else f"{meta.namespace}/{reference[1]}"
-
-
 def minimum_of(meta: ObjectMeta) -> tuple[str, str] | None:
     """What an object says about the minimum of the gang it implies, and in which annotation."""
     annotations = meta.annotations or {}
@@ -158,15 +161,11 @@ def _reference(
 ) -> tuple[Kind, str, str] | None:
     """The dialect, the name and the place of the first reference that is there."""
     native = pod.spec.scheduling_group.pod_group_name if pod.spec.scheduling_group else None
-    candidates: Iterable[tuple[Kind, str | None, str]] = (
-        (POD_GROUP, labels.get(POD_GROUP_LABEL), f"label {POD_GROUP_LABEL}"),
-        (POD_GROUP, annotations.get(POD_GROUP_LABEL), f"annotation {POD_GROUP_LABEL}"),
-        (NATIVE_POD_GROUP, native, "spec.schedulingGroup.podGroupName"),
-        (KAI_POD_GROUP, annotations.get(KAI_GROUP_NAME), f"annotation {KAI_GROUP_NAME}"),
-        (SEED_POD_GROUP, labels.get(KAI_GROUP_NAME), f"label {KAI_GROUP_NAME}"),
-        *((COSCHEDULING_POD_GROUP, labels.get(label), f"label {label}") for label in COSCHEDULING_LABELS),
-    )
-    return next(((kind, name, where) for kind, name, where in candidates if name), None)
+    for kind, where, said in _PLACES:
+        name = native if where == "spec" else (labels if where == "label" else annotations).get(said)
+        if name:
+            return kind, name, f"{where} {said}" if where != "spec" else f"spec.{said}"
+    return None
 
 
 def _owners(pod: core.Pod) -> tuple[tuple[Kind, str], ...]:

@@ -33,8 +33,10 @@ class SortedTable(Generic[V]):
             del self._keys[bisect_left(self._keys, key)]
         else:
             if key not in self._values:
-                # Appending and sorting later would be quicker for a first list, but that list comes sorted.
-                insort(self._keys, key)
+                if not self._keys or key > self._keys[-1]:
+                    self._keys.append(key)  # a first list comes sorted
+                else:
+                    insort(self._keys, key)
             elif self._values[key] is value:
                 return
             self._values[key] = value
