@@ -201,13 +201,14 @@ class Shapes:
         groups: list[list[Pod]] = []
         for pod in pods:
             shared = [entry.claim for entry in pod.claims if entry.claim and entry.needed and not entry.from_template]
-            linked: list[Pod] = []
+            others: dict[int, list[Pod]] = {}
             for key in (*(key for key in shared if self._held(key) is None), *self._ties(pod)):
                 other = group_of.get(key)
-                if other is not None and other is not linked:
-                    groups = [group for group in groups if group is not other]
-                    linked = other + linked
-            linked = [*linked, pod]
+                if other is not None:
+                    others[id(other)] = other  # several keys may lead to one group
+            if others:
+                groups = [group for group in groups if id(group) not in others]
+            linked = [*(member for other in others.values() for member in other), pod]
             groups.append(linked)
             for member in linked if len(linked) > 1 else (pod,):
                 for entry in member.claims:

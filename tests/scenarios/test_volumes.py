@@ -171,6 +171,16 @@ def test_pods_that_share_a_volume_of_one_node_go_there_together():
     assert apart.placements == ()
 
 
+def test_pods_that_share_two_volumes_of_one_node_are_placed_once_each():
+    members = [pod(f"g-{i}", group="g", volumes=mount("c", "d")) for i in range(3)]
+    made = planned(
+        nodes(2), pod_group("g", minMember=3), members, volume_claim("c"), volume_claim("d"), storage_class()
+    )
+    assert sorted(places(made)) == ["g-0", "g-1", "g-2"]
+    assert len(made.placements) == 3
+    assert len(set(places(made).values())) == 1
+
+
 def test_pods_that_share_a_volume_of_many_nodes_may_be_apart():
     wide = volume_claim("c", modes=("ReadWriteMany",))
     made = planned(nodes(2, cpu="1"), gang("g", "c", "c"), wide, storage_class())
