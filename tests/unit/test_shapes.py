@@ -73,3 +73,9 @@ def test_the_order_of_bundles_is_that_of_their_first_pods() -> None:
     of = shapes(made)
     assert [[one.name for one in bundle.pods] for bundle in of.bundles(pods)] == [["a", "c"], ["b"]]
     assert replace(pods[0]) == pods[0]
+
+
+def test_pods_that_share_two_claims_are_in_one_bundle_once() -> None:
+    made = cluster() + claim("s", ask(1)) + claim("t", ask(1))
+    pods = [pod("a", claims={"g": "s", "h": "t"}), pod("b", claims={"g": "s", "h": "t"})]
+    assert [[one.name for one in bundle.pods] for bundle in shapes(made).bundles(pods)] == [["a", "b"]]
