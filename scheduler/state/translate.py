@@ -40,7 +40,7 @@ from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
 from scheduler.state.fields import Bad
 from scheduler.state.gangs import World
-from scheduler.state.grouping import GangId, Member, membership, reference_key
+from scheduler.state.grouping import GangId, Member, membership
 from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
 from scheduler.state.roster import Reference, Roster
 from scheduler.state.stores import STORAGE_KINDS, Stores
@@ -316,10 +316,9 @@ class Translation:
         if place is None:
             self._roster.put(key, None)
             return
-        group_key = reference_key(found)
         references = tuple(_reference(kind, owner) for kind, owner in place.owners)
-        if group_key is not None:
-            references = (*references, ("PodGroup", group_key))
+        if place.named_by:
+            references = (*references, ("PodGroup", place.gang.key))
         self._roster.put(key, Member(wire=found, pod=pod, membership=place, problem=problem), references)
 
     def _gang(self, id_: GangId, members: list[Member]) -> Gang | None:
