@@ -1,7 +1,7 @@
 """The leader is killed under load, on a real control plane: until the one that waits has bound its first pod.
 
 Pods with claims come and go all the time. In each round the leader gets SIGKILL; the time is from then to the first
-event that shows a pod bound after the Lease has changed hands. Then another one is started, to wait in its turn.
+event that shows a pod bound after the Lease has changed hands. Another one is started before, and waits in its turn.
 """
 
 import argparse
@@ -58,16 +58,15 @@ async def _run(found: Ground, options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="tutti-takeover-") as folder, contextlib.ExitStack() as stack:
 
             def start(number: int) -> Any:
-                set_ = [
-                    part for one in [*settings, "web_enabled=false", "log_level=warning"] for part in ("--set", one)
-                ]
+                set_ = [part for one in [*settings, "web_enabled=false", "log_level=info"] for part in ("--set", one)]
                 command = [sys.executable, "-m", "scheduler", "run", f"--kubeconfig={found.tutti}", *set_]
                 return stack.enter_context(TUTTI.running(command, Path(folder) / f"{number}.log"))
 
             leading, holder = start(0), await _holder(client, "")
             for round_ in range(options.rounds):
                 waiting = start(round_ + 1)
-                await binds.more(AT_ONCE, after=time.perf_counter() + lease / 3)
+                await _said(Path(folder) / f"{round_ + 1}.log", "waiting to lead")
+                await binds.more(AT_ONCE, after=time.perf_counter())
                 leading.kill()
                 killed = time.perf_counter()
                 holder = await _holder(client, holder)
@@ -93,6 +92,12 @@ async def _holder(client: Client, but: str) -> str:
         ]
         if found and found[0] not in ("", but):
             return str(found[0])
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _said(log: Path, what: str) -> None:
+    """Until it stands in the log."""
+    while what not in await asyncio.to_thread(log.read_text):
         await asyncio.sleep(_LOOK_SECONDS)
 
 

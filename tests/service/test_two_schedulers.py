@@ -5,6 +5,7 @@ The other one is kube-scheduler on a real cluster; on the embedded one a second 
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -74,6 +75,16 @@ async def test_behind_the_fence_both_schedulers_work_and_no_device_is_given_twic
         by_stream[claim.partition("/")[2].partition("-")[0]] |= pools
     assert by_stream == {"ours": {inside}, "theirs": {outside}}
     assert len(verifier.allocated) == 80
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+async def test_rules_put_up_the_same_fence_where_the_server_has_them():
+    command = ["-m", "tests.contest", "--fence", "rule", "--allocations", "60", "--nodes", "2"]
+    contest = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    figures, _ = await contest.communicate()
+    assert contest.returncode == 0, figures.decode()
 
 
 async def test_without_a_fence_whatever_is_given_twice_is_found_and_told(cluster: Cluster, rival: Rival):
