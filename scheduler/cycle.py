@@ -106,6 +106,14 @@ class Cycle:
         """Something that decisions depend on has changed: run a cycle soon."""
         self._changed.set()
 
+    def prepare(self) -> None:
+        """While no cycle runs: keep up with what changes, so that the first one has not everything to translate."""
+        translate.prepare(self._state, self._policy)
+
+    async def rehearse(self) -> None:
+        """Make a plan and drop it: what planning remembers of nodes and devices is there when the first cycle comes."""
+        await asyncio.to_thread(decide, translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy))
+
     async def run(self, stop: asyncio.Event, *, grace_seconds: float) -> None:
         """Cycles until `stop`; then waits so long for commits under way. Raises what a commit or the planner raised.
 

@@ -95,6 +95,8 @@ class _Service:
         self._stop = stop
         self._onlooker = onlooker
         self._synced = asyncio.Event()
+        self._idle = True
+        """Whether no cycle has run yet: we do not lead."""
         self._changes: asyncio.Queue[list[Change]] = asyncio.Queue()
         self._state = ClusterState()
         self._metrics = Metrics()
@@ -172,15 +174,29 @@ class _Service:
             return
         log.info("the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds})
         if self._election is None:
-            await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
-        elif await self._unless_stopped(self._election.acquire()):
+            await self._work()
+        elif await self._unless_stopped(self._stand_by(self._election, group)):
             holding = group.create_task(self._election.hold())
             self._alarm(self._holders.standing)
             try:
-                await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
+                await self._work()
             finally:
                 holding.cancel()
                 await self._election.release()
+
+    async def _stand_by(self, election: Election, group: asyncio.TaskGroup) -> None:
+        """Wait until we lead. While another does, a plan is rehearsed."""
+        acquiring = group.create_task(election.acquire())
+        try:
+            if not (await asyncio.wait({acquiring}, timeout=self._config.lease_retry_seconds))[0]:
+                group.create_task(self._cycle.rehearse())
+            await acquiring
+        finally:
+            acquiring.cancel()
+
+    async def _work(self) -> None:
+        self._idle = False
+        await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, object]) -> bool:
         """Whether it came to pass before the service was stopped."""
@@ -206,6 +222,8 @@ class _Service:
                     self._committer.volumes.changed(change.kind, change.key)
             if self._state.version != version:
                 self._cycle.changed()
+                if self._idle:
+                    self._cycle.prepare()
             if self._state.synced:
                 self._synced.set()
 

@@ -181,7 +181,7 @@ class Reflector:
         """Read up to the bookmark that ends the list and tell it whole; False if that took too long."""
         try:
             async with asyncio.timeout(self.rhythm.listing):
-                found, after = await self._initial_events(batches)
+                found, after = await self._initial_events(queue, batches)
         except TimeoutError:
             log.warning("streamed list did not end, listing in pages", kind=str(self.kind))
             self._streams = False
@@ -190,18 +190,28 @@ class Reflector:
         await self._tell(queue, after)
         return True
 
-    async def _initial_events(self, batches: AsyncIterator[list[bytes]]) -> tuple[list[Change], list[bytes]]:
-        """The objects of a streamed list, and the lines that came with its end but belong to what follows."""
+    async def _initial_events(
+        self, queue: Changes, batches: AsyncIterator[list[bytes]]
+    ) -> tuple[list[Change], list[bytes]]:
+        """The objects of a streamed list, and the lines that came with its end but belong to what follows.
+
+        The very first list is told as it comes: whoever waits for its end has the less to do then."""
         found: dict[str, Change] = {}
         async for lines in batches:
+            fresh: list[Change] = []
             for position, line in enumerate(lines, 1):
                 change = self._event(line, listing=True)
                 if change is not None:
                     found[change.key] = change
                     if change.type == "DELETED":
                         del found[change.key]
+                    else:
+                        fresh.append(change)
                 elif self._from is not None:
                     return list(found.values()), lines[position:]
+            if fresh and not self._told:
+                self._versions.update((change.key, change.meta.resource_version) for change in fresh)
+                await queue.put(fresh)
         raise _Broken("the connection ended before the list did")
 
     async def _tell(self, queue: Changes, lines: list[bytes]) -> None:

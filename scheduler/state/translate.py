@@ -51,6 +51,8 @@ KAI_TASK_PRIORITY_LABEL = "kai.scheduler/task-priority"
 
 # Kubernetes makes these two itself (PriorityClass objects of these names always exist in a real cluster).
 _SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+_ON_THEIR_OWN = (POD, RESOURCE_CLAIM, NODE, RESOURCE_SLICE)
+"""Kinds of which there are many, and nothing else is read differently for what is in them."""
 _OWNER_KINDS = (JOB, JOB_SET, LEADER_WORKER_SET)
 
 V = TypeVar("V")
@@ -66,11 +68,22 @@ def snapshot(
     """Everything `state` knows, as it is at `now_ms` (milliseconds since 1970) under `policy`.
 
     `usage`: decayed past use of the queues (`queues.usage`). Equal states give equal snapshots, whatever came first."""
+    return _up_to_date(state, policy).snapshot(now_ms, usage or {})
+
+
+def prepare(state: ClusterState, policy: Policy) -> None:
+    """Translate what has changed in `state`, so that the next snapshot need not. Does nothing as long as kinds that
+    change the meaning of others (queues, PodGroups, owners, priority classes, ...) are not known in full."""
+    if all(state.lists(kind) for kind in state.kinds if kind not in _ON_THEIR_OWN):
+        _up_to_date(state, policy)
+
+
+def _up_to_date(state: ClusterState, policy: Policy) -> "Translation":
     translation = state.derived
     if not isinstance(translation, Translation) or translation.policy != policy:
         translation = state.derived = Translation(state, policy)
     translation.update()
-    return translation.snapshot(now_ms, usage or {})
+    return translation
 
 
 class Translation:

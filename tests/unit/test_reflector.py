@@ -91,6 +91,21 @@ async def test_a_streamed_list_is_told_whole_and_then_what_follows(api: FakeApi)
     assert query["allowWatchBookmarks"] == "true"
 
 
+async def test_the_first_list_is_told_as_it_comes_and_what_went_before_its_end_is_taken_back(api: FakeApi) -> None:
+    api.script(
+        "GET",
+        PODS,
+        stream(event("ADDED", at("3", "p1")), event("ADDED", at("5", "p2"))),
+        stream(event("ADDED", at("5", "p2")), event("ADDED", at("8", "p3")), bookmark("9", ends_list=True), stay=True),
+    )
+    async with following(api) as told:
+        await told.until(lambda told: "LISTED" in told.words)
+    end = told.words.index("LISTED")
+    assert told.words[:2] == ["ADDED a/p1@3", "ADDED a/p2@5"]
+    assert "DELETED a/p1" in told.words[2:end]
+    assert "ADDED a/p3@8" in told.words[2:end]
+
+
 async def test_a_server_that_does_not_stream_lists_is_read_in_pages(api: FakeApi) -> None:
     page = {"metadata": {"resourceVersion": "9"}, "items": [at("3", "p1")]}
     api.script("GET", PODS, *listing(answer(page), stream(event("ADDED", at("10", "p2")), stay=True)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from queues.tree import WHOLE, QueueResource
 from scheduler.api import kinds
-from scheduler.api.changes import Change, deleted
+from scheduler.api.changes import Change, deleted, listed
 from scheduler.api.core import NodeSelectorRequirement
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.reasons import Unreadable
@@ -18,7 +18,7 @@ from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
 from scheduler.state.cluster import ClusterState
 from scheduler.state.fields import duration_ms, time_ms
-from scheduler.state.translate import snapshot
+from scheduler.state.translate import prepare, snapshot
 from tests.manifests import (
     Document,
     allocation,
@@ -503,6 +503,22 @@ def test_what_is_remembered_between_snapshots_never_shows(history: list[list[Cha
     for batch in history:
         found.apply_all(batch)
         assert _now(found) == _now(found.fork())
+
+
+def test_what_many_objects_mean_is_prepared_while_they_are_listed_once_all_that_it_depends_on_is_known() -> None:
+    found = ClusterState()
+    found.apply(change(pod("p", priority_class="high")))
+    prepare(found, Policy())
+    assert found.derived is None
+    many = (kinds.POD, kinds.NODE, kinds.RESOURCE_SLICE, kinds.RESOURCE_CLAIM)
+    found.apply(change(priority_class("high", 7)))
+    found.apply_all(listed(kind) for kind in found.kinds if kind not in many)
+    prepare(found, Policy())
+    assert found.derived is not None
+    found.apply(change(node("n1")))
+    found.apply_all(listed(kind) for kind in many)
+    assert _now(found) == _now(found.fork())
+    assert [(gang.name, gang.priority) for gang in _now(found).gangs] == [("p", 7)]
 
 
 @settings(max_examples=50, deadline=None)
