@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from queues.words import counted
+from scheduler.api.attributes import OUTSIDE_FENCE
 from scheduler.dra import requests
 from scheduler.dra.counters import InUse
 from scheduler.dra.items import Token
@@ -62,14 +63,14 @@ def _alone(options: Options, claim: int, want: Want) -> str:
             return f"has no {what} with the capacity that request {want.main} asks for"
         return f"has no {what} that request {want.main} selects"
     if want.every:
-        return _every(want, found, free)
+        return _every(options, want, found, free)
     if len(free) >= want.count:
         return ""
     if len(found.selected) < want.count:
         only = _count(len(found.selected), want)
         return f"has only {only} that request {want.main} selects, and it asks for {want.count}"
     if len(found.usable) < want.count:
-        return _tainted(want)
+        return _tainted(options, want, found)
     comparable = sum(1 for n in found.usable if _has_attributes(options, claim, want, n))
     if comparable < want.count:
         names = ", ".join(dict.fromkeys(c.attribute for c in options.questions[claim].constraints if c.covers(want)))
@@ -78,9 +79,9 @@ def _alone(options: Options, claim: int, want: Want) -> str:
     return f"has {_count(len(free), want, 'free device')}, and request {want.main} asks for {want.count}"
 
 
-def _every(want: Want, found: Candidates, free: tuple[int, ...]) -> str:
+def _every(options: Options, want: Want, found: Candidates, free: tuple[int, ...]) -> str:
     if len(found.usable) < len(found.selected):
-        return _tainted(want)
+        return _tainted(options, want, found)
     if len(free) < len(found.selected):
         some = _count(len(free), want, "free device")
         return f"has {some}, and request {want.main} asks for all {len(found.selected)}"
@@ -141,7 +142,10 @@ def _devices(want: Want) -> str:
     return f"device of class {want.device_class}"
 
 
-def _tainted(want: Want) -> str:
+def _tainted(options: Options, want: Want, found: Candidates) -> str:
+    taints = options.room.view.taints
+    if all(any(taint.key == OUTSIDE_FENCE for taint in taints[n]) for n in found.selected if n not in found.usable):
+        return f"has devices of class {want.device_class} outside the fence, which are for other schedulers"
     return f"has taints on devices of class {want.device_class} that request {want.main} does not tolerate"
 
 

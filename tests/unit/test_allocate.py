@@ -345,6 +345,14 @@ def test_the_cause_says_what_is_lacking(asked: dra.DeviceRequest, lacking: str):
     assert cause(ask(found, claim("c", asked), in_use=in_use)) == lacking
 
 
+def test_devices_outside_the_fence_are_said_to_be_for_others():
+    fenced = device("gpu-0", {"type": "gpu"}, taints=(dra.DeviceTaint(key="ours", effect="NoSchedule"),))
+    found = inventory(slice_of("n1", fenced, gpu(1)), fence="ours")
+    assert names(ask(found, claim("c"))) == [["gpu-0"]]
+    lacking = "has devices of class gpu.nvidia.com outside the fence, which are for other schedulers"
+    assert cause(ask(found, claim("c", request("r", count=2)))) == lacking
+
+
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 

@@ -216,6 +216,18 @@ async def test_devices_of_a_node_say_who_holds_them(browser):
     assert (await browser.get("/api/v1/devices?node=nowhere")).json["items"] == []
 
 
+async def test_a_device_that_two_claims_hold_says_so_and_names_both():
+    snapshot = VIEW.snapshot
+    claim = snapshot.claims["language/eval-0-gpus"]
+    stolen = dataclasses.replace(claim, key="theirs/stolen", uid="stolen", reserved_for=())
+    twice = dataclasses.replace(snapshot, claims={**snapshot.claims, stolen.key: stolen})
+    browser = Browser(MadeUp(dataclasses.replace(VIEW, snapshot=twice)))
+    devices = (await browser.get("/api/v1/devices?node=h100x8-002")).json["items"]
+    conflicts = [device for device in devices if device["state"] == "GivenTwice"]
+    assert len(conflicts) == 3
+    assert [holder["claim"] for holder in conflicts[0]["holders"]] == [claim.key, stolen.key]
+
+
 async def test_all_devices_are_listed_by_node(browser):
     devices = (await browser.get("/api/v1/devices?limit=5000")).json["items"]
     nodes = [device["node"] for device in devices]
