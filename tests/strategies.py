@@ -52,6 +52,7 @@ def clusters(draw: st.DrawFn) -> World:
         name = f"n{number}"
         kind = draw(st.sampled_from(["plugin", "driver", "divided"]))
         labels = {"rack": draw(st.sampled_from(["r0", "r1"]))} if draw(st.integers(0, 5)) else {}
+        labels |= {"zone": draw(st.sampled_from(["z0", "z1"]))}
         made += node(
             name,
             gpus=draw(st.integers(0, 5)) if kind != "divided" else 0,

@@ -314,10 +314,11 @@ class Wants:
             minimum=minimum,
             units=units,
             children=children,
-            steps=(*company, *ladder.steps),
+            steps=ladder.steps,
             required=ladder.required,
             pinned=pinned,
             near=near,
+            company=company,
         )
 
     def _ladder(self, node: _Node) -> Ladder | TopologyUnusable:

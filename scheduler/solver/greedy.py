@@ -155,7 +155,7 @@ class _Attempt(Generic[GuestList]):
         """`draft` with the group added; if that is not possible, with as much of it as found room in one domain in
         which it may be, and with a miss. `draft` itself, which misses nothing, stays as it is."""
         best: _Draft[GuestList] | None = None
-        for name, inside, widest in self._domains(group, nodes):
+        for name, inside, widest in self._parts(group, nodes):
             filled = draft.copy()
             self._fill(group, inside, filled, name or domain)
             if filled.miss is None:
@@ -168,6 +168,14 @@ class _Attempt(Generic[GuestList]):
             best.miss = _Miss(shape=hardest, nodes=nodes, domain=domain, outside=group.required)
         return best
 
+    def _parts(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+        """The candidates; of each, before the whole of it, the parts in which the group's pods would be together."""
+        for name, inside, widest in self._domains(group, nodes):
+            for level in group.company:
+                for _, _, _, together in self._ranked(group, level, inside):
+                    yield name, together, False
+            yield name, inside, widest
+
     def _domains(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
         """Candidates as (name, nodes): finest level first; of one level where the group is, then the tightest. With
         each, whether it is as wide as may be: finer ones are only preferred, so that it is not for them to say why."""
@@ -175,14 +183,19 @@ class _Attempt(Generic[GuestList]):
             parts = dict(self._room.split(group.required, nodes))
             nodes = parts.get(group.pinned, ())
         for level in group.steps:
-            ranked = [
-                (group.near.isdisjoint(inside), sum(map(self._room.weight, inside)), name, inside)
-                for name, inside in self._room.split(level, nodes)
-            ]
-            for _, _, name, inside in sorted(ranked):
+            for _, _, name, inside in self._ranked(group, level, nodes):
                 yield name, inside, level == group.required
         if group.required is None:
             yield "", nodes, True
+
+    def _ranked(
+        self, group: Group, level: Level, nodes: tuple[str, ...]
+    ) -> list[tuple[bool, int, str, tuple[str, ...]]]:
+        """The domains of a level: where the group is already, then the tightest."""
+        return sorted(
+            (group.near.isdisjoint(inside), sum(map(self._room.weight, inside)), name, inside)
+            for name, inside in self._room.split(level, nodes)
+        )
 
     def _fill(self, group: Group, nodes: tuple[str, ...], draft: _Draft[GuestList], domain: str) -> None:
         """Add the group to the draft, or as much of it as finds room and a miss."""

@@ -30,7 +30,8 @@ class Group:
 
     `steps`: levels to stay together in, to be tried in this order; the last is `required` if that is set, otherwise
     after them anywhere will do. `pinned`: the only domain of the required level allowed, "" for any. `near`: nodes
-    where pods of the group are already: their domains are tried first."""
+    where pods of the group are already: their domains are tried first. `company`: levels in one domain of which its
+    pods may find each other; within whatever the steps allow they are tried first, and are no condition."""
 
     name: str
     minimum: int
@@ -40,6 +41,7 @@ class Group:
     required: Level | None = None
     pinned: str = ""
     near: frozenset[str] = frozenset()
+    company: tuple[Level, ...] = ()
 
     def walk(self) -> Iterator["Group"]:
         """The group, then all below it."""

@@ -6,12 +6,13 @@ import pytest
 
 from scheduler.api.core import NodeSelectorRequirement
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
+from scheduler.model.nodes import Topology
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Pod
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import World, cluster, gang_of, node, pod, queue, running, sub_group, world
+from tests.builders import World, cluster, constraint, gang_of, node, pod, queue, running, sub_group, world
 
 HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
@@ -107,6 +108,16 @@ def test_a_gang_that_needs_its_own_kind_starts_in_one_domain_that_takes_it_whole
     pods = [labelled(f"g-{i}", "train", cpu=6, company=near("train")) for i in range(3)]
     assert nodes(decide(zones(a=2, b=3) + gang_of("g", pods))) == ["b0", "b1", "b2"]
     waits(decide(zones(a=2, b=2) + gang_of("g", pods)), "g")
+
+
+def test_company_is_sought_within_the_domain_that_the_gang_must_stay_in() -> None:
+    """Zone z has room for three, but in two racks; only the rack of zone y takes them all."""
+    made = queue("default") + world(topologies={"t": Topology(name="t", levels=(ZONE, "rack"), aliases={})})
+    for name, zone, rack, cpu in (("a", "z", "r0", 2), ("b", "z", "r1", 2), ("c", "y", "r0", 4), ("d", "z", "", 9)):
+        made += node(name, cpu=cpu, labels={ZONE: zone, **({"rack": rack} if rack else {})})
+    pods = [labelled(f"g-{i}", "train", cpu=1, company=near("train")) for i in range(3)]
+    decided = decide(made + gang_of("g", pods, topology=constraint(("t", "rack", None))))
+    assert nodes(decided) == ["c", "c", "c"]
 
 
 def test_workers_follow_their_launcher_whatever_the_order() -> None:
