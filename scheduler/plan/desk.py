@@ -1,6 +1,6 @@
 """What lies on the desk while a plan is made: the snapshot, what is derived from it, and what was decided so far."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from queues import fair_share
@@ -122,7 +122,10 @@ class Desk:
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
         desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs for pod in gang.pods}
-        charged = {gang.key: queue for gang in snapshot.gangs if (queue := desk._charged(gang)) is not None}
+        above = {
+            q.name: q.parent for q in sorted(snapshot.queues, key=lambda q: (q.name, q.parent or ""), reverse=True)
+        }
+        charged = {gang.key: queue for gang in snapshot.gangs if (queue := desk._charged(gang, above)) is not None}
         desk.accounts.settle(pod for gang in snapshot.gangs if gang.key in charged for pod in gang.bound)
         for gang in snapshot.gangs:
             desk._open(gang, charged.get(gang.key))
@@ -195,16 +198,17 @@ class Desk:
                 gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains, self.ledger.volumes
             )
 
-    def _charged(self, gang: Gang) -> str | None:
+    def _charged(self, gang: Gang, above: Mapping[str, str | None]) -> str | None:
         """The queue that pays for what the gang has running: its own even if that takes no workloads any more, or the
-        nearest usable one above it. None if its queue is gone: whose it was is not known then."""
-        parents = {
-            queue.name: queue.parent
-            for queue in sorted(self.snapshot.queues, key=lambda q: (q.name, q.parent or ""), reverse=True)
-        }
+        nearest usable one above it. None if its queue is gone: whose it was is not known then. `above`: the parent of
+        every queue, also of those that cannot be used."""
         step: str | None = gang.queue or self.snapshot.policy.default_queue
+        seen: set[str] = set()
         while step is not None and step not in self.tree.queues:
-            step = parents.pop(step, None)
+            seen.add(step)
+            step = above.get(step)
+            if step in seen:
+                return None
         return step
 
     def _queue(self, gang: Gang) -> Queue | Reason:
