@@ -40,6 +40,7 @@ class Holders:
         self._holds: dict[str, _Hold] = {}
         self._by_device: dict[Device, dict[str, _Hold]] = {}
         self._standing: dict[tuple[Device, str, str], DeviceGivenTwice] = {}
+        self._listed = False
 
     def __len__(self) -> int:
         """How many devices are held twice now, counted by pairs of claims."""
@@ -53,12 +54,18 @@ class Holders:
     def see(self, changes: Iterable[Change]) -> tuple[DeviceGivenTwice, ...]:
         """Take in a batch of one watch; what is held twice since, in the order in which it came about.
 
-        The events of a list are all of one moment: they are taken in whole before they are judged."""
+        The events of a list are all of one moment: they are taken in whole before they are judged. The first list may
+        come in several batches."""
         batch = [change for change in changes if change.kind is RESOURCE_CLAIM]
         end = max((number for number, change in enumerate(batch) if change.type == "LISTED"), default=-1)
         found: list[DeviceGivenTwice] = []
-        listed = [key for change in batch[: end + 1] if (key := self._take_in(change))]
-        for key in listed:
+        if end < 0 and not self._listed:
+            end = len(batch) - 1
+        changed = [key for change in batch[: end + 1] if (key := self._take_in(change))]
+        if not self._listed and any(change.type == "LISTED" for change in batch):
+            self._listed = True
+            changed = sorted(self._holds)
+        for key in changed if self._listed else ():
             found += self._judge(key)
         for change in batch[end + 1 :]:
             if key := self._take_in(change):
@@ -131,6 +138,8 @@ class Holders:
         known = {(device, first.claim, second.claim), (device, second.claim, first.claim)} & self._standing.keys()
         if known or (ours and theirs and not ours & theirs):
             return None
+        if older(second.version, first.version):
+            first, second = second, first
         found = DeviceGivenTwice(
             device="/".join(device), first=first.holding, second=second.holding, version=second.version
         )
