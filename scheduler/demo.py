@@ -20,8 +20,9 @@ from scheduler.config import Config
 from scheduler.cycle import CycleReport
 from scheduler.devcluster.kubelet import Habits
 from scheduler.devcluster.run import DevCluster
-from scheduler.expectations import Example, unmet
+from scheduler.expectations import Example, found, unmet
 from scheduler.kube.client import Client
+from scheduler.kube.errors import ApiError
 from scheduler.kube.reflector import Reflector
 from scheduler.screen import live, settled_line
 from scheduler.service import Onlooker, serve
@@ -132,10 +133,18 @@ class Demo:
     async def _restart(self, example: Example, client: Client) -> tuple[str, ...]:
         name = str(example.expect["restart"])
         key = f"{example.namespace}/{name}"
-        uid = (await client.get(kinds.POD, example.namespace, name))["metadata"]["uid"]
+        pod = await found(client, kinds.POD, example.namespace, name)
+        if pod is None:
+            return (f"pod {name} is not there",)
+        uid = pod["metadata"]["uid"]
         if key not in self._restarted:
             self._restarted[key] = uid
-            await client.delete(kinds.POD, example.namespace, name)
+            try:
+                await client.delete(kinds.POD, example.namespace, name)
+            except ApiError as problem:
+                # Somebody else was faster: it restarts all the same.
+                if not problem.not_found:
+                    raise
         return ("the pod restarts",) if self._restarted[key] == uid else ()
 
     def _unsettled(self) -> list[str]:

@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 
 from scheduler.api import kinds
+from scheduler.api.kinds import Kind
 from scheduler.kube.client import Client
+from scheduler.kube.errors import ApiError
 
 _KEYS = {
     "namespace",
@@ -89,11 +91,21 @@ async def unmet(example: Example, client: Client) -> tuple[str, ...]:
     devices = _published(slices)
     problems = [*_running(expect, pods), *_devices(expect, claims, devices)]
     if "queue" in expect:
-        problems += _queue(expect["queue"], await client.get(kinds.QUEUE, None, expect["queue"]["name"]))
+        problems += _queue(expect["queue"], await found(client, kinds.QUEUE, None, expect["queue"]["name"]))
     for gang, code in sorted(expect.get("waiting", {}).items()):
         gang_namespace, _, name = gang.partition("/")
-        problems += _waiting(gang, code, await client.get(kinds.POD_GROUP, gang_namespace, name))
+        problems += _waiting(gang, code, await found(client, kinds.POD_GROUP, gang_namespace, name))
     return tuple(problems)
+
+
+async def found(client: Client, kind: Kind, namespace: str | None, name: str) -> Mapping[str, Any] | None:
+    """The object; None if it is not there, not yet or no more. Raises ApiError for every other refusal."""
+    try:
+        return await client.get(kind, namespace, name)
+    except ApiError as problem:
+        if problem.not_found:
+            return None
+        raise
 
 
 def _running(expect: Mapping[str, Any], pods: Documents) -> list[str]:
@@ -139,7 +151,9 @@ def _same(same: Mapping[str, str], held: Mapping[str, list[tuple[str, str, str]]
     return problems
 
 
-def _queue(expect: Mapping[str, Any], queue: Mapping[str, Any]) -> list[str]:
+def _queue(expect: Mapping[str, Any], queue: Mapping[str, Any] | None) -> list[str]:
+    if queue is None:
+        return [f"Queue {expect['name']} is not there"]
     allocated = queue.get("status", {}).get("allocated", {})
     return [
         f"Queue {expect['name']} has {allocated.get(resource, 0)} {resource} allocated, {amount} should be"
@@ -148,7 +162,9 @@ def _queue(expect: Mapping[str, Any], queue: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _waiting(gang: str, code: str, group: Mapping[str, Any]) -> list[str]:
+def _waiting(gang: str, code: str, group: Mapping[str, Any] | None) -> list[str]:
+    if group is None:
+        return [f"PodGroup {gang} is not there"]
     conditions = group.get("status", {}).get("conditions", [])
     reasons = sorted(condition.get("reason", "") for condition in conditions if condition.get("status") == "False")
     return [] if code in reasons else [f"PodGroup {gang} gives the reasons {reasons}, {code} should be among them"]
