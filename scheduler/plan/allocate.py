@@ -21,7 +21,7 @@ from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import one_by_one, realise
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wants
-from scheduler.solver import greedy
+from scheduler.solver import greedy, trial
 from scheduler.solver.greedy import Seated, Short
 from scheduler.solver.problem import Group, Move
 
@@ -157,7 +157,9 @@ def _seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:
     group = piece.group
     if desk.shapes.sociable(group.shapes()):  # who comes next may make room for them: nothing is remembered
         seated = _greedily(desk, group)
-        return seated.moves if isinstance(seated, Seated) else seated
+        if isinstance(seated, Seated):
+            return seated.moves
+        return (None if seated.certain else trial.place(group, desk.rooms.nodes, desk.rooms)) or seated
     known = desk.fruitless.get(group)
     if known is None:
         found = _greedily(desk, group)

@@ -127,6 +127,13 @@ def test_workers_follow_their_launcher_whatever_the_order() -> None:
     assert {placement.node[0] for placement in decided.placements} == {"b"}
 
 
+def test_pods_that_would_be_in_each_others_way_are_tried_elsewhere() -> None:
+    """Best fit puts the plain one on a0; then zone a is taken for the one that needs it to itself."""
+    plain, shy = labelled("g-0", "b", cpu=1), labelled("g-1", "a", cpu=7, company=apart("b", ZONE))
+    made = zones(a=1) + node("a1", cpu=7, labels={ZONE: "a"}) + node("b0", cpu=2, labels={ZONE: "b"})
+    assert len(decide(made + gang_of("g", [plain, shy])).placements) == 2
+
+
 def test_sub_groups_find_each_other_whatever_the_order() -> None:
     workers = [labelled(f"g-{i}", "worker", cpu=6, company=near("launcher"), sub_group="w") for i in range(2)]
     launcher = labelled("g-x", "launcher", cpu=1, sub_group="x")
