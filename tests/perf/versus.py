@@ -31,6 +31,7 @@ from tests.real.remote import Remote
 
 GATES = "GenericWorkload=true,GangScheduling=true"
 _OPTIONS = {"kube-apiserver": ("--runtime-config=scheduling.k8s.io/v1alpha2=true",)}
+_PATIENCE_SECONDS = 600
 _QUIET_SECONDS = 0.5
 _QUIET_SHARE = 0.1
 """A process that used less than this part of a core has nothing to do."""
@@ -94,8 +95,9 @@ async def _race(
             seeing = asyncio.create_task(_all_bound(_events(client, kinds.POD, _PodEvent, version), load.pods))
             version = await _let_go(client, contestant)
             leases = _events(client, kinds.LEASE, _LeaseEvent, version)
-            began = await _first(leases, lambda lease: _holds(lease, contestant))
-            bound = await seeing
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                began = await _first(leases, lambda lease: _holds(lease, contestant))
+                bound = await seeing
             spent = {name: round(_cpu(each) - before[name], 2) for name, each in everybody.items()}
             return _figures(load, began, bound, spent, peak_mb(everybody["contestant"].pid))
 
