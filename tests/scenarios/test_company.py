@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.api.core import NodeSelectorRequirement
+from scheduler.api.core import NodeSelectorRequirement, Taint, Toleration
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.nodes import Topology
 from scheduler.model.plan import Plan, Verdict
@@ -156,6 +156,30 @@ def test_spread_counts_those_that_run() -> None:
     assert nodes(decide(made + gang_of("g", pods))) == ["a0", "b0", "b0"] or nodes(
         decide(made + gang_of("g", pods))
     ) == ["b0", "b0", "b0"]
+
+
+def test_spread_does_not_count_those_that_leave() -> None:
+    """Zone b takes one pod more: enough if a0 counts as empty, too little if what leaves it still counts."""
+    made = zones(a=1) + node("b0", cpu=1, labels={ZONE: "b", HOST: "b0"})
+    for number in range(2):
+        made = there(made, f"old-{number}", "a0", "web")
+    made = replace(made, pods=tuple(replace(each, terminating=True) for each in made.pods))
+    pods = [labelled(f"g-{i}", "web", cpu=1, company=spread("web")) for i in range(2)]
+    assert nodes(decide(made + gang_of("g", pods))) == ["a0", "b0"]
+
+
+def test_nodes_that_a_pod_does_not_tolerate_are_domains_unless_its_spread_says_otherwise() -> None:
+    """nodeTaintsPolicy: by default (Ignore) the tainted zone counts, stays empty, and so holds the others down to 1."""
+    made = zones(a=1) + node("b0", labels={ZONE: "b", HOST: "b0"}, taints=[Taint(key="drain", effect="NoSchedule")])
+
+    def two(by_taints: bool, **more: object) -> Plan:
+        wanted = spread("web", by_taints=by_taints)
+        pods = [labelled(f"g-{i}", "web", cpu=1, company=wanted, **more) for i in range(2)]
+        return decide(made + gang_of("g", pods))
+
+    assert nodes(two(by_taints=True)) == ["a0", "a0"]
+    assert "has its share of such pods (topology spread)" in waits(two(by_taints=False), "g")
+    assert nodes(two(by_taints=True, tolerations=[Toleration(key="drain", operator="Exists")])) == ["a0", "b0"]
 
 
 def test_with_too_few_domains_none_takes_more_than_the_skew() -> None:

@@ -211,6 +211,16 @@ def test_as_many_pods_as_the_limit_allows_get_what_they_list_first() -> None:
     assert taken(elastic) == ["main/first", *["main/second"] * 2]
 
 
+def test_where_narrowing_saved_less_than_it_could_every_pod_takes_what_costs_least() -> None:
+    """The dearest alternative is nobody's choice: without it as much is asked for as before. Pod by pod it would take
+    more rounds than there are."""
+    limit = {"deviceclass/a": QueueResource(limit=6000)}
+    made = world(queues=(Queue(name="default", resources=limit),)) + node("n", gpus=16, dra=True)
+    either = ask_first(("one", "a", 1), ("many", "a", 5), ("other", "b", 1))
+    made += gpu_class("a") + gpu_class("b") + gang("g", pods=12, claims={"gpu": either})
+    assert taken(decide(made)) == ["main/other"] * 12
+
+
 def test_a_limit_on_gpus_makes_pods_take_a_part_where_a_whole_one_is_too_much() -> None:
     board, counters = divided_gpu(0)
     made = queue("default", limit=1.5) + node("n") + gpu_class() + gpu_class("mig.nvidia.com", kind="mig")

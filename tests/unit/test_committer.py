@@ -431,6 +431,23 @@ async def test_a_pod_replaced_by_a_namesake_is_not_bound(world: World):
     assert await world.node_of("p0") == ""
 
 
+@pytest.mark.parametrize("lost", [0, 1, 4])
+async def test_a_pod_that_another_bound_elsewhere_meanwhile_is_not_ours(world: World, lost: int):
+    """However many of our requests never arrive. Its devices are where it was to go: it cannot use them."""
+    snapshot, plan = await two_pods(world)
+
+    async def bind_elsewhere() -> None:
+        await world.direct.bind(NAMESPACE, "p1", world.uid("p1"), "n2")
+
+    written = ("PUT resourceclaims/c-p1/status", Around(after=bind_elsewhere))
+    world.meddle(written, *[("POST pods/p1/binding", LoseRequest())] * lost)
+    (outcome,) = await world.committer().commit(plan, snapshot)
+
+    assert outcome.bound == ("default/p0",)
+    assert outcome.reason is not None
+    assert "Pod default/p1 was bound to n2 by another" in outcome.reason.message
+
+
 Change = Callable[[World], Any]
 
 
@@ -839,6 +856,16 @@ async def _delete_pod(world: World) -> None:
     world.state.apply(changes.deleted(kinds.POD, f"{NAMESPACE}/p2"))
 
 
+async def _close_gate(world: World) -> None:
+    """What no API server allows today. Whoever allows it means that the pod must not start."""
+    pod = await world.direct.get(kinds.POD, NAMESPACE, "p2")
+    pod["spec"]["schedulingGates"] = [{"name": "example.com/approval"}]
+    pod["metadata"]["resourceVersion"] = str(int(pod["metadata"]["resourceVersion"]) + 1)
+    change = changes.read(kinds.POD, msgspec.json.encode(pod))
+    assert change is not None
+    world.state.apply(change)
+
+
 async def _delete_claim(world: World) -> None:
     await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c-p2")
     world.state.apply(changes.deleted(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c-p2"))
@@ -856,7 +883,9 @@ async def _cordon_the_other_node(world: World) -> None:
     await world.learn()
 
 
-@pytest.mark.parametrize("change", [_delete_pod, _delete_claim, _give_claim_elsewhere, _cordon_the_other_node])
+@pytest.mark.parametrize(
+    "change", [_delete_pod, _close_gate, _delete_claim, _give_claim_elsewhere, _cordon_the_other_node]
+)
 async def test_a_pod_above_the_minimum_that_lost_its_place_is_left_out_before_the_first_write(world: World, change):
     snapshot, plan = await three_pods(world)
     await change(world)
@@ -867,7 +896,7 @@ async def test_a_pod_above_the_minimum_that_lost_its_place_is_left_out_before_th
     assert not any("p2" in step for step in world.written)
 
 
-@pytest.mark.parametrize("change", [_delete_pod, _cordon_the_other_node])
+@pytest.mark.parametrize("change", [_delete_pod, _close_gate, _cordon_the_other_node])
 async def test_a_pod_above_the_minimum_that_goes_while_claims_are_written_does_not_stop_the_others(
     world: World, change
 ):

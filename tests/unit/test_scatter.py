@@ -70,3 +70,8 @@ def test_devices_that_several_nodes_reach_are_not_counted_once_for_each() -> Non
     held = AllocationResult(devices=DeviceAllocationResult(results=(one,)))
     made += claim("held", ask(1, of="fabric"), holds=held)
     assert reason(made + gang("train", pods=1, claims={"c": ask(3, of="fabric")})).scattered is None
+
+
+def test_pods_that_must_be_placed_together_are_not_told_what_one_of_them_lacks() -> None:
+    made = fragmented(dra=True) + claim("shared", ask(4)) + gang("train", pods=2, shared={"gpu": "shared"})
+    assert reason(made).scattered is None
