@@ -18,14 +18,11 @@ import structlog
 from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import GangOutcome, InternalError, Withdrawn
-from scheduler.commit.writes import writes
+from scheduler.decision import decide
 from scheduler.explain import status, why
-from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Plan
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
-from scheduler.plan import planner
-from scheduler.solver import check
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 
@@ -238,81 +235,6 @@ class Cycle:
         """Until what was held back for calm may be said; infinity if there is nothing."""
         due_ms = self._teller.due_ms
         return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
-
-
-def decide(snapshot: Snapshot) -> Plan:
-    """The plan for a snapshot, verified independently. A defect of ours must not stop every tenant: when a plan cannot
-    be made or breaks a rule, one without the solver is made, then one without the gangs that it fails with.
-
-    Raises InvariantError if there is no plan even without any waiting gang."""
-    greedy = replace(snapshot, policy=replace(snapshot.policy, solver_enabled=False))
-    for attempt in (snapshot, greedy):
-        made = _tried(attempt)
-        if isinstance(made, Plan):
-            return made
-    return _without_culprits(greedy)
-
-
-def _tried(snapshot: Snapshot) -> Plan | Exception:
-    """The plan, or the defect that was in its way."""
-    try:
-        return _verified(snapshot)
-    except Exception as defect:
-        log.error(
-            "a plan could not be made", problem=repr(defect), solver=snapshot.policy.solver_enabled, exc_info=True
-        )
-        return defect
-
-
-def _verified(snapshot: Snapshot) -> Plan:
-    """Raises InvariantError if planner and verifier disagree, or the plan cannot be carried out."""
-    plan = planner.plan(snapshot)
-    problems = check.check(snapshot, plan) if plan.placements or plan.evictions else ()
-    if problems:
-        raise InvariantError(f"the plan breaks {len(problems)} rules, the first: {problems[0]}")
-    writes(plan, snapshot)
-    return plan
-
-
-def _without_culprits(snapshot: Snapshot) -> Plan:
-    """A plan with all of the waiting gangs that it works with, found by halves."""
-    left = [gang.key for gang in snapshot.gangs if gang.pending and not gang.problems]
-    out = dict.fromkeys(left, "not tried yet")
-    best = _tried(_leaving_out(snapshot, out))
-    if not isinstance(best, Plan):
-        raise InvariantError(f"no plan could be made even without any waiting gang: {best!r}") from best
-    groups = [left] if left else []
-    while groups:
-        group = groups.pop()
-        fewer = {key: problem for key, problem in out.items() if key not in group}
-        made = _tried(_leaving_out(snapshot, fewer))
-        half = len(group) // 2
-        if isinstance(made, Plan):
-            best, out = made, fewer
-        elif half:
-            groups += [group[half:], group[:half]]
-        else:
-            out[group[0]] = repr(made)
-            log.error("a gang is left out: no plan works with it", gang=group[0], problem=repr(made))
-    # The last plan that worked may have been made before the last of them was found out.
-    return replace(
-        best,
-        gangs=tuple(
-            replace(decision, reason=InternalError(gang=decision.gang, problem=out[decision.gang]))
-            if decision.gang in out
-            else decision
-            for decision in best.gangs
-        ),
-    )
-
-
-def _leaving_out(snapshot: Snapshot, out: Mapping[str, str]) -> Snapshot:
-    """The snapshot in which these gangs (key: why) ask for nothing."""
-    gangs = tuple(
-        replace(gang, problems=(InternalError(gang=gang.key, problem=out[gang.key]),)) if gang.key in out else gang
-        for gang in snapshot.gangs
-    )
-    return replace(snapshot, gangs=gangs)
 
 
 class HeldBack:

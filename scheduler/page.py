@@ -17,12 +17,12 @@ import uvicorn
 
 from scheduler.config import Config, ConfigError
 from scheduler.cycle import CycleReport
+from scheduler.decision import decide
 from scheduler.explain.history import History
 from scheduler.explain.metrics import Exposition, Metrics
 from scheduler.model.plan import Plan
 from scheduler.model.plan_document import to_json
 from scheduler.model.snapshot import Policy
-from scheduler.plan import planner
 from scheduler.state import manifests, recording, translate
 from scheduler.state.cluster import ClusterState
 from scheduler.web.app import create_app
@@ -102,7 +102,7 @@ class Window:
     def what_if(self, documents: str) -> Plan:
         try:
             state = manifests.read(manifests.parse(documents, "the body"), self._ask(self.state.fork))
-            return planner.plan(translate.snapshot(state, now_ms=_now_ms(), policy=self.policy))
+            return decide(translate.snapshot(state, now_ms=_now_ms(), policy=self.policy))
         except manifests.InputError as problem:
             raise WhatIfRefused(str(problem)) from None
 

@@ -16,6 +16,7 @@ from scheduler.commands.inputs import (
     Kubeconfig,
     Output,
     checked_output,
+    decided,
     live,
     read,
     refused,
@@ -141,11 +142,10 @@ class _Decided:
 
     def __init__(self, snapshot: Snapshot) -> None:
         from scheduler.explain import why
-        from scheduler.plan import planner
         from scheduler.web.answers import Answers
         from scheduler.web.view import View
 
-        plan = planner.plan(snapshot)
+        plan = decided(snapshot)
         self._answers = Answers(View(cycle=0, snapshot=snapshot, plan=plan, reports=why.reports(snapshot, plan)))
 
     def gangs(self, wanted: Mapping[str, str]) -> list[Document]:

@@ -15,6 +15,7 @@ from scheduler.commands.inputs import (
     Now,
     Output,
     checked_output,
+    decided,
     live,
     machines,
     manifests_of,
@@ -41,7 +42,6 @@ def plan(
     """Decide and print the plan; write nothing.
 
     Manifests given beside --context are added to the live cluster."""
-    from scheduler.plan import planner
     from scheduler.state import manifests
 
     checked_output(output)
@@ -54,10 +54,10 @@ def plan(
         base = live(kubeconfig, context) if from_cluster else None
         if base is not None and now_ms is None:
             now_ms = int(datetime.now(UTC).timestamp() * 1000)
-        decided = planner.plan(manifests.snapshot(documents, now_ms=now_ms, base=base))
+        snapshot = manifests.snapshot(documents, now_ms=now_ms, base=base)
     except manifests.InputError as problem:
         raise refused(str(problem)) from None
-    _print(decided, output)
+    _print(decided(snapshot), output)
 
 
 def replay(
@@ -69,7 +69,6 @@ def replay(
     Ends with 1 if the recording holds the plan that was decided and this one differs; stderr says in what."""
     from scheduler.model.plan_difference import differences
     from scheduler.model.plan_document import to_json
-    from scheduler.plan import planner
     from scheduler.state import recording
 
     checked_output(output)
@@ -77,7 +76,7 @@ def replay(
         recorded = recording.load(read(file))
     except recording.RecordingError as problem:
         raise refused(f"{file}: {problem}") from None
-    again = planner.plan(recorded.snapshot())
+    again = decided(recorded.snapshot())
     _print(again, output)
     if recorded.decided is None:
         return
@@ -91,11 +90,11 @@ def replay(
     raise typer.Exit(1)
 
 
-def _print(decided: Plan, output: str) -> None:
+def _print(plan: Plan, output: str) -> None:
     from scheduler.model.plan_document import to_json
     from scheduler.screen import plan_lines
 
     if output == "json":
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(to_json(decided)), indent=2).decode() + "\n")
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(to_json(plan)), indent=2).decode() + "\n")
     else:
-        sys.stdout.write("\n".join(plan_lines(decided)) + "\n")
+        sys.stdout.write("\n".join(plan_lines(plan)) + "\n")

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from scheduler.model.plan import Plan
+from scheduler.model.snapshot import Snapshot
 from scheduler.state.cluster import ClusterState
 
 Document = dict[str, Any]
@@ -113,6 +115,21 @@ def live(kubeconfig: Path | None, context: str | None) -> ClusterState:
         return asyncio.run(_listed(kubeconfig, context))
     except (ApiError, IdentityError) as problem:
         raise refused(str(problem)) from None
+
+
+def decided(snapshot: Snapshot) -> Plan:
+    """The plan that the service would make. Defects on the way go to stderr; ends with 1 if they leave no plan."""
+    import structlog
+
+    from scheduler.decision import decide
+    from scheduler.model.errors import InvariantError
+
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    try:
+        return decide(snapshot)
+    except InvariantError as defect:
+        sys.stderr.write(f"{defect}\n")
+        raise typer.Exit(1) from None
 
 
 async def _listed(kubeconfig: Path | None, context: str | None) -> ClusterState:

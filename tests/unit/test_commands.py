@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from scheduler.cli import app
 from scheduler.commit.outcome import CommitFailed
-from scheduler.model.snapshot import Policy
+from scheduler.model.plan import Placement, Plan
+from scheduler.model.snapshot import Policy, Snapshot
+from scheduler.plan import planner
 from scheduler.state import recording
 from tests.manifests import merged, node, pod, pod_group, queue, state
 
@@ -131,6 +134,46 @@ def test_a_gang_whose_writes_failed_says_so_from_the_recording() -> None:
     _, text, _ = tutti("explain", "big", "-r", "-", given=data)
     assert "(CommitFailed)" in text
     assert failed.message in text
+
+
+# Deciding.
+
+
+def test_a_plan_that_breaks_a_rule_is_not_shown_but_made_again_as_the_service_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound, made = planner.plan, []
+
+    def overfull(snapshot: Snapshot) -> Plan:
+        made.append(snapshot.policy.solver_enabled)
+        if not snapshot.policy.solver_enabled:
+            return sound(snapshot)
+        pods = [(gang, pod) for gang in snapshot.gangs for pod in gang.pods if pod.name.startswith("big")]
+        return Plan(
+            now_ms=0,
+            placements=tuple(Placement(pod=pod.key, pod_uid=pod.uid, gang=gang.key, node="n1") for gang, pod in pods),
+        )
+
+    monkeypatch.setattr(planner, "plan", overfull)
+    manifest = yaml.safe_dump_all(CLUSTER[:-1]).encode()
+    for command in (["plan", "-f", "-"], ["replay", "-"], ["explain", "big", "-r", "-"]):
+        given = manifest if command[0] == "plan" else RECORDED
+        code, text, told = tutti(*command, "-o", "json", given=given)
+        assert (code, made) == (0, [True, False])
+        assert not json.loads(text).get("placements"), "two pods of 3 CPUs do not fit on 3"
+        assert "a plan could not be made" in told
+        assert "rules, the first:" in told
+        made.clear()
+
+
+def test_where_no_plan_can_be_made_the_defect_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Snapshot) -> Plan:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(planner, "plan", broken)
+    code, text, told = tutti("replay", "-", given=RECORDED)
+    assert (code, text) == (1, "")
+    assert told.endswith("no plan could be made even without any waiting gang: ZeroDivisionError()\n")
 
 
 # Replaying.

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler import cycle as cycles
 from scheduler.api.kinds import Kind
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
@@ -23,6 +22,7 @@ from scheduler.model.plan import Placement, Plan
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Gang
+from scheduler.plan import planner
 from scheduler.state.cluster import ClusterState
 from tests import manifests
 
@@ -161,7 +161,7 @@ def asking(snapshot: Snapshot) -> set[str]:
 async def test_a_gang_that_the_planner_fails_with_is_left_out_and_says_so_while_all_others_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    plan, tries = cycles.planner.plan, []
+    plan, tries = planner.plan, []
 
     def failing(snapshot: Snapshot) -> Plan:
         tries.append(asking(snapshot))
@@ -169,7 +169,7 @@ async def test_a_gang_that_the_planner_fails_with_is_left_out_and_says_so_while_
             raise ZeroDivisionError
         return plan(snapshot)
 
-    monkeypatch.setattr(cycles.planner, "plan", failing)
+    monkeypatch.setattr(planner, "plan", failing)
     world.add(*(manifests.pod(name, cpu="1") for name in ("bad", "fine", "good", "worse")))
 
     first = await world.cycle.run_once()
@@ -187,7 +187,7 @@ async def test_a_gang_that_the_planner_fails_with_is_left_out_and_says_so_while_
 async def test_a_plan_that_breaks_a_rule_is_made_again_without_the_solver(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    plan = cycles.planner.plan
+    plan = planner.plan
 
     def overfull(snapshot: Snapshot) -> Plan:
         if not snapshot.policy.solver_enabled:
@@ -196,7 +196,7 @@ async def test_a_plan_that_breaks_a_rule_is_made_again_without_the_solver(
         placements = tuple(Placement(pod=pod.key, pod_uid=pod.uid, gang=GANG, node="gone") for pod in pods)
         return Plan(now_ms=0, placements=placements)
 
-    monkeypatch.setattr(cycles.planner, "plan", overfull)
+    monkeypatch.setattr(planner, "plan", overfull)
     world.add(*manifests.pods("p", 2, group="train"))
     await world.cycle.run_once()
     await world.cycle.settled()
@@ -210,7 +210,7 @@ async def test_a_planner_that_fails_without_any_waiting_gang_stops_the_service(
     def broken(_: Snapshot) -> Plan:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cycles.planner, "plan", broken)
+    monkeypatch.setattr(planner, "plan", broken)
     world.add(*manifests.pods("p", 5, group="train"))
     async with world.running() as task:
         with pytest.raises(InvariantError, match="even without any waiting gang"):
