@@ -1,6 +1,7 @@
 """What our manifests allow and refuse: roles, policies and rules of definitions, which only a real server enforces."""
 
 import asyncio
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,37 @@ async def test_a_running_pod_keeps_the_queue_that_pays_for_it(cluster: Cluster):
     with pytest.raises(ApiError, match="labels that name the queue or the group of a pod on a node cannot change"):
         await moved()
     await label(colour="green")
+
+
+async def test_nobody_says_for_a_pod_that_another_queue_pays(cluster: Cluster):
+    """Created on a node by hand it would be charged to the queue that it names as noted."""
+    (node,) = await cluster.add_nodes("h100x8")
+
+    def forged(name: str, **spec: str) -> str:
+        return f"""
+            apiVersion: v1
+            kind: Pod
+            metadata: {{name: {name}, annotations: {{tutti.scheduler/charged-queue: org/victim}}}}
+            spec:
+              containers: [{{name: main, image: i}}]
+              schedulerName: {spec["scheduler"]}
+              nodeName: {spec["node"]}
+        """
+
+    async def created() -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for number in itertools.count():  # a policy holds a moment after it is there, and nothing tells when
+                await cluster.apply(forged(f"early-{number}", scheduler="tutti", node=node))
+                await asyncio.sleep(0.1)
+
+    refusal = "annotation tutti.scheduler/charged-queue comes with the binding"
+    with pytest.raises(ApiError, match=refusal):
+        await created()
+    await cluster.apply(forged("elsewhere", scheduler="default-scheduler", node=node))
+    await cluster.apply(forged("clean", scheduler="tutti", node=node).replace("tutti.scheduler/charged-queue", "note"))
+    note = {"metadata": {"annotations": {"tutti.scheduler/charged-queue": "org/victim"}}}
+    with pytest.raises(ApiError, match=r"cannot change|comes with the binding"):
+        await cluster.client.patch(kinds.POD, "default", "clean", note)
 
 
 @pytest.mark.parametrize(

@@ -124,3 +124,10 @@ def test_a_gang_that_waits_goes_by_what_it_names() -> None:
     forged = pod("p", queue="other", annotations={"tutti.scheduler/charged-queue": "org/team"})
     assert seen(*TREE, forged).gangs[0].queue == "other"
     assert seen(queue("default"), pod("p", queue="nowhere")).gangs[0].queue == "nowhere"
+
+
+def test_the_note_of_a_pod_that_is_not_ours_charges_nobody() -> None:
+    found = seen(*TREE, running(scheduler="default-scheduler"), WAITING)
+    plan = planner.plan(found)
+    assert charged(plan) == {"org": 8000, "other": 8000}, "by what waits"
+    assert [placement.node for placement in plan.placements] == ["n2"]

@@ -180,8 +180,21 @@ def test_a_pod_on_a_node_keeps_whatever_says_who_pays_for_it():
     assert not refused(policy, {"labels": {QUEUE_LABEL: "a", "x": "1"}}, {"labels": {QUEUE_LABEL: "a", "x": "2"}})
 
 
-def refused(policy: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> bool:
+def refused(policy: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any]) -> bool:
+    """Whether a policy refuses to change the metadata so; `before` None: to create it."""
     env = cel.NewEnv(variables={"object": cel.Type.DYN, "oldObject": cel.Type.DYN})
-    told = {"oldObject": {"metadata": before}, "object": {"metadata": after}}
+    told = {"oldObject": None if before is None else {"metadata": before}, "object": {"metadata": after}}
     rules = [each["expression"] for each in policy["spec"]["validations"]]
     return not all(env.compile(rule).eval(data=told).value() for rule in rules)
+
+
+def test_a_note_who_pays_comes_with_a_binding_alone():
+    _, policy = [each for each in yaml.safe_load_all(ADMISSION.read_text()) if each["kind"].endswith("Policy")]
+    note, other = ({"annotations": {CHARGED_QUEUE_ANNOTATION: queue, "x": "1"}} for queue in ("a", "b"))
+    assert refused(policy, None, note)
+    assert not refused(policy, None, {"annotations": {"x": "1"}})
+    assert not refused(policy, None, {})
+    assert refused(policy, {}, note)
+    assert refused(policy, {"annotations": {"x": "1"}}, note)
+    assert refused(policy, other, note)
+    assert not refused(policy, note, note)
