@@ -46,10 +46,6 @@ class Resources:
     def __mul__(self, times: int) -> "Resources":
         return Resources({name: amount * times for name, amount in self.amounts.items()})
 
-    def fits_in(self, room: "Resources") -> bool:
-        """Whether every amount asked for is there. What is not asked for does not matter, even if overdrawn."""
-        return all(amount <= 0 or amount <= room[name] for name, amount in self.amounts.items())
-
     def lacking_in(self, room: "Resources") -> tuple[str, ...]:
         """The names, sorted, of which `room` has less than asked."""
         return tuple(name for name in self if self[name] > 0 and self[name] > room[name])

@@ -260,12 +260,3 @@ class LeaseSpec(Wire, frozen=True, kw_only=True):
 class Lease(Wire, frozen=True, kw_only=True):
     metadata: ObjectMeta
     spec: LeaseSpec = LeaseSpec()
-
-
-class Workload(Wire, frozen=True, kw_only=True):
-    """An owner of pods (Job, ReplicaSet, JobSet, LeaderWorkerSet, ...): grouping reads its raw spec."""
-
-    api_version: str = ""
-    kind: str = ""
-    metadata: ObjectMeta
-    spec: msgspec.Raw = msgspec.Raw(b"{}")

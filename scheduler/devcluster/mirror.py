@@ -20,12 +20,6 @@ def key_of(obj: Obj) -> str:
     return f"{namespace}/{name_of(obj)}" if namespace else name_of(obj)
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Namespace ("" for none) and name of a key."""
-    namespace, _, name = key.rpartition("/")
-    return namespace, name
-
-
 def version_of(obj: Obj) -> int:
     """resourceVersion as the number it is: within one kind a later write has a higher one (KEP 5504)."""
     return int(obj["metadata"].get("resourceVersion") or 0)
