@@ -48,7 +48,9 @@ def run(
         raise refused(str(problem)) from None
     try:
         asyncio.run(serve(settings))
-    except (ApiError, IdentityError, LeaseLost) as problem:
+    except IdentityError as problem:
+        raise refused(str(problem)) from None
+    except (ApiError, LeaseLost) as problem:
         sys.stderr.write(f"{problem}\n")
         raise typer.Exit(1) from None
 

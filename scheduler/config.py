@@ -29,6 +29,9 @@ class ConfigError(Exception):
         self.cure = cure
 
 
+_OPTIONS = ("kubeconfig", "context")
+"""Settings that `tutti run` has an option of their own for; all others come with --set."""
+
 _POLICY = Policy()
 
 
@@ -115,7 +118,7 @@ def load(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read the settings. Flags that are None count as not given; no `environment` means the process's own.
+    """Read the settings. Flags (by setting) that are None count as not given; no `environment` means the process's own.
 
     Raises ConfigError naming setting, cause and cure."""
     settings: dict[str, Any] = {}
@@ -123,7 +126,7 @@ def load(
     sources = (
         _from_file(file) if file else {},
         _from_environment(os.environ if environment is None else environment),
-        {f"--{key.replace('_', '-')}": (key, value) for key, value in (flags or {}).items() if value is not None},
+        {_flag(key): (key, value) for key, value in (flags or {}).items() if value is not None},
     )
     for source in sources:
         for written, (key, value) in source.items():
@@ -150,6 +153,11 @@ def _from_file(file: Path) -> dict[str, tuple[str, Any]]:
     if not isinstance(document, dict):
         raise ConfigError(str(file), "holds no settings", "write `setting: value`, one a line")
     return {f"{key} in {file}": (str(key), value) for key, value in document.items()}
+
+
+def _flag(key: str) -> str:
+    """How the setting is given to the command."""
+    return f"--{key}" if key in _OPTIONS else f"--set {key}"
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:

@@ -46,15 +46,15 @@ def plan(
 
     checked_output(output)
     from_cluster = context is not None or kubeconfig is not None
-    if not filename and not from_cluster:
-        raise refused("nothing to plan: give manifests with -f, or a live cluster with --context")
     now_ms = milliseconds(now)
     try:
-        documents = [*machines(machine or []), *manifests_of(filename or [])]
+        simulated, given = machines(machine or []), manifests_of(filename or [])
+        if not given and not from_cluster:
+            raise refused("nothing to plan: give manifests with -f, or a live cluster with --context")
         base = live(kubeconfig, context) if from_cluster else None
         if base is not None and now_ms is None:
             now_ms = int(datetime.now(UTC).timestamp() * 1000)
-        snapshot = manifests.snapshot(documents, now_ms=now_ms, base=base)
+        snapshot = manifests.snapshot([*simulated, *given], now_ms=now_ms, base=base)
     except manifests.InputError as problem:
         raise refused(str(problem)) from None
     _print(decided(snapshot), output)

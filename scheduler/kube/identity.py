@@ -74,6 +74,7 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Id
     # Imported here: it takes most of a second, and a command that never connects should not pay for it.
     from kubernetes.aio.client import Configuration
     from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+    from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
 
     settings = Configuration()
     try:
@@ -82,6 +83,9 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Id
                 client_configuration=settings
             )
         else:
+            if not _there(str(kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION)):
+                absent = "there is no such file" if kubeconfig else f"there is no file {KUBE_CONFIG_DEFAULT_LOCATION}"
+                raise FileNotFoundError(absent)
             await load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig) if kubeconfig else None,
                 context=context,
@@ -105,6 +109,11 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Id
         raise IdentityError(
             f"{where}{named}: {error}; give a readable kubeconfig with --kubeconfig, or run inside the cluster."
         ) from error
+
+
+def _there(location: str) -> bool:
+    """Does any of these files exist, as the library looks for them? Without one it would complain of their content."""
+    return any(os.path.exists(os.path.expanduser(path)) for path in location.split(os.pathsep))
 
 
 def _tls(settings: Any) -> ssl.SSLContext | None:

@@ -152,11 +152,11 @@ def test_a_machine_that_does_not_exist_is_refused_with_those_that_do():
     assert "h100x8" in error
 
 
-def test_nothing_to_plan_is_said():
-    code, _, error = plan()
-    assert code == 2
-    assert "-f" in error
-    assert "--context" in error
+@pytest.mark.parametrize("arguments", [(), ("-f", "empty.yaml"), ("-f", "empty.yaml", "--machine", "t4=1")])
+def test_nothing_to_plan_is_said(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.yaml").write_text("# nothing\n---\n")
+    assert plan(*arguments) == (2, "", "nothing to plan: give manifests with -f, or a live cluster with --context\n")
 
 
 def test_a_pod_with_an_unreadable_quantity_is_set_aside_and_the_others_are_decided(tmp_path: Path):

@@ -176,6 +176,18 @@ def test_where_no_plan_can_be_made_the_defect_is_told(monkeypatch: pytest.Monkey
     assert told.endswith("no plan could be made even without any waiting gang: ZeroDivisionError()\n")
 
 
+@pytest.mark.parametrize(
+    "command", [["run"], ["plan"], ["explain"], ["record", "-"]], ids=lambda command: str(command[0])
+)
+def test_a_kubeconfig_that_is_not_there_is_refused_by_every_command(
+    command: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, text, told = tutti(*command, "--kubeconfig", str(tmp_path / "none"))
+    assert (code, text) == (2, "")
+    assert told.startswith(f"kubeconfig {tmp_path / 'none'}: there is no such file; give a readable kubeconfig")
+    assert not caplog.records, "the library's own words are not needed"
+
+
 # Replaying.
 
 

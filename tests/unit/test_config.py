@@ -48,11 +48,16 @@ def test_variables_that_kubernetes_makes_for_a_service_named_tutti_are_not_setti
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"web_port": "many"}, r"--web-port: 'many' cannot be used: .*integer.*; it means: Port to listen on.*8080"),
-        ({"cycle_interval_seconds": -1}, "--cycle-interval-seconds: -1 cannot be used"),
-        ({"web_host": "0.0.0.0"}, "--web-host: '0.0.0.0' is no loopback address.*port-forward"),
-        ({"lease_renew_seconds": 20}, "--lease-renew-seconds: 20.0 does not lie between"),
-        ({"log_format": "xml"}, "--log-format: 'xml' cannot be used"),
+        (
+            {"web_port": "many"},
+            r"--set web_port: 'many' cannot be used: .*integer.*; it means: Port to listen on.*8080",
+        ),
+        ({"cycle_interval_seconds": -1}, "--set cycle_interval_seconds: -1 cannot be used"),
+        ({"web_host": "0.0.0.0"}, "--set web_host: '0.0.0.0' is no loopback address.*port-forward"),
+        ({"lease_renew_seconds": 20}, "--set lease_renew_seconds: 20.0 does not lie between"),
+        ({"nosuch": "1"}, "--set nosuch: there is no such setting; remove it, or use one of allocator_steps"),
+        ({"kubeconfig": 7}, "--kubeconfig: 7 cannot be used"),
+        ({"log_format": "xml"}, "--set log_format: 'xml' cannot be used"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_its_cure(flags, message):
