@@ -25,14 +25,34 @@ def amount(resource: str, value: int) -> str:
     return f"{value} {resource}"
 
 
+def portion(resource: str, there: int, asked: int) -> str:
+    """How much there is at best of what is asked for, in house units, without naming what counts are of: "at most 32 of
+    the 64 CPUs asked for", "none of the 8 asked for"."""
+    if resource == "cpu":
+        most, all_ = _number(there), amount(resource, asked)
+    elif resource == "memory" or resource.endswith("storage") or resource.startswith("hugepages-"):
+        most, all_ = _bytes(there), _bytes(asked)
+        if most == all_:  # they differ by less than is told
+            most, all_ = counted(there, "byte"), f"{asked}"
+    else:
+        most, all_ = str(there), str(asked)
+    if there <= 0:
+        return "1 is asked for and there is none" if all_ == "1" else f"none of the {all_} asked for"
+    return f"at most {most} of the {all_} asked for"
+
+
 def _measured(thousandths: int, one: str, many: str = "") -> str:
     """Zero is a number here, for limits may be zero."""
     if thousandths == 1000:
         return f"1 {one}"
+    return f"{_number(thousandths)} {many or one + 's'}"
+
+
+def _number(thousandths: int) -> str:
     whole, rest = divmod(abs(thousandths), 1000)
     sign = "-" if thousandths < 0 else ""
     decimals = f".{rest:03d}".rstrip("0") if rest else ""
-    return f"{sign}{whole}{decimals} {many or one + 's'}"
+    return f"{sign}{whole}{decimals}"
 
 
 def _bytes(value: int) -> str:

@@ -12,6 +12,21 @@ from queues.words import amount, counted
 # A cause is written for one node; several have, are and do.
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
 
+_WAYS = (
+    ("has the taint", "tolerate the taint that is in the way"),
+    ("unschedulable", "uncordon a node"),
+    ("node selector", "loosen the pod's node selector"),
+    ("node affinity", "loosen the pod's node affinity"),
+    ("has too", "ask for less"),
+    ("of class", "change what the pod's claims ask for"),
+    ("request", "change what the pod's claims ask for"),
+    ("ResourceClaim", "change what the pod's claims ask for"),
+    ("volume", "change the pod's volumes"),
+    ("StorageClass", "change the pod's volumes"),
+    ("has no room for another pod", "raise the number of pods that a node takes"),
+)
+"""What a cause says, and what helps against it."""
+
 
 @runtime_checkable
 class Reason(Protocol):
@@ -153,16 +168,20 @@ class NoNodeFits:
 
     @property
     def message(self) -> str:
-        causes = ", ".join(map(str, self.causes)) or "there are no nodes"
+        causes = "; ".join(map(str, self.causes)) or "there are no nodes"
         # The causes are those of nodes on which all is free.
         return f"Pod {self.pod} fits no node even when empty: {causes.replace(' free ', ' ')}."
 
     @property
     def cure(self) -> str:
-        return (
-            "Ask for less, loosen the pod's node selector, affinity or claims, tolerate the taint that is in the way, "
-            "or add a node that can take it."
-        )
+        ways = dict.fromkeys(way for each in self.causes for way in _ways(each.cause))
+        text = ", ".join((*ways, "or add a node that can take it")) if ways else "add a node that can take it"
+        return f"{text[0].upper()}{text[1:]}."
+
+
+def _ways(cause: str) -> tuple[str, ...]:
+    """What somebody can do about a node that is ruled out by this cause even when it is empty."""
+    return tuple(way for sign, way in _WAYS if sign in cause) or ("change what the pod asks for",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +219,9 @@ class GangDoesNotFit:
     @property
     def message(self) -> str:
         where = f", with {self.domain} as the best topology domain" if self.domain else ""
-        there = "there " if self.domain else ""
-        causes = f": {there}{', '.join(map(str, self.causes))}" if self.causes else ""
+        there = "there" if self.domain else ""
+        one_more = f"for one more{there and ' there'}, " if self.placeable else there and "there "
+        causes = f": {one_more}{'; '.join(map(str, self.causes))}" if self.causes else ""
         proof = "" if self.proved else " (not proved within the budget)"
         needed = f"{counted(self.needed, 'pod')}{' at once' if self.needed > 1 else ''}"
         found = f"there is room for {self.placeable or 'none'}{where}"

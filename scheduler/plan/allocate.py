@@ -15,7 +15,6 @@ from scheduler.model.workloads import Gang
 from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
-from scheduler.plan.neighbours import Guests
 from scheduler.plan.never import hopeless, never
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import one_by_one, realise
@@ -195,14 +194,11 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     if refused is not None:
         return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
-    causes = desk.rooms.causes(short.shape, short.nodes)
-    if isinstance(short.guests, Guests):
-        causes = desk.rooms.causes_among(short.shape, short.nodes, short.guests)
     return GangDoesNotFit(
         gang=gang.key,
         needed=piece.pods,
         placeable=min(short.placeable, piece.pods - 1),
-        causes=(outside,) if outside else causes,
+        causes=(outside,) if outside else desk.causes(short),
         scattered=None if outside else desk.scattered(short.shape, short.nodes),
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,

@@ -13,12 +13,13 @@ from scheduler.dra import requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import SolverReport
-from scheduler.model.reasons import Reason, Scattered
+from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, pool
+from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.neighbours import Neighbours
+from scheduler.plan.neighbours import Guests, Neighbours
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.scatter import scattered
@@ -77,6 +78,7 @@ class Desk:
     gang_of: dict[str, str] = field(default_factory=dict)
     paid: dict[str, set[str]] = field(default_factory=dict)
     bare: Rooms | None = None
+    counted: dict[tuple[object, ...], tuple[int, tuple[NodeCount, ...]]] = field(default_factory=dict)
     scatter: dict[tuple[int, tuple[str, ...]], tuple[int, Scattered | None]] = field(default_factory=dict)
 
     @classmethod
@@ -139,6 +141,17 @@ class Desk:
             ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads, volumes=volumes)
             self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
         return self.bare
+
+    def causes(self, short: Short) -> tuple[NodeCount, ...]:
+        """What rules out how many nodes for the next pod of those that are short; kept until something changes."""
+        if isinstance(short.guests, Guests):
+            return causes(self.rooms, short.shape, short.nodes, short.guests, short.seats)
+        key, now = (short.shape, short.nodes, short.seats), len(self.ledger.changes)
+        known = self.counted.get(key)
+        if known is None or known[0] != now:
+            found = causes(self.rooms, short.shape, short.nodes, self.rooms.guests(), short.seats)
+            known = self.counted[key] = now, found
+        return known[1]
 
     def scattered(self, shape: int, nodes: tuple[str, ...]) -> Scattered | None:
         """Whether these nodes have room in all for one of this shape; kept until something changes."""

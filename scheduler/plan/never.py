@@ -1,6 +1,7 @@
 """What could never start here: told at once, instead of waiting for room that no ending of other work would make."""
 
 from scheduler.model.reasons import NoNodeFits, Reason
+from scheduler.plan.causes import causes
 from scheduler.plan.desk import Desk
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.shapes import Bundle
@@ -59,5 +60,6 @@ def _bundle(desk: Desk, bundle: Bundle) -> Reason | None:
     bare = desk.bare_rooms()
     if bare.best(bundle.shape) is not None or not bare.searched(bundle.shape):
         return None
-    causes = bare.causes(bundle.shape, bare.nodes)
-    return bare.refusal(bundle, anywhere=True) or NoNodeFits(pod=bundle.pods[0].key, causes=causes)
+    return bare.refusal(bundle, anywhere=True) or NoNodeFits(
+        pod=bundle.pods[0].key, causes=causes(bare, bundle.shape, bare.nodes, bare.guests())
+    )

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from queues.resources import total
+from queues.resources import Resources, total
 from scheduler.dra.allocate import Allocated, Answer, Ask, NoRoom, Refused, allocate
 from scheduler.model.nodes import Node
-from scheduler.model.reasons import ClaimRefused, NodeCount, Reason
+from scheduler.model.reasons import ClaimRefused, Reason
 from scheduler.model.snapshot import Policy
 from scheduler.plan.fit import LASTING, PASSING, Need, Seat, aversion, misfit
 from scheduler.plan.ledger import Ledger
@@ -89,7 +89,6 @@ class Rooms:
         self._ranks: dict[tuple[int, int], tuple[int, ...]] = {}
         self._hardness: dict[int, tuple[int, ...]] = {}
         self._heaps: dict[int, _Heap] = {}
-        self._causes: dict[tuple[int, tuple[str, ...]], tuple[int, tuple[NodeCount, ...]]] = {}
 
     @contextmanager
     def within(self, effort: Effort) -> Iterator[None]:
@@ -123,6 +122,24 @@ class Rooms:
         if known is None:
             known = self._verdicts[key] = self._judge(node, load)
         return known
+
+    def crowding(self, node: str, load: Load) -> str:
+        """Why the node does not take this load whatever devices it has, "" if it would: amounts, ports, volumes."""
+        of = self.ledger.nodes[node]
+        demands = [(self.shapes.demand(shape, of), count) for shape, count in load]
+        need = Need(
+            pod=self.shapes[load[0][0]].sample.pods[0],
+            requests=total(demand.requests * count for demand, count in demands),
+            ports=tuple(port for demand, count in demands for _ in range(count) for port in demand.ports),
+        )
+        cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
+        cause = cause or self.ledger.volumes.refusal(node, [(demand.wish, count) for demand, count in demands])
+        return cause or ""
+
+    def left(self, node: str, load: Load) -> Resources:
+        """What is free on the node besides this load."""
+        of = self.ledger.nodes[node]
+        return self.ledger.free(node) - total(self.shapes.demand(shape, of).requests * count for shape, count in load)
 
     def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
         """How many more bundles of this shape the node takes on top of `load`, up to `at_most`."""
@@ -224,18 +241,6 @@ class Rooms:
         """How much is free on the node, as a measure for tight packing: GPUs first, then CPU."""
         return self.ledger.gpus(node) * _MANY + self.ledger.free(node)["cpu"]
 
-    def causes_among(self, shape: int, nodes: tuple[str, ...], guests: Guests) -> tuple[NodeCount, ...]:
-        """The same as `causes` while these guests are there."""
-        return self._count_causes(shape, nodes, guests)
-
-    def causes(self, shape: int, nodes: tuple[str, ...]) -> tuple[NodeCount, ...]:
-        """What rules out how many of these nodes for one bundle; most first. Nodes that take it are not counted."""
-        key, now = (shape, nodes), len(self.ledger.changes)
-        known = self._causes.get(key)
-        if known is None or known[0] != now:
-            known = self._causes[key] = now, self._count_causes(shape, nodes, self.guests())
-        return known[1]
-
     def refusal(self, bundle: Bundle, *, anywhere: bool) -> Reason | None:
         """Why the bundle's claims cannot be decided: on any node whatever (an unknown class), or with `anywhere` on the
         first node where that is so (a selector that fails on what this node publishes). None if they can be."""
@@ -249,17 +254,6 @@ class Rooms:
                     return answer.reason
         return None
 
-    def _count_causes(self, shape: int, nodes: Iterable[str], guests: Guests) -> tuple[NodeCount, ...]:
-        counts: dict[str, int] = {}
-        for node in nodes:
-            cause = self.suits(node, shape) or self.verdict(node, ((shape, 1),)).cause
-            if not cause and isinstance(refusal := self.welcome(node, shape, guests), str):
-                cause = refusal
-            if cause:
-                counts[cause] = counts.get(cause, 0) + 1
-        ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-        return tuple(NodeCount(nodes=count, cause=cause) for cause, count in ordered)
-
     def _best_company(self, shape: int) -> str | None:
         guests = self.guests()
         able = []
@@ -272,16 +266,10 @@ class Rooms:
 
     def _judge(self, node: str, load: Load) -> Verdict:
         of = self.ledger.nodes[node]
-        demands = [(self.shapes.demand(shape, of), count) for shape, count in load]
-        need = Need(
-            pod=self.shapes[load[0][0]].sample.pods[0],
-            requests=total(demand.requests * count for demand, count in demands),
-            ports=tuple(port for demand, count in demands for _ in range(count) for port in demand.ports),
-        )
-        cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
-        cause = cause or self.ledger.volumes.refusal(node, [(demand.wish, count) for demand, count in demands])
-        if cause is not None:
+        cause = self.crowding(node, load)
+        if cause:
             return Verdict(cause=cause)
+        demands = [(self.shapes.demand(shape, of), count) for shape, count in load]
         asking = sorted((demand.kind, count, shape) for (shape, count), (demand, _) in zip(load, demands, strict=True))
         key = self.ledger.devices(node), tuple((kind, count) for kind, count, _ in asking if kind)
         if not key[1]:
@@ -318,10 +306,7 @@ class Rooms:
 
     def _bound(self, node: str, load: Load, demand: Demand) -> int:
         """How often the amounts alone would go into what `load` leaves free."""
-        free = self.ledger.free(node)
-        if load:
-            of = self.ledger.nodes[node]
-            free = free - total(self.shapes.demand(shape, of).requests * count for shape, count in load)
+        free = self.left(node, load) if load else self.ledger.free(node)
         times = [free[name] // amount for name, amount in demand.requests.amounts.items() if amount > 0]
         return max(min(times, default=_MANY), 0)
 

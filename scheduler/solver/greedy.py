@@ -87,6 +87,7 @@ class Short:
     """No placement was found. `placeable`: the most pods that found room at once. Of those that did not, the first were
     of `shape` and were tried on `nodes`, which make up `domain` ("" for anywhere). `outside`: none of `nodes` is in any
     domain of this level, in one of which they have to be. `guests`: those who found room, if others mind who is there.
+    `seats`: what those who found room put on each node.
     `certain`: for such a group the greedy misses nothing, so there is no placement."""
 
     placeable: int
@@ -95,6 +96,7 @@ class Short:
     domain: str = ""
     outside: Level | None = None
     guests: Guests | None = None
+    seats: tuple[tuple[str, Load], ...] = ()
     certain: bool
 
 
@@ -111,6 +113,7 @@ def place(group: Group, nodes: Sequence[str], room: Room[GuestList]) -> Seated |
         domain=miss.domain,
         outside=miss.outside,
         guests=draft.guests if room.sociable(miss.shape) else None,
+        seats=tuple((node, _load(counts)) for node, counts in sorted(draft.seats.items())),
         certain=_exact(group) and (len(group.units) == 1 or not any(map(room.sociable, group.shapes()))),
     )
 

@@ -123,7 +123,7 @@ def test_when_the_node_of_a_kept_claim_is_full_the_pod_waits_and_says_that_a_cla
     assert isinstance(reason, GangDoesNotFit)
     assert [str(cause) for cause in reason.causes] == [
         "1 node cannot use the devices that a ResourceClaim of the pod holds already",
-        "1 node has too little free cpu",
+        "1 node has too little free cpu: at most 1 of the 2 CPUs asked for",
     ]
 
 

@@ -29,7 +29,13 @@ def verdict(decided: Plan, name: str) -> Verdict:
 def test_a_gang_that_does_not_fit_whole_takes_nothing() -> None:
     decided = decide(cluster(nodes=2, gpus=8) + gang("train", pods=3, gpus=8))
     assert decided.placements == ()
-    assert decided.why("train") == GangDoesNotFit(gang="default/train", needed=3, placeable=2)
+    reason = decided.why("train")
+    assert isinstance(reason, GangDoesNotFit)
+    assert (reason.needed, reason.placeable) == (3, 2)
+    assert reason.message == (
+        "default/train needs room for 3 pods at once and there is room for 2: for one more, 2 nodes have too few free "
+        "nvidia.com/gpu: none of the 8 asked for."
+    )
 
 
 def test_sixty_four_pods_wait_while_there_is_room_for_sixty_three_and_start_with_one_node_more() -> None:
@@ -39,7 +45,10 @@ def test_sixty_four_pods_wait_while_there_is_room_for_sixty_three_and_start_with
     reason = short.why("train")
     assert isinstance(reason, GangDoesNotFit)
     assert (reason.needed, reason.placeable, reason.proved) == (64, 63, True)
-    assert reason.message == "default/train needs room for 64 pods at once and there is room for 63."
+    assert reason.message == (
+        "default/train needs room for 64 pods at once and there is room for 63: for one more, 63 nodes have too few "
+        "free devices of class gpu.nvidia.com: none of the 8 asked for."
+    )
     assert reason.cure == "Free room for 1 more pod, or add nodes."
     assert len(set(placed(decide(cluster(nodes=64, gpus=8, dra=True) + train), "train").values())) == 64
 
@@ -130,7 +139,10 @@ def test_a_pod_that_no_node_could_ever_take_says_so() -> None:
     reason = decided.why("train")
     assert isinstance(reason, NoNodeFits)
     assert verdict(decided, "train") is Verdict.REFUSED
-    assert reason.message == ("Pod default/train-0 fits no node even when empty: 3 nodes have too few nvidia.com/gpu.")
+    assert reason.message == (
+        "Pod default/train-0 fits no node even when empty: 3 nodes have too few nvidia.com/gpu: at most 8 of the 16 "
+        "asked for."
+    )
 
 
 def test_a_pod_that_no_node_could_ever_take_refuses_only_a_gang_that_cannot_do_without_it() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.model.plan import Plan
-from scheduler.model.reasons import GangDoesNotFit, TopologyUnusable
+from scheduler.model.reasons import GangDoesNotFit, NodeCount, TopologyUnusable
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import (
@@ -57,7 +57,8 @@ def test_the_nodes_counted_are_those_of_the_domain_named() -> None:
     decided = decide(made + gang("train", pods=3, gpus=3, topology=("racks", "rack", None), created_ms=9))
     reason = decided.why("train")
     assert isinstance(reason, GangDoesNotFit)
-    assert (reason.placeable, reason.domain, reason.causes) == (2, "r1", ())
+    none_left = NodeCount(nodes=2, cause="has too few free nvidia.com/gpu: none of the 3 asked for")
+    assert (reason.placeable, reason.domain, reason.causes) == (2, "r1", (none_left,))
     decided = decide(made + gang("train", pods=3, gpus=4, topology=("racks", "rack", None), created_ms=9))
     reason = decided.why("train")
     assert isinstance(reason, GangDoesNotFit)
@@ -74,7 +75,7 @@ def test_a_sub_group_without_any_domain_at_its_level_is_told_so() -> None:
     made += gang_of("train", members, created_ms=9, topology=together, sub_groups=sub_groups)
     assert decide(made).why("train").message == (
         "default/train needs room for 2 pods at once and there is room for 1, with r0 as the best topology domain: "
-        "there 2 nodes are in no domain of level pod of Topology pods."
+        "for one more there, 2 nodes are in no domain of level pod of Topology pods."
     )
 
 

@@ -47,6 +47,9 @@ async def test_a_gang_that_lacks_one_node_takes_nothing_and_says_what_is_missing
 
         reason = await cluster.reason("default/hero", "GangDoesNotFit", "there is room for 63")
         assert "needs room for 64 pods at once" in reason["message"]
+        assert (
+            "63 nodes have too few free devices of class gpu.nvidia.com: none of the 8 asked for" in reason["message"]
+        )
         assert reason["cure"] == "Free room for 1 more pod, or add nodes."
         assert reason["missing"] == {"pods": "1"}
         pods, _ = await cluster.client.list(kinds.POD)

@@ -87,7 +87,9 @@ def test_the_hardest_go_first() -> None:
 
 
 def test_what_does_not_fit_whole_takes_nothing_and_says_how_far_it_got() -> None:
-    assert seats(group(2, 2, 2), Toy(a=3, b=2)) == Short(placeable=2, shape=2, nodes=("a", "b"), certain=True)
+    assert seats(group(2, 2, 2), Toy(a=3, b=2)) == Short(
+        placeable=2, shape=2, nodes=("a", "b"), seats=(("a", ((2, 1),)), ("b", ((2, 1),))), certain=True
+    )
 
 
 def test_all_pods_that_find_room_at_once_are_counted_not_only_those_before_the_first_that_does_not() -> None:

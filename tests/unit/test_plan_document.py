@@ -50,7 +50,7 @@ def test_it_is_plain_json() -> None:
     document = msgspec.json.decode(msgspec.json.encode(to_json(decided)))
     assert document["setAside"][0]["remedy"] == "Mend it."
     causes = document["gangs"][0]["reason"]["details"]["causes"]
-    assert causes == []
+    assert causes == [{"nodes": 1, "cause": "has too few free nvidia.com/gpu: 1 is asked for and there is none"}]
 
 
 def test_an_eviction_tells_its_cost_in_gpu_seconds() -> None:

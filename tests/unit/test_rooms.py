@@ -7,6 +7,7 @@ from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.pools import Inventory
 from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
+from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.rooms import QUESTION, STEP, Effort, Exhausted, Rooms
 from scheduler.plan.shapes import Shapes
@@ -140,5 +141,8 @@ def test_causes_are_counted_most_first() -> None:
     made = cluster(nodes=3, gpus=1, cpu=4) + node("cordoned", gpus=4, unschedulable=True)
     made += running("a", on="node-0", cpu=4) + running("b", on="node-1", cpu=4)
     here = rooms(made)
-    causes = here.causes(shape(here, pod("p", gpus=1, cpu=2)), here.nodes)
-    assert [str(cause) for cause in causes] == ["2 nodes have too little free cpu", "1 node is unschedulable"]
+    counted = causes(here, shape(here, pod("p", gpus=1, cpu=2)), here.nodes, here.guests())
+    assert [str(cause) for cause in counted] == [
+        "2 nodes have too little free cpu: none of the 2 CPUs asked for",
+        "1 node is unschedulable",
+    ]

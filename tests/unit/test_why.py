@@ -72,7 +72,7 @@ def test_a_sentence_has_code_cause_and_cure():
     )
     assert sentence(reason) == (
         "GangDoesNotFit: team/train needs room for 3 pods at once and there is room for 2: "
-        "1 node has too little free memory. Free room for 1 more pod, or add nodes."
+        "for one more, 1 node has too little free memory. Free room for 1 more pod, or add nodes."
     )
 
 
