@@ -234,8 +234,8 @@ class QueueStatus(_Model):
     fair_share: Amounts | None = Field(default=None, description="Its part of the cluster at present.")
     allocated: Amounts | None = Field(default=None, description="In use by it and the queues below.")
     requested: Amounts | None = Field(default=None, description="In use and asked for.")
-    running: Count | None = Field(default=None, description="Gangs that run.")
-    pending: Count | None = Field(default=None, description="Gangs that wait.")
+    running: Count | None = Field(default=None, description="Gangs that run, in it and the queues below.")
+    pending: Count | None = Field(default=None, description="Gangs that wait, in it and the queues below.")
 
 
 class Queue(_Model):

@@ -1,5 +1,6 @@
 """plan(): the stages, least disruptive first. Pure: one snapshot, one answer, whatever the order of its parts."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -150,13 +151,15 @@ def _lasts(reason: Reason) -> bool:
 
 
 def _queues(desk: Desk) -> tuple[QueueReport, ...]:
-    counts: dict[str, tuple[int, int]] = {}
-    for key, queue in desk.queue_of.items():
-        running, pending = counts.get(queue, (0, 0))
+    """What every queue is told of, that of the queues below it included."""
+    running, pending = Counter[str](), Counter[str]()
+    for key, leaf in desk.queue_of.items():
         wants = desk.wants.get(key)
         started = wants is not None and wants.bound > 0
         waits = wants is None or wants.waiting > 0 or not started
-        counts[queue] = running + (1 if started else 0), pending + (1 if waits else 0)
+        for queue in desk.tree.ancestors(leaf):
+            running[queue.name] += started
+            pending[queue.name] += waits
     return tuple(
         QueueReport(
             name=queue.name,
@@ -166,8 +169,8 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
             fair_share=desk.fair_shares.get(queue.name, NOTHING),
             allocated=desk.ledger.allocated.get(queue.name, NOTHING),
             requested=desk.requested.get(queue.name, NOTHING),
-            running=counts.get(queue.name, (0, 0))[0],
-            pending=counts.get(queue.name, (0, 0))[1],
+            running=running[queue.name],
+            pending=pending[queue.name],
             problem=desk.tree.problems.get(queue.name),
         )
         for queue in desk.snapshot.queues

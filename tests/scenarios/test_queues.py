@@ -129,6 +129,16 @@ def test_the_report_of_a_queue_adds_up() -> None:
     assert (reports["red"].running, reports["red"].pending) == (1, 1)
 
 
+def test_a_queue_counts_the_gangs_of_the_queues_below_it() -> None:
+    made = cluster(nodes=2, gpus=4) + queue("org") + queue("team", parent="org")
+    made += queue("red", parent="team") + queue("blue", parent="team") + queue("other", parent="org")
+    made += gang("a", gpus=1, queue="red") + gang("b", gpus=1, queue="blue") + gang("c", gpus=1, queue="other")
+    made += gang("never", gpus=5, queue="red")
+    counts = {report.name: (report.running, report.pending) for report in decide(made).queues}
+    del counts["default"]
+    assert counts == {"org": (3, 1), "team": (2, 1), "red": (1, 1), "blue": (1, 0), "other": (1, 0)}
+
+
 def charged(decided: Plan) -> dict[str, int]:
     return {report.name: report.allocated["gpu"] for report in decided.queues}
 
