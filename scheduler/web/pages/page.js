@@ -116,7 +116,7 @@ function drawFigures() {
     for (const [owner, part] of board) if (owner !== TAINTED) used += part / 1000;
   }
   const count = (verdicts) => state.gangs.filter((gang) => verdicts.includes(gang.verdict)).length;
-  const waiting = count(["Pending"]), refused = count(["Refused"]);
+  const waiting = waitingGangs().length, refused = count(["Refused"]);
   at("gpus-used").textContent = written(used, "gpu");
   at("gpus-all").textContent = there;
   at("pods-running").textContent = state.gangs.reduce((sum, gang) => sum + gang.counts.running, 0);
@@ -386,9 +386,12 @@ at("resource").addEventListener("change", drawQueues);
 
 // --- gangs and decisions -------------------------------------------------------------------------------------------
 
+// All that wait, those that need a change among them.
+const waitingGangs = () => state.gangs.filter((gang) => gang.reason);
+
 function drawGangs() {
   const wanted = at("find").value.trim().toLowerCase();
-  const waiting = state.gangs.filter((gang) => gang.reason);
+  const waiting = waitingGangs();
   const found = waiting.filter((gang) => !wanted
     || [gang.namespace, gang.name, gang.queue, gang.reason.code, gang.reason.message].join(" ").toLowerCase().includes(wanted));
   found.sort((one, two) => (two.verdict === "Refused") - (one.verdict === "Refused")
