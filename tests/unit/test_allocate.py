@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 
 from scheduler.api import dra
@@ -109,6 +110,24 @@ def test_admin_access_ignores_who_holds_a_device_but_not_twice_in_a_claim():
     assert names(ask(found, both, in_use=in_use)) == [["gpu-0", "gpu-1"]]
     three = claim("c", request("a", admin=True, count=2), request("b", admin=True), admin=True)
     assert isinstance(ask(found, three, in_use=in_use), NoRoom)
+
+
+def test_admin_access_to_a_partition_needs_one_that_is_there_or_could_be_made():
+    """DECISIONS 18. A slice of a board that somebody has whole does not exist."""
+    found = inventory(*mig_node())
+    whole, slice_ = (exact(profile(name), of=MIG) for name in ("7g.80gb", "1g.10gb"))
+    look = [
+        dra.DeviceRequest(name="look", exactly=msgspec.structs.replace(at, admin_access=True)) for at in (whole, slice_)
+    ]
+    own = dra.DeviceRequest(name="own", exactly=whole)
+    for pair in ((look[1], own), (own, look[1])):
+        assert isinstance(ask(found, claim("c", *pair, admin=True)), NoRoom)
+    given = ask(found, claim("c", own))
+    assert isinstance(given, Allocated)
+    in_use = InUse(found)
+    in_use.take(given.allocations[0])
+    assert isinstance(ask(found, claim("d", look[1], admin=True), in_use=in_use), NoRoom)
+    assert names(ask(found, claim("d", look[0], admin=True), in_use=in_use)) == names(given), "it is there, in use"
 
 
 def test_the_first_alternative_that_can_be_had_is_taken():
