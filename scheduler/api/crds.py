@@ -59,7 +59,7 @@ _BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-
 
 
 class QueueResource(_Model):
-    """Quota absent = 0, limit absent = none, weight absent = 1: an empty queue may use what is free."""
+    """What the queue may use of one resource. Without any value it may use what is free, and nothing is guaranteed."""
 
     # Amounts in words ("64Gi") cannot be compared within the API server's cost limit: plain numbers only.
     model_config = ConfigDict(
@@ -91,6 +91,8 @@ class QueueResource(_Model):
 
 
 class QueueSpec(_Model):
+    """What the queue may use, and where it stands among the queues."""
+
     parent_queue: Name | None = Field(default=None, description="The queue above; absent for a top queue.")
     priority: int = Field(
         default=100, ge=-1_000_000_000, le=1_000_000_000, description="Served before lower ones over quota."
@@ -111,6 +113,8 @@ class QueueSpec(_Model):
 
 
 class TopologyConstraint(_Model):
+    """How close together the pods must be, by the levels of a Topology."""
+
     topology: Name = Field(description="Name of a Topology object.")
     required_level: LevelKey | None = Field(default=None, description="All pods in one domain of this level.")
     preferred_level: LevelKey | None = Field(default=None, description="As close as this level where possible.")
@@ -129,14 +133,26 @@ class SubGroup(_Model):
         )
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-    parent: Annotated[str, Field(max_length=63)] | None = None
-    min_member: int | None = Field(default=None, ge=0, le=100_000)
-    min_sub_group: int | None = Field(default=None, ge=0, le=100_000)
-    topology_constraint: TopologyConstraint | None = None
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
+        description="Its name within the PodGroup, as the label of its pods gives it."
+    )
+    parent: Annotated[str, Field(max_length=63)] | None = Field(
+        default=None, description="The sub-group above; absent at the top."
+    )
+    min_member: int | None = Field(
+        default=None, ge=0, le=100_000, description="Pods of this sub-group that must start together. Absent: all."
+    )
+    min_sub_group: int | None = Field(
+        default=None, ge=0, le=100_000, description="Sub-groups directly below that must start together. Absent: all."
+    )
+    topology_constraint: TopologyConstraint | None = Field(
+        default=None, description="How close together the pods of this sub-group must be."
+    )
 
 
 class PodGroupSpec(_Model):
+    """What starts together, who pays for it, and how close together it must be."""
+
     model_config = ConfigDict(
         json_schema_extra=_rules(
             (
@@ -155,22 +171,48 @@ class PodGroupSpec(_Model):
         default=None, ge=0, le=100_000, description="Sub-groups that must start together."
     )
     queue: Name | None = Field(default=None, description="The leaf queue that pays.")
-    priority_class_name: Name | None = None
-    preemptibility: Literal["preemptible", "non-preemptible"] | None = None
-    sub_groups: list[SubGroup] = Field(default_factory=list, max_length=10_000, json_schema_extra=_BY_NAME)
-    topology_constraint: TopologyConstraint | None = None
-    preemption_delay: Duration | None = None
-    staleness_grace_period: Duration | None = None
-    max_runtime: Duration | None = None
-    checkpoint_interval: Duration | None = None
+    priority_class_name: Name | None = Field(
+        default=None, description="A PriorityClass; higher ones of a queue are served first. Absent: that of the pods."
+    )
+    preemptibility: Literal["preemptible", "non-preemptible"] | None = Field(
+        default=None, description="Whether its pods may be stopped for others; if not, they must fit in the quota."
+    )
+    sub_groups: list[SubGroup] = Field(
+        default_factory=list,
+        max_length=10_000,
+        description="Parts with minima and places of their own, as a tree by parent.",
+        json_schema_extra=_BY_NAME,
+    )
+    topology_constraint: TopologyConstraint | None = Field(
+        default=None, description="How close together all of its pods must be."
+    )
+    preemption_delay: Duration | None = Field(
+        default=None, description="How long it waits before others are preempted for it. Nothing is preempted yet."
+    )
+    staleness_grace_period: Duration | None = Field(
+        default=None,
+        description="How long it may run with fewer pods than must start together. Nothing is stopped for it yet.",
+    )
+    max_runtime: Duration | None = Field(
+        default=None, description="How long it runs at most, as its owner expects. No decision depends on it yet."
+    )
+    checkpoint_interval: Duration | None = Field(
+        default=None, description="How often it saves its work. No decision depends on it yet."
+    )
 
 
 class TopologyLevel(_Model):
+    """One level. Nodes with the same value of its key, and of the keys of the levels above, are one domain."""
+
     key: LevelKey = Field(description=f"A node label, or {NVLINK_LEVEL} for the NVLink domain.")
-    alias: Annotated[str, Field(max_length=63)] | None = None
+    alias: Annotated[str, Field(max_length=63)] | None = Field(
+        default=None, description="A short name that constraints may use in place of the key."
+    )
 
 
 class TopologySpec(_Model):
+    """The levels by which nodes are near to each other or far."""
+
     levels: list[TopologyLevel] = Field(
         min_length=1,
         max_length=16,
@@ -190,11 +232,13 @@ class TopologySpec(_Model):
 class ConditionStatus(_Model):
     """One condition of an object, as `kubectl wait --for=condition=<type>` reads it."""
 
-    type: Annotated[str, Field(max_length=316)]
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Field(max_length=1024)]
-    message: Annotated[str, Field(max_length=32_768)]
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    type: Annotated[str, Field(max_length=316)] = Field(description="What is said of the object: Scheduled, Ready.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="Why, as a stable token.")
+    message: Annotated[str, Field(max_length=32_768)] = Field(description="Why, in words.")
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
+        description="Since when the status is what it is."
+    )
 
 
 Conditions = Annotated[list[ConditionStatus], Field(max_length=16, json_schema_extra=_BY_TYPE)]
@@ -209,16 +253,20 @@ class ReasonStatus(_Model):
     message: Annotated[str, Field(max_length=32_768, description="What is missing, in one sentence.")]
     cure: Annotated[str, Field(max_length=32_768, description="The smallest change that would help.")]
     missing: Amounts | None = Field(default=None, description="How much is missing, by resource; pods are counted.")
-    decided_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    decided_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
+        description="When it was found to be the reason."
+    )
 
 
 class PodGroupStatus(_Model):
-    conditions: Conditions = Field(default_factory=list)
+    """What the scheduler has decided, and what has come of it."""
+
+    conditions: Conditions = Field(default_factory=list, description="Scheduled: all that start together have nodes.")
     reason: ReasonStatus | None = Field(default=None, description="Why it waits; absent once it is placed.")
     needed: Count | None = Field(default=None, description="Pods that start together.")
     pending: Count | None = Field(default=None, description="Pods without a node.")
     bound: Count | None = Field(default=None, description="Pods with a node, running ones included.")
-    running: Count | None = None
+    running: Count | None = Field(default=None, description="Pods that run.")
     nodes: Count | None = Field(default=None, description="Nodes its pods are on.")
     placement_score: int | None = Field(
         default=None,
@@ -226,11 +274,15 @@ class PodGroupStatus(_Model):
         le=100,
         description="100: no better placement was possible when it was placed; less by the percentage left open.",
     )
-    starts_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    starts_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        default=None, description="When it will start, as far as that is known."
+    )
 
 
 class QueueStatus(_Model):
-    conditions: Conditions = Field(default_factory=list)
+    """What the queue has, and what it may count on."""
+
+    conditions: Conditions = Field(default_factory=list, description="Ready: it takes workloads.")
     fair_share: Amounts | None = Field(default=None, description="Its part of the cluster at present.")
     allocated: Amounts | None = Field(default=None, description="In use by it and the queues below.")
     requested: Amounts | None = Field(default=None, description="In use and asked for.")

@@ -67,6 +67,13 @@ def test_every_list_map_and_string_is_bounded(kind):
 
 
 @pytest.mark.parametrize("kind", ["PodGroup", "Queue", "Topology"])
+def test_kubectl_explain_has_words_for_every_field(kind):
+    plain = (".apiVersion", ".kind", ".metadata")  # The API server has words for these.
+    fields = [(path, node) for path, node in nodes(schema(kind)) if path not in plain and not path.endswith("[*]")]
+    assert [path for path, node in fields if not node.get("description", "").endswith(".")] == []
+
+
+@pytest.mark.parametrize("kind", ["PodGroup", "Queue", "Topology"])
 def test_schemas_are_structural(kind):
     for path, node in nodes(schema(kind)):
         assert "type" in node or node.get("x-kubernetes-int-or-string"), path
