@@ -195,8 +195,8 @@ def test_a_node_without_the_label_is_no_domain_to_spread_over() -> None:
 
 
 def test_a_preferred_spread_gives_way_to_room() -> None:
-    pods = [labelled(f"g-{i}", "web", cpu=6, company=spread("web", hard=False)) for i in range(3)]
-    assert nodes(decide(zones(a=1, b=2) + gang_of("g", pods))) == ["a0", "b0", "b1"]
+    pods = [labelled(f"g-{i}", "web", cpu=6, company=spread("web", hard=False)) for i in range(4)]
+    assert nodes(decide(zones(a=1, b=3) + gang_of("g", pods))) == ["a0", "b0", "b1", "b2"]
 
 
 def test_preferred_company_goes_before_a_better_fit() -> None:

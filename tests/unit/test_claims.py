@@ -185,3 +185,24 @@ async def test_a_claim_known_only_in_part_is_not_written_from_that_part(api: Fak
         with pytest.raises(WriteRefused, match="nested too deeply"):
             await claims.secure(write(FIRST))
     assert [asked.method for asked in api.asked] == ["GET"]
+
+
+async def test_a_claim_is_reserved_for_256_pods_and_no_more(api: FakeApi, claims: Claims) -> None:
+    others = b",".join(b'{"resource":"pods","name":"o%d","uid":"u-o%d"}' % (n, n) for n in range(255))
+    claim = OneClaim(status=b'{"allocation":' + msgspec.json.encode(GIVEN) + b',"reservedFor":[' + others + b"]}")
+    serve(api, claim)
+    before = claim.status
+    with pytest.raises(WriteRefused, match="is reserved for 255 pods, 256 at most"):
+        await claims.secure(write(FIRST, SECOND, first=False))
+    assert claim.status == before
+    await claims.secure(write(FIRST, first=False))
+    assert claim.status_parts["reservedFor"].count(b"uid") == 256
+
+
+async def test_who_joins_a_claim_does_not_allocate_it(api: FakeApi, claims: Claims) -> None:
+    """The devices were another gang's to choose. Since the plan they may have been given away."""
+    claim = OneClaim()
+    serve(api, claim)
+    with pytest.raises(WriteRefused, match="lost the allocation that its pods were to share"):
+        await claims.secure(write(FIRST, first=False))
+    assert claim.status == b"{}"

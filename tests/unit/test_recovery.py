@@ -48,6 +48,7 @@ def test_devices_reserved_for_a_pod_that_is_neither_bound_nor_placed_are_stray()
         (snapshot(claim("c", "gone"), pod("p")), "its pod is gone, which the claim controller sees to"),
         (snapshot(claim("c"), pod("p")), "it is reserved for nobody: somebody allocated it by hand"),
         (snapshot(claim("c", allocation=None, owner="p"), pod("p")), "it is the pod's own claim, not allocated yet"),
+        (snapshot(claim("p-extended", "other", owner="p"), pod("p")), "it was made for the pod, and another has it"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
