@@ -26,10 +26,18 @@ def recorded(pods: Iterable[core.Pod]) -> tuple[str, ...]:
     return ()
 
 
-def moved(gang: str, named: str, charged: str) -> InvalidGang:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved(InvalidGang):
     """The gang names another queue than the one that its pods were placed under."""
-    return InvalidGang(
+
+    named: str
+
+
+def moved(gang: str, named: str, charged: str) -> Moved:
+    """It names `named` now, and its pods were placed under `charged`."""
+    return Moved(
         gang=gang,
+        named=named,
         problem=f"its pods on nodes were placed under queue {charged}, which goes on paying, and it names {named} now",
         remedy=f"Name queue {charged} again; or delete the gang and create it anew in {named}.",
     )
@@ -64,12 +72,16 @@ class Payers:
         payer = next((name for name in names if self._pays(name)), "")
         if not payer:
             return gang
+        named = next((each.named for each in gang.problems if isinstance(each, Moved)), "")
         unusable = QueueUnusable(
             queue=gang.queue,
             why=f"it is gone or cannot be used, and what {gang.key} has running is charged to queue {payer}",
-            remedy=f"Create Queue {gang.queue} again or repair it; or delete the gang and create it anew elsewhere.",
+            remedy=f"Create Queue {gang.queue} again or repair it; or delete the gang and create it anew "
+            f"{f'in {named}' if named else 'elsewhere'}.",
         )
-        return replace(gang, queue=payer, problems=(*gang.problems, unusable))
+        # That it "goes on paying" would not be true.
+        others = tuple(each for each in gang.problems if not isinstance(each, Moved))
+        return replace(gang, queue=payer, problems=(*others, unusable))
 
     def _pays(self, name: str) -> bool:
         """Whether the queue, or the nearest usable one above it, can be charged."""

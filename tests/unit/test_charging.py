@@ -67,6 +67,18 @@ def test_a_gang_that_names_another_queue_while_it_runs_is_told() -> None:
     assert "placed under queue team, which goes on paying, and it names other now" in gang.reason.message
 
 
+def test_a_gang_that_moved_is_told_who_pays_when_its_queue_is_gone() -> None:
+    found = seen(TREE[0], TREE[2], running("other"))
+    (gang,) = why.reports(found, planner.plan(found)).gangs
+    assert gang.queue == "org"
+    assert gang.reason is not None
+    assert gang.reason.code == "QueueUnusable"
+    assert gang.reason.message == (
+        "Queue team cannot be used: it is gone or cannot be used, and what a/one has running is charged to queue org."
+    )
+    assert gang.reason.cure == "Create Queue team again or repair it; or delete the gang and create it anew in other."
+
+
 def test_a_gang_that_names_no_queue_stays_where_it_is_without_a_word() -> None:
     assert seen(*TREE, queue("default"), running(None)).gangs[0].problems == ()
 
