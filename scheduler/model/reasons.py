@@ -230,6 +230,8 @@ class GangDoesNotFit:
 
     @property
     def cure(self) -> str:
+        if self.causes and all(each.cause.startswith("lacks the label ") for each in self.causes):
+            return "Put the label on the nodes, or change the rule of the pods that names it."
         more = counted(max(self.needed - self.placeable, 1), "more pod")
         others = ["add nodes"]
         if self.scattered is not None:
@@ -243,12 +245,14 @@ class GangDoesNotFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopologyUnusable:
-    """The gang names a topology or a level that does not exist, or no node carries its labels."""
+    """The gang names a topology or a level that does not exist, or no node carries its labels; or the topology cannot
+    be read, and `remedy` is what mends it."""
 
     code: ClassVar[str] = "TopologyUnusable"
     gang: str
     topology: str
     problem: str
+    remedy: str = ""
 
     @property
     def message(self) -> str:
@@ -256,7 +260,7 @@ class TopologyUnusable:
 
     @property
     def cure(self) -> str:
-        return f"Create or correct Topology {self.topology}, or change the gang's topologyConstraint."
+        return self.remedy or f"Create or correct Topology {self.topology}, or change the gang's topologyConstraint."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -285,10 +285,16 @@ class Guests:
                 return f"has pods in its {key} that keep away from this one (their pod anti-affinity)"
         alone = want.first and not any(self._total(number) for _, number in want.near)
         for key, number in want.near:
-            if self._domain(number, node) is None or (not alone and not self._there(number, node)):
+            if self._domain(number, node) is None:
+                return f"lacks the label {key} (pod affinity)"
+            if not alone and not self._there(number, node):
                 return f"has no pods in its {key} that this one goes with (pod affinity)"
         for even in want.even:
             if even.rule.hard and not self._is_even(even, node):
+                hard = (each.rule.term.key for each in want.even if each.rule.hard)
+                lacking = next((key for key in hard if _label(self._among._nodes[node], key) is None), "")
+                if lacking:
+                    return f"lacks the label {lacking} (topology spread)"
                 return f"is in a {even.rule.term.key} that has its share of such pods (topology spread)"
         return None
 

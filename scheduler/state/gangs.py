@@ -6,7 +6,7 @@ where a KAI object or KAI's queue label says so. Source: reference kai.md 1, 1.4
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from scheduler.api.crds import (
     MAX_RUNTIME_ANNOTATION,
@@ -49,6 +49,8 @@ class World:
     default_queue: str
     priority: Callable[[str], int | None]
     topologies: Mapping[str, Topology]
+    unreadable_topologies: Mapping[str, Reason] = field(default_factory=dict)
+    """By name, why they are set aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +297,7 @@ def _resolved(
         if constraint.topology == constraint.required:
             # The native API names a node label and no topology object: `translate` makes one of that label.
             return constraint
-        problems.append(TopologyUnusable(gang=id_.name, topology=constraint.topology, problem="does not exist"))
+        problems.append(_no_topology(id_, constraint.topology, world.unreadable_topologies.get(constraint.topology)))
         return None
     levels: list[str | None] = []
     for level in (constraint.required, constraint.preferred):
@@ -309,6 +311,13 @@ def _resolved(
             )
         levels.append(key)
     return TopologyConstraint(topology=topology.name, required=levels[0], preferred=levels[1])
+
+
+def _no_topology(id_: GangId, name: str, unreadable: Reason | None) -> TopologyUnusable:
+    if unreadable is None:
+        return TopologyUnusable(gang=id_.name, topology=name, problem="does not exist")
+    told = unreadable.message.removeprefix(f"Topology/{name}: ").removesuffix(".")
+    return TopologyUnusable(gang=id_.name, topology=name, problem=f"cannot be read: {told}", remedy=unreadable.cure)
 
 
 def _finished(sub_groups: tuple[SubGroup, ...], members: Sequence[Member]) -> tuple[SubGroup, ...]:

@@ -342,7 +342,12 @@ class Translation:
             for owner, key in members[0].membership.owners
             if (document := self._document(owner, key)) is not None
         ]
-        world = World(default_queue=self._default_queue, priority=self._priorities.get, topologies=self._topologies)
+        world = World(
+            default_queue=self._default_queue,
+            priority=self._priorities.get,
+            topologies=self._topologies,
+            unreadable_topologies={each.object.partition("/")[2]: each.reason for each in self._topologies_aside},
+        )
         return gangs.gang(id_, members, spec, owners, world)
 
     def _document(self, kind: Kind, key: str) -> Document | None:

@@ -194,6 +194,16 @@ def test_a_node_without_the_label_is_no_domain_to_spread_over() -> None:
     assert nodes(decide(made + gang_of("g", pods))) == ["a0", "a0"]
 
 
+def test_a_label_that_no_node_has_is_named() -> None:
+    """Room does not help: the cure is the label, or another rule."""
+    for company, rule in ((near("cache", "rack"), "pod affinity"), (spread("web", "rack"), "topology spread")):
+        decided = decide(zones(a=2) + gang_of("g", [labelled("g-0", "web", cpu=1, company=company)]))
+        assert f"2 nodes lack the label rack ({rule})" in waits(decided, "g")
+        reason = decided.why("g")
+        assert reason is not None
+        assert reason.cure == "Put the label on the nodes, or change the rule of the pods that names it."
+
+
 def test_a_preferred_spread_gives_way_to_room() -> None:
     pods = [labelled(f"g-{i}", "web", cpu=6, company=spread("web", hard=False)) for i in range(4)]
     assert nodes(decide(zones(a=1, b=3) + gang_of("g", pods))) == ["a0", "b0", "b1", "b2"]

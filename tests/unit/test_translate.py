@@ -401,6 +401,14 @@ def test_topologies_of_both_dialects_are_read() -> None:
     assert found["ours"].aliases == {"rack": "example.com/rack"}
 
 
+def test_a_gang_is_told_that_its_topology_cannot_be_read_and_not_that_it_does_not_exist() -> None:
+    group = pod_group("g", min_member=1, topologyConstraint={"topology": "t", "requiredLevel": "rack"})
+    (gang,) = seen(topology("t"), group, pod("p", group="g")).gangs
+    (problem,) = gang.problems
+    assert problem.message == "a/g: Topology t cannot be read: spec.levels: there are none."
+    assert problem.cure == "List the levels, coarse to fine."
+
+
 @pytest.mark.parametrize(
     ("levels", "field"),
     [
