@@ -60,7 +60,8 @@ class QueueIsNoLeaf(QueueReason):
 
     @property
     def cure(self) -> str:
-        return f"Name a leaf queue below it; its children are {', '.join(self.children)}."
+        are = "its only child is" if len(self.children) == 1 else "its children are"
+        return f"Name a leaf queue below it; {are} {', '.join(self.children)}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,25 @@ class QueueUnusable(QueueReason):
     @property
     def cure(self) -> str:
         return self.remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitBelowQuota(QueueReason):
+    """The queue is promised more than it may use. It takes part all the same, up to its limit."""
+
+    code: ClassVar[str] = "LimitBelowQuota"
+    resource: str
+    quota: int
+    limit: int
+
+    @property
+    def message(self) -> str:
+        limit, quota = amount(self.resource, self.limit), amount(self.resource, self.quota)
+        return f"Queue {self.queue}: its limit of {limit} is below its quota of {quota}, which it can never use up."
+
+    @property
+    def cure(self) -> str:
+        return f"Raise spec.resources.{self.resource}.limit, or lower spec.resources.{self.resource}.quota."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,9 +160,10 @@ def _settle(
 def _refuse_cycle(cycle: list[str], problems: dict[str, QueueUnusable]) -> None:
     first = cycle.index(min(cycle))
     round_trip = [*cycle[first:], *cycle[:first]]
+    one = f"one of the queues {', '.join(round_trip)}" if len(round_trip) > 1 else f"Queue {round_trip[0]}"
     for name in round_trip:
         problems[name] = QueueUnusable(
             queue=name,
             why=f"its parents form a cycle, {' -> '.join([*round_trip, round_trip[0]])}",
-            remedy=f"Remove spec.parentQueue of one of the queues {', '.join(round_trip)}.",
+            remedy=f"Remove spec.parentQueue of {one}.",
         )

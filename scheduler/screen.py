@@ -31,7 +31,8 @@ def plan_lines(plan: Plan) -> list[str]:
         if report.problem is not None:
             lines.append(f"  {report.problem.message} {report.problem.cure}")
     for aside in plan.set_aside:
-        lines.append(f"set aside {aside.object}: {aside.reason.message} {aside.reason.cure}")
+        told = aside.reason.message.removeprefix(f"{aside.object}: ")
+        lines.append(f"set aside {aside.object}: {told} {aside.reason.cure}")
     solver = plan.solver
     gap = f", at most {solver.gap:.1%} from the best" if solver.gap else ""
     lines.append(f"solver: {solver.status}{gap}")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import typer
 
+from queues.words import amount, counted
+from scheduler.api import quantity
 from scheduler.commands.inputs import (
     USUAL_SERVICE,
     Address,
@@ -172,7 +174,8 @@ def _one(told: Told, name: str, namespace: str) -> Document:
     asides = [f"Pod/{where}/{last}", f"PodGroup/{where}/{last}"] if where else []
     for aside in told.set_aside():
         if aside["object"] in asides or (not where and aside["object"].endswith(f"/{last}")):
-            raise refused(f"{aside['object']} is set aside: {aside['reason']['message']} {aside['reason']['cure']}")
+            told = aside["reason"]["message"].removeprefix(f"{aside['object']}: ")
+            raise refused(f"{aside['object']} is set aside: {told} {aside['reason']['cure']}")
     raise refused(
         f"{name}: there is no such gang, nor a pod of one{f' in namespace {where}' if where else ''}: none names our "
         "scheduler, or all have ended; look at spec.schedulerName of the pods, or list what waits with `tutti explain`"
@@ -193,9 +196,17 @@ def _lines(gang: Document) -> Iterator[str]:
         yield f"  {reason['message']}"
         yield f"  {reason['cure']}"
     if gang["missing"]:
-        yield f"  missing: {', '.join(f'{amount} {name}' for name, amount in gang['missing'].items())}"
+        yield f"  missing: {', '.join(_in_words(name, text) for name, text in gang['missing'].items())}"
     if gang["startsAt"]:
         yield f"  starts at {gang['startsAt']}"
+
+
+def _in_words(resource: str, text: str) -> str:
+    """An amount as it stands in a document: "1 pod", "24 GPUs", "16Gi of memory"."""
+    if resource == "pods":
+        return counted(int(text), "pod")
+    whole = resource == "memory" or resource.endswith("storage")
+    return amount(resource, quantity.units(text) if whole else quantity.thousandths(text))
 
 
 def _pod_lines(gang: Document) -> Iterator[str]:

@@ -6,6 +6,8 @@ Values are compared with what was said last; times are added when something is s
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from queues.reasons import LimitBelowQuota
+from queues.tree import WHOLE
 from queues.words import counted
 from scheduler.api import kinds
 from scheduler.api.kinds import Kind
@@ -92,8 +94,17 @@ def queue(report: QueueReport) -> Said:
         "requested": amounts(report.requested),
         "running": report.running,
         "pending": report.pending,
-        "conditions": [condition("Ready", True, "Usable", "The queue takes part in every decision.")],
+        "conditions": [_ready(report)],
     }
+
+
+def _ready(report: QueueReport) -> Said:
+    """A queue with a limit below its quota takes part, and is told."""
+    for resource, limit in sorted(report.limit.items()):
+        if limit < report.quota[resource] < WHOLE:
+            told = LimitBelowQuota(queue=report.name, resource=resource, quota=report.quota[resource], limit=limit)
+            return condition("Ready", True, told.code, f"{told.message} {told.cure}")
+    return condition("Ready", True, "Usable", "The queue takes part in every decision.")
 
 
 def refused_queue(reason: Reason) -> Said:

@@ -88,7 +88,7 @@ def test_all_that_waits_is_explained_with_reason_and_cure(file: str) -> None:
     heads = [line for line in text.splitlines() if not line.startswith(" ")]
     assert [head.partition(" in queue")[0] for head in heads] == ["a/alone", "a/big", "b/alone"]
     assert "a/big in queue team: Pending (GangDoesNotFit), 0 of 2 pods on nodes\n" in text
-    assert "  missing: 1 pods\n" in text
+    assert "  missing: 1 pod\n" in text
 
 
 def test_a_namespace_narrows_what_is_shown(file: str) -> None:
@@ -115,7 +115,7 @@ def test_a_gang_is_found_by_its_name_and_by_its_pods(file: str, name: list[str])
         (["nobody", "-n", "a"], "in namespace a"),
         (["alone"], "alone: there are a/alone, b/alone; name one of them"),
         (["a/big", "-n", "b"], "a/big is not in namespace b"),
-        (["odd"], "Pod/a/odd is set aside: Pod/a/odd: spec.tolerations: Expected `array | null`, got `int`"),
+        (["odd"], "Pod/a/odd is set aside: spec.tolerations: Expected `array | null`, got `int`"),
         (["a/odd"], "Pod/a/odd is set aside"),
         (["big", "-o", "yaml"], "-o yaml: no such output; use json or text"),
         (["big", "--service", "http://127.0.0.1:1"], "--recording is given beside --service or --context"),

@@ -1,5 +1,6 @@
 """What is written about a decision, on made-up objects; patches are applied as the embedded cluster applies them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import Resources
+from queues.tree import WHOLE
 from scheduler.api import kinds
 from scheduler.api.changes import Change
 from scheduler.api.crd_schema import crds
@@ -352,6 +354,27 @@ def test_a_queue_shows_its_amounts_as_people_write_them():
     assert status["fairShare"] == {"gpu": "16", "memory": "64Gi"}
     assert (status["conditions"][0]["type"], status["conditions"][0]["status"]) == ("Ready", "True")
     assert there.events == []
+
+
+def test_a_queue_that_may_use_less_than_it_is_promised_works_and_says_so():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    small = replace(queue(gpu=1000), quota=Resources({"gpu": 8000}), limit={"gpu": 4000})
+    there.apply(Teller(there).status_writes(said(queues=(small,))))
+    (condition,) = there.status(kinds.QUEUE, "q")["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("Ready", "True", "LimitBelowQuota")
+    assert condition["message"] == (
+        "Queue q: its limit of 4 GPUs is below its quota of 8 GPUs, which it can never use up. "
+        "Raise spec.resources.gpu.limit, or lower spec.resources.gpu.quota."
+    )
+
+
+def test_all_there_is_as_quota_is_no_promise_beyond_the_limit():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    all_ = replace(queue(gpu=1000), quota=Resources({"gpu": WHOLE}), limit={"gpu": 4000})
+    there.apply(Teller(there).status_writes(said(queues=(all_,))))
+    assert there.status(kinds.QUEUE, "q")["conditions"][0]["reason"] == "Usable"
 
 
 def test_an_amount_that_is_gone_is_gone_from_the_status_too():

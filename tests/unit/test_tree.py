@@ -55,7 +55,14 @@ def test_every_queue_of_a_cycle_says_so_and_what_hangs_on_it_too():
 
 
 def test_a_queue_that_is_its_own_parent_is_a_cycle():
-    assert tree(a="a").problems["a"].why == "its parents form a cycle, a -> a"
+    problem = tree(a="a").problems["a"]
+    assert problem.why == "its parents form a cycle, a -> a"
+    assert problem.remedy == "Remove spec.parentQueue of Queue a."
+
+
+def test_the_leaves_to_name_instead_are_told_as_one_or_many():
+    assert QueueIsNoLeaf(queue="top", children=("a",)).cure == "Name a leaf queue below it; its only child is a."
+    assert QueueIsNoLeaf(queue="top", children=("a", "b")).cure == "Name a leaf queue below it; its children are a, b."
 
 
 def test_two_queues_of_one_name_are_both_refused():
