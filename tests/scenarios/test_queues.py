@@ -12,8 +12,10 @@ from tests.builders import (
     ask_first,
     claim,
     cluster,
+    device_class,
     devices,
     divided_gpu,
+    everywhere,
     gang,
     gang_of,
     gpu,
@@ -158,6 +160,18 @@ def test_a_running_claim_is_paid_by_the_first_of_those_it_is_reserved_for_whatev
     assert (charged(by_rich)["poor"], charged(by_rich)["rich"]) == (8000, 8000)
     assert started(by_rich) == ["new"]
     assert charged(decide(made + shared()))["poor"] == 8000
+
+
+def test_devices_that_many_nodes_reach_count_against_limits_when_a_gang_shares_them() -> None:
+    """Such a claim gets its devices before the pods have nodes."""
+    resources = {"deviceclass/fabric": QueueResource(limit=1000)}
+    made = world(queues=(Queue(name="default", resources=resources),)) + node("n1") + node("n2")
+    made += device_class("fabric", 'device.driver == "fabric"') + everywhere("f", [gpu(0), gpu(1)], "fabric")
+    for number, name in enumerate(("one", "two")):
+        made += claim(name, ask(1, of="fabric")) + gang(name, pods=2, shared={"c": name}, created_ms=number)
+    decided = decide(made)
+    assert started(decided) == ["one"]
+    assert isinstance(decided.why("two"), OverLimit)
 
 
 def test_a_claim_that_nobody_on_a_node_consumes_is_paid_once_by_every_gang_that_comes_to_it() -> None:

@@ -11,9 +11,10 @@ from scheduler.commit.volumes import Volumes
 from scheduler.commit.writes import VolumeWrite
 from scheduler.kube.client import Client
 from scheduler.kube.identity import Identity
+from scheduler.model.nodes import Node
 from scheduler.state.cluster import ClusterState
 from tests.fake_api import FakeApi, answer
-from tests.manifests import Document
+from tests.manifests import Document, state
 from tests.storage import volume, volume_claim
 
 CLAIM_URL, VOLUME_URL = "/api/v1/namespaces/a/persistentvolumeclaims/c", "/api/v1/persistentvolumes/v"
@@ -79,3 +80,13 @@ async def test_a_volume_that_was_bound_meanwhile_stays_with_its_claim(
     promised, *undone = [body["spec"]["claimRef"] for body in written(api)]
     assert promised["uid"] == UID
     assert undone == ([None] if freed else [])
+
+
+async def test_a_volume_given_to_another_claim_is_not_waited_for(api: FakeApi) -> None:
+    other = volume_claim("other", cls="local")
+    async with Client(Identity(server=api.url), timeout_seconds=5) as client:
+        known = state(CLAIM, volume("v", claim=other))
+        patience = Patience(volume_binding_seconds=0.1)
+        volumes = Volumes(client, known, Slots(4), patience=patience, may_write=lambda: True)
+        with pytest.raises(WriteRefused, match="PersistentVolume v was taken from its claim before it was bound"):
+            await volumes.wait_until_bound(write(), Node(name="n1", labels={}, allocatable={}))
