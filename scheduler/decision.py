@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import structlog
 
+from queues.words import counted
 from scheduler.commit.outcome import InternalError
 from scheduler.commit.writes import writes
 from scheduler.model.errors import InvariantError
@@ -49,7 +50,7 @@ def _verified(snapshot: Snapshot) -> Plan:
     plan = planner.plan(snapshot)
     problems = check.check(snapshot, plan) if plan.placements or plan.evictions else ()
     if problems:
-        raise InvariantError(f"the plan breaks {len(problems)} rules, the first: {problems[0]}")
+        raise InvariantError(f"the plan breaks {counted(len(problems), 'rule')}, the first: {problems[0]}")
     writes(plan, snapshot)
     return plan
 
