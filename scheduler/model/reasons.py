@@ -205,7 +205,8 @@ class Scattered:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GangDoesNotFit:
     """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time.
-    `scattered`: there would be room for one of its pods if what is free were on one node."""
+    `scattered`: there would be room for one of its pods if what is free were on one node. `each`: what one more pod
+    asks for, where no node is ruled out for it by itself."""
 
     code: ClassVar[str] = "GangDoesNotFit"
     gang: str
@@ -215,6 +216,7 @@ class GangDoesNotFit:
     domain: str = ""
     proved: bool = True
     scattered: Scattered | None = None
+    each: str = ""
 
     @property
     def message(self) -> str:
@@ -226,7 +228,8 @@ class GangDoesNotFit:
         needed = f"{counted(self.needed, 'pod')}{' at once' if self.needed > 1 else ''}"
         found = f"there is room for {self.placeable or 'none'}{where}"
         pieces = f" {self.scattered}." if self.scattered is not None else ""
-        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}"
+        each = f" One more pod asks for {self.each}." if self.each else ""
+        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}"
 
     @property
     def cure(self) -> str:

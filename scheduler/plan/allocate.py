@@ -13,6 +13,7 @@ from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Gang
 from scheduler.plan import alternatives, joint, shared
+from scheduler.plan.causes import asks
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.never import hopeless, never
@@ -194,12 +195,14 @@ def why_not(desk: Desk, gang: Gang, piece: Wanted, short: Short) -> Reason:
     if refused is not None:
         return refused
     outside = short.outside and desk.domains.outside(short.outside, len(short.nodes))
+    found = (outside,) if outside else desk.causes(short)
     return GangDoesNotFit(
         gang=gang.key,
         needed=piece.pods,
         placeable=min(short.placeable, piece.pods - 1),
-        causes=(outside,) if outside else desk.causes(short),
+        causes=found,
         scattered=None if outside else desk.scattered(short.shape, short.nodes),
         domain=short.domain,
         proved=short.certain and desk.rooms.proved,
+        each="" if found or not short.nodes else asks(desk.rooms, short.shape, short.nodes[0]),
     )

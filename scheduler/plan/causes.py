@@ -6,12 +6,13 @@ Those of its gang that found room are counted as placed: what they take is not f
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from queues.words import portion
+from queues.words import amount, portion
 from scheduler.dra.causes import free_devices
 from scheduler.model.reasons import NodeCount
 from scheduler.plan.fit import lack
 from scheduler.plan.neighbours import Guests
 from scheduler.plan.rooms import Load, Rooms, with_more
+from scheduler.plan.shapes import Demand
 
 _NOBODY: Load = ()
 
@@ -53,6 +54,21 @@ def causes(
     return tuple(NodeCount(nodes=-count, cause=told) for count, told in ordered)
 
 
+def asks(rooms: Rooms, shape: int, node: str) -> str:
+    """What one bundle of the shape asks of such a node: "2 CPUs, 4Gi of memory, devices of class gpu.nvidia.com"."""
+    demand = rooms.shapes.demand(shape, rooms.ledger.nodes[node])
+    amounts = [amount(name, demand.requests[name]) for name in demand.requests if name != "pods"]
+    if demand.asks:
+        amounts.append(f"devices of class {_classes(demand)}")
+    return ", ".join(amounts)
+
+
+def _classes(demand: Demand) -> str:
+    requests = [request for ask in demand.asks for request in ask.claim.spec.devices.requests or ()]
+    names = {each.device_class_name for r in requests for each in (r.exactly, *(r.first_available or ())) if each}
+    return " or ".join(sorted(names))
+
+
 def _told(alike: list[_Cause]) -> str:
     best = max(alike, key=lambda cause: (cause.there, -cause.asked))
     if not best.resource:
@@ -79,11 +95,10 @@ def _on(rooms: Rooms, shape: int, node: str, load: Load) -> _Cause:
 def _devices(rooms: Rooms, shape: int, node: str, load: Load) -> _Cause:
     """The node would have the devices for one, were it not for the load."""
     of = rooms.ledger.nodes[node]
-    asks = rooms.shapes.demand(shape, of).asks
-    requests = [request for ask in asks for request in ask.claim.spec.devices.requests or ()]
-    names = {each.device_class_name for r in requests for each in (r.exactly, *(r.first_available or ())) if each}
-    text = f"has too few free devices of class {' or '.join(sorted(names))}"
-    free = free_devices(asks[0].claim, of, rooms.ledger.inventory, rooms.ledger.in_use) if len(asks) == 1 else None
+    demand = rooms.shapes.demand(shape, of)
+    text = f"has too few free devices of class {_classes(demand)}"
+    only = demand.asks[0].claim if len(demand.asks) == 1 else None
+    free = None if only is None else free_devices(only, of, rooms.ledger.inventory, rooms.ledger.in_use)
     if free is None or [number for number, _ in load] != [shape]:
         return _Cause(text=f"{text} left")
     there = max(free.free - load[0][1] * free.asked, 0)

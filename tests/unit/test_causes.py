@@ -1,6 +1,8 @@
 """What rules out how many nodes for one more pod: what is lacking, and how much of it there is at best."""
 
 from scheduler.model.reasons import GangDoesNotFit, NodeCount, NoNodeFits
+from scheduler.plan.causes import asks
+from scheduler.plan.desk import Desk
 from scheduler.plan.planner import plan
 from tests.builders import World, ask, cluster, gang, node
 
@@ -46,6 +48,19 @@ def test_devices_of_several_claims_are_said_to_be_gone() -> None:
     claims = {"one": ask(4), "two": ask(4)}
     reason = told(cluster(nodes=2, gpus=8, dra=True) + gang("train", pods=3, claims=claims))
     assert reason.causes == (NodeCount(nodes=2, cause="has too few free devices of class gpu.nvidia.com left"),)
+
+
+def test_what_one_pod_asks_for_is_told_where_no_node_is_ruled_out_by_itself() -> None:
+    made = cluster(nodes=1, gpus=8, dra=True)
+    pods = gang("train", claims={"gpus": ask(1)}).gangs[0].pods
+    desk = Desk.of(made + gang("train", claims={"gpus": ask(1)}))
+    (bundle,) = desk.shapes.bundles(pods)
+    assert asks(desk.rooms, bundle.shape, "node-0") == "1 CPU, 1Gi of memory, devices of class gpu.nvidia.com"
+    reason = GangDoesNotFit(gang="a/g", needed=3, placeable=2, proved=False, each="1 CPU, 1Gi of memory")
+    assert reason.message == (
+        "a/g needs room for 3 pods at once and there is room for 2 (not proved within the budget). "
+        "One more pod asks for 1 CPU, 1Gi of memory."
+    )
 
 
 def test_one_cause_is_told_once_with_the_most_there_is() -> None:
