@@ -110,15 +110,25 @@ class Mirror:
         try:
             left = await self._api.delete(self.kind, namespace, name, uid=uid_of(obj), grace_seconds=grace_seconds)
         except StatusError as error:
-            if error.code not in (404, 409):
-                raise
-            return
+            if error.code == 404 or (error.code == 409 and await self._is_another(obj)):
+                return
+            raise
         if left is not None:
             self._put(left)
             return
         old = self._objects.get(key_of(obj))
         if old is not None and uid_of(old) == uid_of(obj):
             self._set(key_of(obj), None)
+
+    async def _is_another(self, obj: Obj) -> bool:
+        """Whether what bears the object's name now is not it; a conflict may also come from a change at that moment."""
+        try:
+            found = await self._api.get(self.kind, namespace_of(obj), name_of(obj))
+        except StatusError as error:
+            if error.code != 404:
+                raise
+            return True
+        return uid_of(found) != uid_of(obj)
 
     def _put(self, obj: Obj) -> Obj:
         """Take in the answer to our own write, unless the watch has gone past it."""
