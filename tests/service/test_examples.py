@@ -89,7 +89,8 @@ async def test_a_notebook_gets_its_claim_again_when_its_pod_restarts(machines: C
     await settled(example, machines)
     claim = await _one(machines, kinds.RESOURCE_CLAIM, example.namespace)
     before = await machines.client.get(kinds.POD, example.namespace, pod)
-    # Without kubectl's own wait, which hung on a real control plane for a reason not found; the pod is awaited below.
+    # Without kubectl's own wait: before 1.36 it gets the pod and then lists by name, and when the pod was made anew in
+    # between, it waits for the new one to go. Source: kubernetes/kubernetes #135563.
     await kubectl("-n", example.namespace, "delete", "pod", pod, "--wait=false")
 
     def restarted(pods: Any) -> bool:
