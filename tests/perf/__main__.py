@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from tests.perf import fill, restart, takeover, versus
+from tests.perf import dra, fill, restart, takeover, versus
 
-BENCHMARKS = {"fill": fill, "restart": restart, "takeover": takeover, "versus": versus}
+BENCHMARKS = {"dra": dra, "fill": fill, "restart": restart, "takeover": takeover, "versus": versus}
 
 
 def main() -> None:
