@@ -12,9 +12,13 @@ from scheduler.dra.devices import Features, is_list, values_of
 from scheduler.dra.items import Group, Item, Token
 from scheduler.dra.requests import Candidates, Constraint, Question, Want, candidates
 from scheduler.dra.room import Room
-from scheduler.dra.verdicts import Failure
+from scheduler.dra.verdicts import Failure, shortened
 
 _NO_TOKENS: frozenset[Token] = frozenset()
+_ASK_FIRST = (
+    "Ask for the attribute only where it is published, for example with "
+    '"name" in device.attributes["domain"] && ..., or correct its name.'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +196,8 @@ class Options:
         """Note that a selector failed on a device."""
         number, what = failure
         device = self.room.view.devices[number].id
-        problem = f"a selector fails on device {device}: {what.problem}: {what.expression}"
-        remedy = (
-            "Ask for the attribute only where it is published, for example with "
-            '"name" in device.attributes["domain"] && ..., or correct its name.'
-        )
+        problem = f"a selector fails on device {device}: {shortened(what.problem)}: {shortened(what.expression)}"
+        remedy = _ASK_FIRST if what.missing else "Correct the selector, or select other devices before it decides."
         trouble = Trouble(claim=claim, request=request, problem=problem, remedy=remedy)
         self.troubles.append(trouble)
         return trouble

@@ -19,7 +19,7 @@ from scheduler.dra.devices import Amount, Features, amount
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.dra.shapes import EVERY_ATTRIBUTE
 from scheduler.dra.taints import tolerated
-from scheduler.dra.verdicts import Expressions, Failure, attributes_read, selected, selector
+from scheduler.dra.verdicts import Expressions, Failure, attributes_read, selected, selector, shortened
 from scheduler.model.workloads import Claim
 
 
@@ -215,9 +215,15 @@ def _check_admin_access(name: str, claim: Claim, features: Features) -> None:
 def _capacity(name: str, asked: dra.CapacityRequirements | None) -> tuple[tuple[str, Amount], ...]:
     try:
         wanted = (asked.requests if asked else None) or {}
-        return tuple(sorted((capacity, amount(text)) for capacity, text in wanted.items()))
+        amounts = tuple(sorted((capacity, amount(text)) for capacity, text in wanted.items()))
     except QuantityError as error:
         raise _Refused(name, f"capacity: {error}", "Correct capacity.requests.") from None
+    for capacity, value in amounts:
+        if value < 0:  # what is below zero would give other claims more than the device has
+            raise _Refused(
+                name, f"asks for {wanted[capacity]} of {capacity}", "Ask for an amount that is not below zero."
+            )
+    return amounts
 
 
 def _expressions(name: str, asked: dra.ExactDeviceRequest | dra.DeviceSubRequest, inventory: Inventory) -> Expressions:
@@ -245,7 +251,8 @@ def _compiled(name: str, whose: str, selectors: tuple[dra.DeviceSelector, ...], 
         try:
             selector(wanted.cel.expression, features)
         except CelCompileError as error:
-            problem = f"selector {number} of {whose} does not compile: {error}: {wanted.cel.expression}"
+            told, shown = shortened(str(error)), shortened(wanted.cel.expression)
+            problem = f"selector {number} of {whose} does not compile: {told}: {shown}"
             raise _Refused(name, problem, f"Correct selector {number} of {whose}.") from None
         expressions.append(wanted.cel.expression)
     return tuple(expressions)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from scheduler.dra.cel.selectors import CelDevice, CelError, Selector, cel_device, compile_selector
+from scheduler.dra.cel.values import NO_SUCH_KEY
 from scheduler.dra.devices import Device, Features
 from scheduler.dra.pools import NodeDevices
 
@@ -20,15 +21,17 @@ Expressions: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A selector that has no answer for a device. `missing`: the attribute it looked for in vain, "" if unknown."""
+    """A selector that has no answer for a device. `missing`: it looked for an attribute that is not published."""
 
     expression: str
     problem: str
+    missing: bool = False
 
 
 Verdict: TypeAlias = bool | Failure
 
 _MOST_VERDICTS = 100_000
+_MOST_SHOWN = 200
 
 
 class _Known:
@@ -57,7 +60,9 @@ class _Known:
             if known is None:
                 known = self.selector.matches(seen)
         except CelError as error:
-            known = Failure(expression=self.selector.expression, problem=str(error))
+            known = Failure(
+                expression=self.selector.expression, problem=str(error), missing=error.message.startswith(NO_SUCH_KEY)
+            )
         if key is not None:
             if len(self.verdicts) >= _MOST_VERDICTS:
                 self.verdicts.clear()
@@ -71,6 +76,11 @@ _known: dict[tuple[str, bool], _Known] = {}
 def selector(expression: str, features: Features) -> Selector:
     """The compiled selector. Raises CelCompileError."""
     return _of(expression, features).selector
+
+
+def shortened(text: str) -> str:
+    """As much as a message can show of an expression, or of an error that quotes one: an Event has room for 1 KiB."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def verdict(expressions: Expressions, device: Device, features: Features) -> Verdict:

@@ -54,6 +54,13 @@ def test_a_selector_that_does_not_compile_is_shown_with_the_position():
     assert cure == "Correct selector 2 of the request."
 
 
+def test_a_long_selector_is_shown_as_far_as_a_message_has_room():
+    for wrong in ("true && " * 900 + "device.nope", f"'x'.matches('{'(' * 5000}')"):
+        _, problem, _ = refusal(claim("c", request("gpu", wrong)))
+        assert problem.startswith("selector 1 of the request does not compile: column ")
+        assert len(problem) < 500
+
+
 def test_a_class_whose_selector_does_not_compile_is_named():
     _, problem, _ = refusal(claim("c", request("gpu", of="bad")), bad=device_class("bad", "1 +"))
     assert problem.startswith("selector 1 of DeviceClass bad does not compile")
@@ -67,6 +74,7 @@ def test_a_class_whose_selector_does_not_compile_is_named():
         (request("r", count=0), "asks for 0 devices"),
         (request("r", count=-1), "asks for -1 devices"),
         (request("r", capacity={"memory": "lots"}), "capacity: 'lots' is not a quantity"),
+        (request("r", capacity={"memory": "-1Gi"}), "asks for -1Gi of memory"),
         (
             dra.DeviceRequest(
                 name="r", exactly=dra.ExactDeviceRequest(device_class_name="any", allocation_mode="Half")

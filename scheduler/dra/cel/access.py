@@ -11,6 +11,7 @@ from scheduler.dra.cel.cost import DEVICE, Env, charge, weight
 from scheduler.dra.cel.device import DEVICE_FIELDS, CelDevice
 from scheduler.dra.cel.values import (
     MISSING,
+    NO_SUCH_KEY,
     NONE,
     NUMBERS,
     CelRuntimeError,
@@ -58,7 +59,7 @@ def fetch(operand: Value, key: Value) -> Value:
     if value is MISSING:
         if type(operand) is tuple:
             raise CelRuntimeError(f"index out of bounds: {key}")
-        raise CelRuntimeError(f"no such key: {key}")
+        raise CelRuntimeError(f"{NO_SUCH_KEY}: {key}")
     return value
 
 
@@ -84,7 +85,7 @@ def select(operand: Run, field: str, position: int) -> Run:
         try:
             return value[field]
         except KeyError:
-            raise CelRuntimeError(f"no such key: {field}", position) from None
+            raise CelRuntimeError(f"{NO_SUCH_KEY}: {field}", position) from None
         except TypeError:  # not a map
             pass
         try:
@@ -104,7 +105,7 @@ def device_entry(part: str, domain: str, field: str, position: int) -> Run:
             try:
                 return env[DEVICE].attributes[domain][field]
             except KeyError:
-                raise CelRuntimeError(f"no such key: {field}", position) from None
+                raise CelRuntimeError(f"{NO_SUCH_KEY}: {field}", position) from None
 
         return attribute
 
@@ -112,7 +113,7 @@ def device_entry(part: str, domain: str, field: str, position: int) -> Run:
         try:
             return env[DEVICE].capacity[domain][field]
         except KeyError:
-            raise CelRuntimeError(f"no such key: {field}", position) from None
+            raise CelRuntimeError(f"{NO_SUCH_KEY}: {field}", position) from None
 
     return capacity
 

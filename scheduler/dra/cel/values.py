@@ -23,6 +23,9 @@ Value: TypeAlias = Any
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 UINT_MAX = (1 << 64) - 1
 
+NO_SUCH_KEY = "no such key"
+"""How the error begins that tells of an attribute, a field or a key that is not there."""
+
 
 class CelError(Exception):
     """An expression cannot be used or could not decide. `position` is the 1-based column in it, if known."""
