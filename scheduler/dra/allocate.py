@@ -139,7 +139,7 @@ def _failure(asks: Sequence[Ask], options: Options, steps: int) -> Answer:
         trouble = Trouble(
             claim=first.claim,
             request="",
-            problem=f"the node {cause}, and its pool {view.invalid[0]} is invalid",
+            problem=f"the node {cause}, and it has an invalid pool, {view.invalid[0]}",
             remedy="Correct what the driver publishes.",
         )
         return Refused(reason=_refusal(asks[first.claim].claim, trouble), fatal=False)

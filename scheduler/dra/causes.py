@@ -23,8 +23,14 @@ def cause(options: Options) -> str:
         for wants in question.requests:
             lacking = [_alone(options, claim, want) for want in wants]
             if all(lacking):
-                return lacking[0]
+                return f"{lacking[0]}{_unfinished(options)}"
     return _under_constraint(options) or _together(options)
+
+
+def _unfinished(options: Options) -> str:
+    """Pools that are not published in full, by driver (nodes that are alike are told the same): it may be in them."""
+    drivers = ", ".join(dict.fromkeys(pool.partition("/")[0] for pool in options.room.view.incomplete))
+    return f" (what driver {drivers} publishes there is incomplete, and does not count)" if drivers else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

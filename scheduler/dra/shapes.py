@@ -76,7 +76,8 @@ def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
         contents.append((exact, patterns))
     first_seen: dict[Hashable, int] = {}
     kinds: dict[Hashable, int] = {}
-    lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), len(view.incomplete)]
+    unfinished = sorted(pool.partition("/")[0] for pool in view.incomplete)
+    lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), unfinished]
     kind_of = []
     for number, (exact, patterns) in enumerate(contents):
         seen = [(name, first_seen.setdefault((name, value), number)) for name, value in patterns]

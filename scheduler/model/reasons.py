@@ -13,6 +13,7 @@ from queues.words import amount, counted
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
 
 _WAYS = (
+    ("is incomplete", "wait until the driver has published its devices in full"),
     ("has the taint", "tolerate the taint that is in the way"),
     ("unschedulable", "uncordon a node"),
     ("node selector", "loosen the pod's node selector"),

@@ -316,6 +316,14 @@ def test_a_selector_that_fails_refuses_the_claim_on_this_node_and_names_device_a
     assert not answer.fatal
     assert "device gpu.nvidia.com/n1/gpu-0" in answer.reason.message
     assert "no such key: modelName" in answer.reason.message
+    assert "only where it is published" in answer.reason.cure
+
+
+def test_the_cure_of_a_selector_that_never_decides_is_another_selector():
+    answer = ask(inventory(EIGHT), claim("c", request("r", "1 / 0 == 1")))
+    assert isinstance(answer, Refused)
+    assert "division by zero" in answer.reason.message
+    assert answer.reason.cure.startswith("Correct the selector")
 
 
 def test_a_failing_selector_does_not_matter_where_an_earlier_device_serves():
@@ -331,6 +339,18 @@ def test_an_invalid_pool_is_named_when_nothing_else_serves():
     assert isinstance(answer, Refused)
     assert not answer.fatal
     assert "device gpu-0 is published twice" in answer.reason.message
+
+
+def test_devices_that_are_not_published_in_full_are_said_to_be_what_is_missing():
+    """A pool whose driver is at work: a new generation of which one slice of two is there, and the old one still."""
+    old, new = slice_of("n1", gpu(0)), slice_of("n1", gpu(0), gpu(1), generation=2, of=2)
+    assert cause(ask(inventory(old, new), claim("c"))) == (
+        "has no device of class gpu.nvidia.com that request gpu selects "
+        "(what driver gpu.nvidia.com publishes there is incomplete, and does not count)"
+    )
+    other = slice_of("n1", driver="nic.example.com", of=2)
+    nodes = [inventory(made).shape(node()) for made in (new, other)]
+    assert len(set(nodes)) == 2, "nodes of one shape are told the same"
 
 
 def test_a_search_that_ends_early_says_that_nothing_is_proved():
