@@ -5,7 +5,8 @@ NVLink domain, NUMA node and PCIe root together and out of the smallest group th
 order. None of this decides whether there is an answer, only which one.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -83,6 +84,32 @@ def near(view: NodeDevices, numbers: Sequence[int]) -> Near:
         for level, place in enumerate(view.devices[number].places)
         if place is not None
     )
+
+
+def meeting(view: NodeDevices, wanted: Iterable[tuple[Sequence[int], int]]) -> Near:
+    """The places where all that is wanted together can be had: of each list of devices so many, of equal lists the sum.
+
+    Devices that publish no places of a level do not count there.
+    """
+    needs: dict[tuple[int, ...], int] = {}
+    for numbers, need in wanted:
+        key = tuple(numbers)
+        needs[key] = needs.get(key, 0) + need
+    found: set[tuple[int, Scalar]] = set()
+    for level in range(len(PLACES)):
+        common: set[Scalar] | None = None
+        for numbers, need in needs.items():
+            counts = Counter(place for n in numbers if (place := _place(view, n, level)) is not None)
+            if counts:
+                enough = {place for place, count in counts.items() if count >= need}
+                common = enough if common is None else common & enough
+        found.update((level, place) for place in common or ())
+    return frozenset(found)
+
+
+def _place(view: NodeDevices, number: int, level: int) -> Scalar | None:
+    places = view.devices[number].places
+    return places[level] if places else None
 
 
 def sizes(view: NodeDevices) -> list[tuple[Amount, float]]:
@@ -198,8 +225,7 @@ def _together(view: NodeDevices, numbers: list[int], need: int, level: int, near
         return numbers
     groups: dict[Scalar | None, list[int]] = {}
     for number in numbers:
-        places = view.devices[number].places
-        groups.setdefault(places[level] if places else None, []).append(number)
+        groups.setdefault(_place(view, number, level), []).append(number)
     if len(groups) == 1:
         return _together(view, numbers, need, level + 1, near)
     rest = sorted(groups.items(), key=lambda item: ((level, item[0]) not in near, len(item[1]), item[1][0]))

@@ -37,14 +37,20 @@ def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> 
     for position in in_order(items):
         item = items[position]
         covering = [(group, seen) for group, seen in zip(distinct, used, strict=True) if position in group.items]
-        for number in _preferred(room, items, picks, position):
-            if len(picks[position]) == item.need:
-                break
-            differs = all(seen.isdisjoint(group.tokens[number]) for group, seen in covering)
-            if differs and room.try_take(item.want, item.claim, number):
-                picks[position].append(number)
-                for group, seen in covering:
-                    seen |= group.tokens[number]
+        devices = (room.view.devices[number] for number in item.candidates)
+        # With every part that is taken of a board, or of a shared device, another one may have become the best.
+        drawn = item.need > 1 and any(device.consumes or device.shareable for device in devices)
+        found = -1
+        while found < len(picks[position]) < item.need:
+            found = len(picks[position])
+            for number in _preferred(room, items, picks, position, ahead=True):
+                differs = all(seen.isdisjoint(group.tokens[number]) for group, seen in covering)
+                if differs and room.try_take(item.want, item.claim, number):
+                    picks[position].append(number)
+                    for group, seen in covering:
+                        seen |= group.tokens[number]
+                    if drawn or len(picks[position]) == item.need:
+                        break
         if len(picks[position]) < item.need:
             room.undo(mark)
             return None
@@ -52,15 +58,24 @@ def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> 
     return [tuple(sorted(numbers)) for numbers in picks]
 
 
-def _preferred(room: Room, items: "Sequence[Item]", picks: Sequence[Sequence[int]], position: int) -> list[int]:
-    """Free candidates of an item, best first: near to what its claim has already."""
+def _preferred(
+    room: Room, items: "Sequence[Item]", picks: Sequence[Sequence[int]], position: int, *, ahead: bool = False
+) -> list[int]:
+    """Free candidates of an item, best first: near to what its claim has already, or with `ahead`, while it has
+    nothing, where its other items find devices as well."""
     item = items[position]
     near = choice.NOWHERE
     for other, numbers in enumerate(picks):
         if numbers and items[other].claim == item.claim:
             near |= choice.near(room.view, numbers)
-    free = [n for n in item.candidates if room.is_free(item.want, n)]
-    return choice.ordered(room, free, item.need, near)
+    if ahead and not near:
+        siblings = [other for other in items if other.claim == item.claim]
+        if len(siblings) > 1:
+            wanted = [([n for n in s.candidates if room.is_free(s.want, n)], s.need) for s in siblings]
+            near = choice.meeting(room.view, wanted)
+    mine = picks[position]
+    free = [n for n in item.candidates if n not in mine and room.is_free(item.want, n)]
+    return choice.ordered(room, free, item.need - len(mine), near)
 
 
 class Descent:

@@ -60,11 +60,19 @@ class Matching:
         item = self._items[position]
         unowned = [number for number in free[position] if number not in owners]
         if preferred:
-            claimed = [n for n, owner in owners.items() if self._items[owner].claim == item.claim]
-            unowned = choice.ordered(self._room, unowned, item.need, choice.near(self._room.view, claimed))
+            unowned = choice.ordered(self._room, unowned, item.need, self._near(item, free, owners))
         for number in unowned[: item.need]:
             owners[number] = position
         return all(self._augment(position, free, owners, set()) for _ in range(item.need - len(unowned)))
+
+    def _near(self, item: Item, free: dict[int, list[int]], owners: dict[int, int]) -> choice.Near:
+        """Where the item's claim has devices already, or if it has none, where all of its items find some."""
+        view = self._room.view
+        claimed = [n for n, owner in owners.items() if self._items[owner].claim == item.claim]
+        siblings = [position for position in free if self._items[position].claim == item.claim]
+        if claimed or len(siblings) < 2:
+            return choice.near(view, claimed)
+        return choice.meeting(view, (([n for n in free[p] if n not in owners], self._items[p].need) for p in siblings))
 
     def _augment(self, position: int, free: dict[int, list[int]], owners: dict[int, int], seen: set[int]) -> bool:
         """One more device for an item, by a chain of items that each give one up and get another.

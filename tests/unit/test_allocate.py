@@ -272,8 +272,20 @@ def test_gpus_of_one_claim_stay_together():
     in_use = InUse(found)
     in_use.take(taken("gpu-1"))
     assert names(ask(found, claim("c", request("r", count=4)), in_use=in_use)) == [["gpu-4", "gpu-5", "gpu-6", "gpu-7"]]
-    two = claim("c", request("a"), request("b"))
-    assert names(ask(found, two, in_use=in_use)) == [["gpu-0", "gpu-2"]]
+    for two in (claim("c", request("r", count=2)), claim("c", request("a"), request("b"))):
+        assert names(ask(found, two, in_use=in_use)) == [["gpu-2", "gpu-3"]]
+
+
+def test_a_gpu_and_a_card_of_one_claim_are_close_though_nothing_asks_for_it():
+    """Roots have two GPUs and a card each; the first card is where no GPU is left, its NUMA node where too few are."""
+    cards = [device(f"nic-{i}", {PCIE_ROOT: f"pci{i}", "resource.kubernetes.io/numaNode": i // 2}) for i in range(4)]
+    found = inventory(EIGHT, slice_of("n1", *cards, driver="nic.example.com"))
+    in_use = InUse(found)
+    in_use.take(taken("gpu-0", "gpu-1", "gpu-2"))
+    one = claim("c", request("gpu"), request("card", of="nic"))
+    assert names(ask(found, one, in_use=in_use)) == [["gpu-3", "nic-1"]]
+    two = claim("c", request("card", of="nic", count=2), request("gpu", count=2))
+    assert names(ask(found, two, in_use=in_use)) == [["nic-2", "nic-3", "gpu-4", "gpu-5"]]
 
 
 def test_small_devices_go_before_large_ones():
@@ -291,6 +303,21 @@ def test_a_partition_goes_where_the_largest_hole_is_left_and_on_the_fullest_boar
     assert names(ask(found, claim("c", request("r", profile("7g.80gb"), of=MIG)), in_use=in_use)) == [
         ["gpu-0-mig-7g80gb-0"]
     ]
+
+
+def test_partitions_of_one_request_share_a_board():
+    found = inventory(*mig_node(count=2))
+    two = claim("c", request("r", profile("3g.40gb"), of=MIG, count=2))
+    assert names(ask(found, two)) == [["gpu-0-mig-3g40gb-0", "gpu-0-mig-3g40gb-4"]]
+    small = claim("c", request("r", profile("2g.20gb"), of=MIG, count=2), request("s", profile("1g.10gb"), of=MIG))
+    assert {name.partition("-mig")[0] for name in names(ask(found, small))[0]} == {"gpu-0"}
+
+
+def test_shares_of_one_request_are_of_different_devices():
+    shared = [device(f"s{i}", {"type": "gpu"}, capacity={"memory": "80Gi"}, shared=True) for i in range(2)]
+    ten = {"capacity": {"memory": "10Gi"}}
+    assert names(ask(inventory(slice_of("n1", *shared)), claim("c", request("r", count=2, **ten)))) == [["s0", "s1"]]
+    assert isinstance(ask(inventory(slice_of("n1", shared[0])), claim("c", request("r", count=2, **ten))), NoRoom)
 
 
 def test_first_fit_takes_what_is_published_first():
