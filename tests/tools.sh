@@ -7,9 +7,25 @@
 #   tests/tools.sh kubelet        the same with a kubelet in it
 #
 # Without Go it prints nothing, and says on stderr what is skipped.
+# KUBERNETES=1.35 chooses another minor version than that of tests/real/go.mod: that of tests/real/kubernetes-1.35.mod.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-version=$(sed -n 's/^\tk8s.io\/kubernetes v\([0-9.]*\).*/\1/p' "$root/tests/real/go.mod" | head -n 1)
+
+# The version of Kubernetes that a module file asks for.
+kubernetes_version() {
+    sed -n 's/^\tk8s.io\/kubernetes v\([0-9.]*\).*/\1/p' "$1"
+}
+
+module=$root/tests/real/go.mod
+version=$(kubernetes_version "$module")
+if [ "${KUBERNETES:-${version%.*}}" != "${version%.*}" ]; then
+    module=$root/tests/real/kubernetes-$KUBERNETES.mod
+    if [ ! -f "$module" ]; then
+        echo "KUBERNETES=$KUBERNETES: no ${module##*/} in tests/real; without KUBERNETES it is ${version%.*}" >&2
+        exit 2
+    fi
+    version=$(kubernetes_version "$module")
+fi
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/tutti/kubernetes-$version
 control_plane=(kube-apiserver kube-controller-manager kube-scheduler etcd)
 
@@ -31,7 +47,8 @@ build() {
         [ "$name" != etcd ] || package=go.etcd.io/etcd/server/v3
         local stamp=k8s.io/component-base/version
         local flags="-X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=$(cut -d. -f2 <<<"$version")"
-        (cd "$root/tests/real" && nice -n 19 go build -trimpath -ldflags "$flags" -o "$folder/$name.partial" "$package" >&2) || exit 1
+        (cd "$root/tests/real" && nice -n 19 go build -modfile "$module" -trimpath -ldflags "$flags" \
+            -o "$folder/$name.partial" "$package" >&2) || exit 1
         mv "$folder/$name.partial" "$folder/$name"
     done
 }

@@ -6,6 +6,7 @@ Written apart from the scheduler's own client, so that simulated nodes do not sh
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,6 +22,7 @@ from scheduler.kube.identity import Identity
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 0.2
+_JSON = "application/json"
 
 
 class Remote:
@@ -51,6 +53,11 @@ class Remote:
     async def minor(self) -> int:
         """The server's minor version."""
         return int((await self._ask("GET", "/version"))["minor"].rstrip("+"))
+
+    async def gates(self) -> frozenset[str]:
+        """The feature gates that are on, as a real server tells in its metrics."""
+        metrics = (await self._content("GET", "/metrics", accept="text/plain")).decode()
+        return frozenset(re.findall(r'^kubernetes_feature_enabled\{name="(\w+)".*\} 1$', metrics, re.MULTILINE))
 
     def now(self) -> str:
         """This machine's time."""
@@ -146,9 +153,16 @@ class Remote:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unanswered(error) from error
 
-    async def _ask(self, method: str, path: str, body: Any = None, *, how: str = "application/json") -> Obj:
-        """One request. StatusError for every answer that refuses it, and 503 when there is none."""
-        headers = await self._identity.headers() | {"Content-Type": how, "Accept": "application/json"}
+    async def _ask(self, method: str, path: str, body: Any = None, *, how: str = _JSON) -> Obj:
+        """One request and the object in its answer. StatusError as below."""
+        found: Obj = json.loads(await self._content(method, path, body, how=how))
+        return found
+
+    async def _content(
+        self, method: str, path: str, body: Any = None, *, how: str = _JSON, accept: str = _JSON
+    ) -> bytes:
+        """The answer to one request. StatusError for every one that refuses it, and 503 when there is none."""
+        headers = await self._identity.headers() | {"Content-Type": how, "Accept": accept}
         data = None if body is None else json.dumps(body).encode()
         try:
             async with self._session.request(
@@ -159,8 +173,7 @@ class Remote:
             raise _unanswered(error) from error
         if answer.status >= 300:
             raise _refusal(answer.status, content)
-        found: Obj = json.loads(content)
-        return found
+        return content
 
 
 def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource: str | None = None) -> str:

@@ -22,6 +22,7 @@ from scheduler.kube.client import ApiError, Client
 from scheduler.kube.reflector import Reflector
 from tests.proxy import Meddling, Proxy, Write, leave_alone
 from tests.real.ground import Ground, ground
+from tests.real.remote import Remote
 
 PATIENCE_SECONDS = 30.0
 Document = dict[str, Any]
@@ -38,15 +39,40 @@ _CUSTOM = frozenset(
 
 
 class Cluster:
-    """A cluster under test. `client` and `kubeconfig`: an administrator's. `tutti`: the scheduler's kubeconfig."""
+    """A cluster under test. `client` and `kubeconfig`: an administrator's. `tutti`: the scheduler's kubeconfig.
 
-    def __init__(self, client: Client, kubeconfig: Path, tutti: Path, add_nodes: Callable[[str, int], Any]) -> None:
+    `gated`: its server has feature gates. The embedded one has none: what it knows is on."""
+
+    def __init__(
+        self,
+        client: Client,
+        kubeconfig: Path,
+        tutti: Path,
+        add_nodes: Callable[[str, int], Any],
+        *,
+        gated: bool = False,
+    ) -> None:
         self.client = client
         self.kubeconfig = kubeconfig
         self.tutti = tutti
         self._add_nodes = add_nodes
+        self._gated = gated
         self.schedulers: set[asyncio.Task[None]] = set()
         """Schedulers of this process that are at work: one that fails ends every wait."""
+
+    async def needs_gate(self, gate: str) -> None:
+        """Leave the test out on a server that has this feature gate off."""
+        if not self._gated:
+            return
+        async with Remote(await identity.load(self.kubeconfig)) as api:
+            if gate not in await api.gates():
+                pytest.skip(f"the server has {gate} off; TUTTI_TEST_GATES={gate}=true starts one that has it on")
+
+    async def needs_minor(self, minor: int, why: str) -> None:
+        """Leave the test out on a server of an older minor version. `why`: what came with that version."""
+        async with Remote(await identity.load(self.kubeconfig)) as api:
+            if (found := await api.minor()) < minor:
+                pytest.skip(f"the server is Kubernetes 1.{found}; {why} came with 1.{minor}")
 
     async def add_nodes(self, shape: str, count: int = 1) -> list[str]:
         return list(await self._add_nodes(shape, count))
@@ -243,7 +269,7 @@ async def _real(found: Ground) -> AsyncIterator[Cluster]:
             await cluster.until(kinds.NODE, lambda nodes: _untainted(nodes, added), "the new nodes are ready for pods")
             return added
 
-        cluster = Cluster(client, found.admin, found.tutti, add_nodes)
+        cluster = Cluster(client, found.admin, found.tutti, add_nodes, gated=True)
         try:
             yield cluster
         finally:

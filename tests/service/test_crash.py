@@ -110,6 +110,7 @@ async def test_devices_that_can_no_longer_be_used_are_released_by_the_next_start
 
 
 async def test_a_claim_made_for_extended_resources_survives_a_kill_once(cluster: Cluster, tmp_path: Path):
+    await cluster.needs_gate("DRAExtendedResource")
     await cluster.add_nodes("h100x8")
     await cluster.apply(
         """

@@ -5,6 +5,7 @@ The other one is kube-scheduler on a real cluster; on the embedded one a second 
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.contest.streams import Streams, fence, prepare
 from tests.perf.contestants import KUBE_SCHEDULER
 from tests.proxy import Around, Meddling, Write
 from tests.real.control_plane import programs
+from tests.real.ground import GATES
 from tests.service.conftest import Cluster, Objects, allocated, scheduling
 from tests.service.manifests import gang, template
 from tests.service.verifier import Device, Double, Verifier, verified
@@ -43,6 +45,8 @@ def rival(cluster: Cluster, request: pytest.FixtureRequest, tmp_path: Path) -> R
         assets = programs()
         assert assets is not None
         command = KUBE_SCHEDULER.command(assets, cluster.kubeconfig, cluster.tutti, [])
+        if gates := os.environ.get(GATES):
+            command.append(f"--feature-gates={gates}")
         with KUBE_SCHEDULER.running(command, tmp_path / "kube-scheduler.log"):
             yield
 
@@ -65,6 +69,7 @@ def told(double: Double) -> str:
 
 
 async def test_behind_the_fence_both_schedulers_work_and_no_device_is_given_twice(cluster: Cluster, rival: Rival):
+    await cluster.needs_gate("DRADeviceTaints")
     inside, outside = await cluster.add_nodes("h100x8", 2)
     await fence(cluster.client, [inside])
     await prepare(cluster.client)
@@ -79,8 +84,8 @@ async def test_behind_the_fence_both_schedulers_work_and_no_device_is_given_twic
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-async def test_rules_put_up_the_same_fence_where_the_server_has_them():
+async def test_rules_put_up_the_same_fence_where_the_server_has_them(cluster: Cluster):
+    await cluster.needs_minor(36, "DeviceTaintRule v1beta2")
     command = ["-m", "tests.contest", "--fence", "rule", "--allocations", "60", "--nodes", "2"]
     contest = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     figures, _ = await contest.communicate()
