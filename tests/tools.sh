@@ -5,8 +5,9 @@
 #   tests/tools.sh control-plane  prints a folder with etcd, kube-apiserver, kube-controller-manager and kube-scheduler:
 #                                 $KUBEBUILDER_ASSETS where that is set, else one that is built
 #   tests/tools.sh kubelet        the same with a kubelet in it
+#   tests/tools.sh containers     prints a folder with containerd, its shim, ctr and runc, for the kubelet's containers
 #
-# Without Go it prints nothing, and says on stderr what is skipped.
+# Without Go (for runc also a C compiler) it prints nothing, and says on stderr what is skipped.
 # KUBERNETES=1.35 chooses another minor version than that of tests/real/go.mod: that of tests/real/kubernetes-1.35.mod.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -53,6 +54,36 @@ build() {
     done
 }
 
+# The version of a module among the containers' requirements.
+containers_version() {
+    sed -n "s|^\t$1 v\([0-9.]*\).*|\1|p" "$root/tests/real/containers/go.mod"
+}
+
+# What runs the kubelet's containers, as far as it is not there yet; prints its folder. False without Go or a C compiler.
+build_containers() {
+    local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc to name needed
+    to=${XDG_CACHE_HOME:-$HOME/.cache}/tutti/containerd-$(containers_version $containerd)-runc-$(containers_version $runc)
+    mkdir -p "$to"
+    exec 8>"$to/lock"
+    flock 8
+    for name in containerd containerd-shim-runc-v2 ctr runc; do
+        [ ! -x "$to/$name" ] || continue
+        for needed in go gcc; do
+            if ! command -v $needed >/dev/null 2>&1; then
+                echo "no containerd with runc, and no $needed to build them: the tests with a real kubelet are skipped" >&2
+                return 1
+            fi
+        done
+        echo "building $name (${to##*/}) ..." >&2
+        local package=$containerd/cmd/$name cgo=0
+        [ $name != runc ] || package=$runc cgo=1
+        (cd "$root/tests/real/containers" && CGO_ENABLED=$cgo nice -n 19 \
+            go build -trimpath -tags no_btrfs,no_devmapper,no_zfs -o "$to/$name.partial" $package >&2) || exit 1
+        mv "$to/$name.partial" "$to/$name"
+    done
+    echo "$to"
+}
+
 case ${1:-kubectl} in
 kubectl)
     if command -v kubectl >/dev/null 2>&1; then
@@ -74,8 +105,11 @@ control-plane)
 kubelet)
     ! build "the tests with a real kubelet are skipped" "${control_plane[@]}" kubelet || echo "$folder"
     ;;
+containers)
+    build_containers || true
+    ;;
 *)
-    echo "tests/tools.sh: no such thing as $1; kubectl, control-plane or kubelet" >&2
+    echo "tests/tools.sh: no such thing as $1; kubectl, control-plane, kubelet or containers" >&2
     exit 2
     ;;
 esac

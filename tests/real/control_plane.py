@@ -189,7 +189,7 @@ class ControlPlane:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: we end them in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _log(self, name: str) -> Path:
@@ -267,6 +267,6 @@ def _bound() -> Iterator[socket.socket]:
         yield probe
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: however this process ends, nothing of it stays."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
