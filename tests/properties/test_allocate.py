@@ -16,12 +16,17 @@ from scheduler.dra.counters import InUse
 from scheduler.dra.pools import Inventory
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests import builders
 from tests.conformance.dra_checker import World, violations
 
 Json = dict[str, Any]
 
-DRIVER, POOL = "d", "pool"
+DRIVER, POOLS = "d", ("pool-0", "pool-1")
+RULED = "ruled"
 NODE = {"metadata": {"name": "n", "labels": {}}}
+THE_NODE = Node(name="n", labels={}, allocatable=NOTHING)
 CLASSES = {
     "any": {"metadata": {"name": "any"}, "spec": {}},
     "big": {
@@ -33,7 +38,8 @@ CLASSES = {
 
 @st.composite
 def devices(draw: st.DrawFn) -> list[Json]:
-    """Up to six devices of two kinds and two link domains, some on a common board, some shared, some tainted."""
+    """Up to six devices of two kinds and two link domains in two pools: some on a common board, some shared (with a
+    policy, or on a board as well), some tainted by their driver or by a rule."""
     made = []
     for number in range(draw(st.integers(1, 6))):
         device: Json = {
@@ -43,32 +49,68 @@ def devices(draw: st.DrawFn) -> list[Json]:
                 "link": {"string": draw(st.sampled_from(["a", "b"]))},
             },
         }
-        form = draw(st.sampled_from(["plain", "plain", "plain", "partition", "shared", "tainted", "linkless"]))
-        if form == "partition":
+        form = draw(st.sampled_from(["plain", "plain", "plain", "partition", "shared", "tainted", "ruled", "linkless"]))
+        drawn = form == "shared" and draw(st.integers(0, 3)) == 0
+        if form == "partition" or drawn:
             amounts = {"s0": draw(st.integers(0, 1)), "s1": draw(st.integers(0, 1)), "mem": draw(st.integers(1, 2))}
             board = draw(st.sampled_from(["board-0", "board-1"]))
             counters = {name: {"value": str(amount)} for name, amount in amounts.items()}
             device["consumesCounters"] = [{"counterSet": board, "counters": counters}]
-        elif form == "shared":
+        if form == "shared":
             device["allowMultipleAllocations"] = True
             device["capacity"] = {"memory": {"value": "3"}}
-        elif form == "tainted":
-            device["taints"] = [{"key": "broken", "effect": "NoSchedule"}]
+            if draw(st.booleans()):
+                device["capacity"]["memory"]["requestPolicy"] = {"default": "1"}
+        elif form in ("tainted", RULED):
+            device["taints"] = [{"key": form, "effect": "NoSchedule"}]
         elif form == "linkless":
             del device["attributes"]["link"]
         made.append(device)
     return made
 
 
+def pool_of(device: Json) -> str:
+    """The first four are in one pool, the others in a second."""
+    return POOLS[int(device["name"].rpartition("-")[2]) // 4]
+
+
 def slices(published: list[Json]) -> list[Json]:
-    pool = {"name": POOL, "generation": 1, "resourceSliceCount": 2}
     counters = {"s0": {"value": "1"}, "s1": {"value": "1"}, "mem": {"value": "3"}}
     sets = [{"name": f"board-{n}", "counters": counters} for n in range(2)]
-    spec = {"driver": DRIVER, "pool": pool, "nodeName": "n"}
-    return [
-        {"metadata": {"name": "s-devices"}, "spec": {**spec, "devices": published}},
-        {"metadata": {"name": "s-counters"}, "spec": {**spec, "sharedCounters": sets}},
-    ]
+    made: list[Json] = []
+    for name in POOLS:
+        pool = {"name": name, "generation": 1, "resourceSliceCount": 2}
+        spec = {"driver": DRIVER, "pool": pool, "nodeName": "n"}
+        inside = [device for device in published if pool_of(device) == name]
+        made.append({"metadata": {"name": f"s-{name}-devices"}, "spec": {**spec, "devices": inside}})
+        made.append({"metadata": {"name": f"s-{name}-counters"}, "spec": {**spec, "sharedCounters": sets}})
+    return made
+
+
+def told(documents: list[Json]) -> tuple[list[dra.ResourceSlice], list[dra.DeviceTaintRule]]:
+    """The taints of rules are in the devices' documents, for the judge; here they come as rules."""
+    rules, bare = [], []
+    for document in documents:
+        spec = document["spec"]
+        devices = []
+        for device in spec.get("devices", ()):
+            if any(taint["key"] == RULED for taint in device.get("taints", ())):
+                where = {"driver": DRIVER, "pool": spec["pool"]["name"], "device": device["name"]}
+                rule = {"deviceSelector": where, "taint": device["taints"][0]}
+                rules.append({"metadata": {"name": f"rule-{device['name']}"}, "spec": rule})
+                device = {name: value for name, value in device.items() if name != "taints"}
+            devices.append(device)
+        bare.append({**document, "spec": {**spec, "devices": devices}} if devices else document)
+    return read(list[dra.ResourceSlice], bare), read(list[dra.DeviceTaintRule], rules)
+
+
+def classes() -> dict[str, dra.DeviceClass]:
+    return {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()}
+
+
+def inventory(documents: list[Json]) -> Inventory:
+    published, rules = told(documents)
+    return Inventory.of(published, classes(), rules)
 
 
 @st.composite
@@ -113,7 +155,7 @@ def held(draw: st.DrawFn, published: list[Json]) -> list[Json]:
     if draw(st.booleans()):
         return []
     device = draw(st.sampled_from(published))
-    result = {"request": "r", "driver": DRIVER, "pool": POOL, "device": device["name"]}
+    result = {"request": "r", "driver": DRIVER, "pool": pool_of(device), "device": device["name"]}
     if device.get("allowMultipleAllocations"):
         result |= {"shareID": "x", "consumedCapacity": {"memory": str(draw(st.integers(1, 3)))}}
     allocation = {"devices": {"results": [result]}}
@@ -141,13 +183,9 @@ def claim(document: Json) -> Claim:
 
 
 def answer(published: list[Json], holding: list[Json], asked: list[Json], *, first_fit: bool = False) -> Any:
-    inventory = Inventory.of(
-        read(list[dra.ResourceSlice], slices(published)),
-        {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()},
-    )
-    in_use = InUse.of(map(claim, holding), inventory)
-    node = Node(name="n", labels={}, allocatable=NOTHING)
-    return allocate(node, [Ask(claim=claim(c)) for c in asked], inventory, in_use, first_fit=first_fit)
+    found = inventory(slices(published))
+    in_use = InUse.of(map(claim, holding), found)
+    return allocate(THE_NODE, [Ask(claim=claim(c)) for c in asked], found, in_use, first_fit=first_fit)
 
 
 def brute_force(published: list[Json], holding: list[Json], asked: list[Json]) -> bool:
@@ -198,14 +236,17 @@ def violations_of_one(world: World, wanted: Json, one: Json) -> list[str]:
 
 
 def result(name: str, wanted: Json, device: Json) -> Json:
-    made: Json = {"request": name, "driver": DRIVER, "pool": POOL, "device": device["name"]}
+    made: Json = {"request": name, "driver": DRIVER, "pool": pool_of(device), "device": device["name"]}
     if wanted.get("adminAccess"):
         made["adminAccess"] = True
     if wanted.get("tolerations"):
         made["tolerations"] = wanted["tolerations"]
     if device.get("allowMultipleAllocations"):
         requested = (wanted.get("capacity") or {}).get("requests") or {}
-        amounts = {n: requested.get(n, c["value"]) for n, c in (device.get("capacity") or {}).items()}
+        amounts = {
+            n: requested.get(n, c.get("requestPolicy", {}).get("default", c["value"]))
+            for n, c in (device.get("capacity") or {}).items()
+        }
         made |= {"shareID": "y", "consumedCapacity": amounts}
     return made
 
@@ -227,19 +268,34 @@ def test_there_is_an_answer_exactly_if_brute_force_finds_one_and_it_keeps_every_
             assert got.cause
 
 
+@settings(max_examples=100, deadline=None)
+@given(situations)
+def test_the_whole_plan_starts_the_pod_exactly_if_there_is_an_answer_and_the_checker_accepts_it(
+    situation: tuple[list[Json], list[Json], list[Json]],
+) -> None:
+    published, holding, asked = situation
+    found, rules = told(slices(published))
+    made = builders.queue("default") + builders.node("n")
+    made += builders.world(slices=tuple(found), classes=classes(), taint_rules=tuple(rules))
+    made += builders.world(claims={each.key: each for each in map(claim, (*holding, *asked))})
+    wanted = {document["metadata"]["name"]: claim(document).key for document in asked}
+    made += builders.gang_of("ns/pod", [builders.pod("ns/pod", claims=wanted)])
+    decided = plan(made)
+    assert check(made, decided) == ()
+    assert bool(decided.placements) == isinstance(answer(published, holding, asked), Allocated)
+
+
 @settings(max_examples=60, deadline=None)
 @given(situations, st.randoms(use_true_random=False))
 def test_the_order_of_slices_does_not_matter(situation: tuple[list[Json], list[Json], list[Json]], random: Any) -> None:
     published, _, asked = situation
     documents = slices(published)
-    classes = {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()}
     asks = [Ask(claim=claim(c)) for c in asked]
-    node = Node(name="n", labels={}, allocatable=NOTHING)
     answers = []
     for _ in range(2):
         random.shuffle(documents)
-        inventory = Inventory.of(read(list[dra.ResourceSlice], documents), classes)
-        answers.append(allocate(node, asks, inventory, InUse(inventory)))
+        found = inventory(documents)
+        answers.append(allocate(THE_NODE, asks, found, InUse(found)))
     assert answers[0] == answers[1]
 
 
@@ -247,18 +303,16 @@ def test_the_order_of_slices_does_not_matter(situation: tuple[list[Json], list[J
 @given(situations)
 def test_what_is_taken_and_given_back_leaves_no_trace(situation: tuple[list[Json], list[Json], list[Json]]) -> None:
     published, holding, asked = situation
-    classes = {name: read(dra.DeviceClass, document) for name, document in CLASSES.items()}
-    inventory = Inventory.of(read(list[dra.ResourceSlice], slices(published)), classes)
-    in_use = InUse.of(map(claim, holding), inventory)
-    node = Node(name="n", labels={}, allocatable=NOTHING)
-    before = in_use.signature(node)
-    got = allocate(node, [Ask(claim=claim(c)) for c in asked], inventory, in_use)
-    assert in_use.signature(node) == before
+    found = inventory(slices(published))
+    in_use = InUse.of(map(claim, holding), found)
+    before = in_use.signature(THE_NODE)
+    got = allocate(THE_NODE, [Ask(claim=claim(c)) for c in asked], found, in_use)
+    assert in_use.signature(THE_NODE) == before
     if isinstance(got, Allocated):
         fork = in_use.fork()
         for allocation in got.allocations:
             fork.take(allocation)
-        assert in_use.signature(node) == before
+        assert in_use.signature(THE_NODE) == before
         for allocation in got.allocations:
             fork.give_back(allocation)
-        assert fork.signature(node) == before
+        assert fork.signature(THE_NODE) == before
