@@ -38,12 +38,15 @@ class Rhythm:
     """When a cycle runs: soon after a change, never too often, and now and then anyway. Seconds.
 
     A long cycle is followed by a rest that is as long, and twice as long while commits are under way, for they need the
-    interpreter too; never longer than `longest_rest`."""
+    interpreter too; never longer than `longest_rest`. What the watch merely confirms calls for no decision: users are
+    told after `telling`, or after `telling_busy` while commits are under way."""
 
     debounce: float = 0.03
     interval: float = 0.1
     recheck: float = 30.0
     commit_retry: float = 1.0
+    telling: float = 0.05
+    telling_busy: float = 0.5
     longest_rest: float = 3.0
 
     def rest(self, last_cycle: float, *, committing: bool) -> float:
@@ -94,14 +97,20 @@ class Cycle:
         self._observe_outcome = observe_outcome
         self._held = HeldBack(rhythm.commit_retry)
         self._changed = asyncio.Event()
+        self._confirmed = asyncio.Event()
         self._following: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._number = 0
+        self._cycle_ended = time.monotonic()
         self._next_start = 0.0
 
     def changed(self) -> None:
         """Something that decisions depend on has changed: run a cycle soon."""
         self._changed.set()
+
+    def confirmed(self) -> None:
+        """Something that was written has been seen: there is more to tell, and nothing to decide."""
+        self._confirmed.set()
 
     def prepare(self) -> None:
         """While no cycle runs: keep up with what changes, so that the first one has not everything to translate."""
@@ -118,7 +127,10 @@ class Cycle:
         stopping = asyncio.create_task(stop.wait())
         try:
             while await self._next_is_due(stopping):
-                await self.run_once()
+                if self._only_confirmed():
+                    self._tell_more()
+                else:
+                    await self.run_once()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.settled(), grace_seconds)
         finally:
@@ -130,6 +142,7 @@ class Cycle:
         """One cycle. Returns when its commits have begun; `settled` waits until they have ended."""
         started = time.monotonic()
         self._changed.clear()
+        self._confirmed.clear()
         self._number += 1
         version = self._state.version
         clock = Stopwatch()
@@ -167,8 +180,9 @@ class Cycle:
         self._observe(report)
         if self._state.version != version:
             self.changed()
-        ended = time.monotonic()
-        self._next_start = ended + self._rhythm.rest(ended - started, committing=bool(self._committer.in_flight))
+        self._cycle_ended = time.monotonic()
+        rest = self._rhythm.rest(self._cycle_ended - started, committing=bool(self._committer.in_flight))
+        self._next_start = self._cycle_ended + rest
         return report
 
     async def settled(self) -> None:
@@ -177,6 +191,15 @@ class Cycle:
             await asyncio.wait({*self._following, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
+
+    def _tell_more(self) -> None:
+        """What the last cycle decided has come to pass, at least in part: say so."""
+        self._confirmed.clear()
+        self._tell(self._teller.news(self._now_ms()))
+
+    def _only_confirmed(self) -> bool:
+        """Whether there is more to tell, and no cause for a cycle."""
+        return self._confirmed.is_set() and not self._changed.is_set() and self._patience() > 0
 
     def _hold_back_defects(self, plan: Plan) -> None:
         """What could not be planned is not looked for anew in every cycle."""
@@ -215,21 +238,32 @@ class Cycle:
             self._failed.set_exception(problem)
 
     async def _next_is_due(self, stopping: asyncio.Task[bool]) -> bool:
-        """Wait until a cycle is due: True; or until stopped: False."""
+        """Wait until a cycle is due, or more can be told: True; or until stopped: False."""
         changed = asyncio.create_task(self._changed.wait())
+        confirmed = asyncio.create_task(self._told_calmly())
         ends: set[asyncio.Future[Any]] = {stopping, self._failed}
         try:
-            patience = min(
-                self._rhythm.recheck, self._held.seconds_left(time.monotonic()), self._seconds_until_more_to_tell()
-            )
-            await asyncio.wait({changed, *ends}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            causes = {changed, confirmed, *ends}
+            await asyncio.wait(causes, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
             rest = max(self._rhythm.debounce, self._next_start - time.monotonic())
             await asyncio.wait(ends, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
+            confirmed.cancel()
         if self._failed.done():
             self._failed.result()
         return not stopping.done()
+
+    async def _told_calmly(self) -> None:
+        """Until something was confirmed, and what came soon after it, too."""
+        await self._confirmed.wait()
+        await asyncio.sleep(self._rhythm.telling_busy if self._committer.in_flight else self._rhythm.telling)
+
+    def _patience(self) -> float:
+        """Seconds until a cycle is due although nothing has changed."""
+        now = time.monotonic()
+        left = self._cycle_ended + self._rhythm.recheck - now
+        return max(min(left, self._held.seconds_left(now), self._seconds_until_more_to_tell()), 0.0)
 
     def _seconds_until_more_to_tell(self) -> float:
         """Until what was held back for calm may be said; infinity if there is nothing."""

@@ -212,7 +212,7 @@ class _Service:
         """What the watches tell, into the state; and whoever waits for it is woken."""
         while True:
             changes = await self._changes.get()
-            version = self._state.version
+            version, confirmed = self._state.version, self._state.confirmed
             self._state.apply_all(changes)
             self._verify(changes)
             for change in changes:
@@ -220,6 +220,8 @@ class _Service:
                     self._committer.claims.changed(change.key)
                 elif change.kind in (kinds.VOLUME_CLAIM, kinds.VOLUME):
                     self._committer.volumes.changed(change.kind, change.key)
+            if self._state.confirmed != confirmed:
+                self._cycle.confirmed()
             if self._state.version != version:
                 self._cycle.changed()
                 if self._idle:

@@ -26,6 +26,9 @@ PCI_BUS_ID = "resource.kubernetes.io/pciBusID"
 NUMA_NODE = "resource.kubernetes.io/numaNode"
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+ZONE_LABEL, REGION_LABEL = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
+PLACE_LABELS = (ZONE_LABEL, REGION_LABEL)
+"""A pod gets these of its node when it is bound, from Kubernetes 1.35 on (KEP 4742)."""
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_RESOURCE = "nvidia.com/gpu"

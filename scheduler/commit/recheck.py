@@ -161,7 +161,7 @@ class Recheck:
                 continue
             known = self._snapshot.claims.get(key)
             before = known.allocation if known is not None else None
-            if claim.status.allocation is not before:
+            if before is None or claim.status.allocation.devices != before.devices:
                 held = _devices(before) if before is not None else frozenset()
                 taken.update(dict.fromkeys(_devices(claim.status.allocation) - held, key))
         return taken

@@ -17,7 +17,6 @@ from scheduler.devcluster.objects import Obj
 from scheduler.devcluster.pods import reference_to
 
 BLOCK_LABEL, RACK_LABEL = "tutti.example/block", "tutti.example/rack"
-ZONE_LABEL = "topology.kubernetes.io/zone"
 SHAPE_LABEL = "node.kubernetes.io/instance-type"
 
 H100 = Board(
@@ -175,7 +174,7 @@ class Shape:
             names.HOSTNAME_LABEL: name,
             "kubernetes.io/os": "linux",
             SHAPE_LABEL: self.name,
-            ZONE_LABEL: "zone-1",
+            names.ZONE_LABEL: "zone-1",
             BLOCK_LABEL: f"{self.name}-block-{rack // self.racks_per_block:02d}",
             RACK_LABEL: f"{self.name}-rack-{rack:02d}",
             **self.labels,

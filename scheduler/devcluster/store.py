@@ -265,14 +265,16 @@ class Store:
         return self.find(kind, namespace, name) or body
 
     def bind(self, namespace: str, name: str, binding: Obj, *, dry_run: bool = False) -> None:
-        """Assign a pod to a node: spec.nodeName, the PodScheduled condition, the binding's annotations and labels.
+        """Assign a pod to a node: spec.nodeName, the PodScheduled condition, the binding's annotations and labels, and
+        where the node is (KEP 4742).
 
         Raises StatusError 404 without the pod, 409 when it is assigned already, is being deleted, has scheduling
         gates or another uid than the binding names, 422 when the target is no node.
         """
         key = (namespace, name)
         record = self._require(kinds.POD, key)
-        body = bound(record.body, binding, self.now())
+        node = self.find(kinds.NODE, "", str((binding.get("target") or {}).get("name")))
+        body = bound(record.body, binding, self.now(), (node or {}).get("metadata", {}).get("labels") or {})
         if not dry_run:
             self._commit(kinds.POD, key, record, body)
 

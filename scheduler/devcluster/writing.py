@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.api.attributes import PLACE_LABELS
 from scheduler.devcluster import apply, errors, kinds, patch
 from scheduler.devcluster.errors import FieldError, StatusError, bad_request
 from scheduler.devcluster.kind_rules import rules_of
@@ -296,8 +297,9 @@ def patched(write: Write, old: Obj | None, body: Any) -> Obj:
     return new
 
 
-def bound(pod: Obj, binding: Obj, now: str) -> Obj:
-    """The pod assigned to the binding's target. Raises StatusError 409 or 422; see Store.bind."""
+def bound(pod: Obj, binding: Obj, now: str, node_labels: Mapping[str, str]) -> Obj:
+    """The pod assigned to the binding's target, a node with these labels. Raises StatusError 409 or 422; see
+    Store.bind."""
     name, meta = pod["metadata"]["name"], pod["metadata"]
     target = binding.get("target") or {}
     asked = binding.get("metadata") or {}
@@ -318,9 +320,11 @@ def bound(pod: Obj, binding: Obj, now: str) -> Obj:
     if field_of(pod, "spec", "schedulingGates"):
         raise errors.conflict(kinds.POD, name, f"pod {name} has non-empty .spec.schedulingGates", "binding")
     pod = with_field(pod, ("spec", "nodeName"), str(target["name"]))
-    for field in ("annotations", "labels"):
-        if asked.get(field):
-            pod = with_field(pod, ("metadata", field), {**(meta.get(field) or {}), **asked[field]})
+    place = {name: node_labels[name] for name in PLACE_LABELS if name in node_labels}
+    for field, more in (("annotations", {}), ("labels", place)):
+        added = {**(asked.get(field) or {}), **more}
+        if added:
+            pod = with_field(pod, ("metadata", field), {**(meta.get(field) or {}), **added})
     return with_condition(pod, {"type": "PodScheduled", "status": "True"}, now)
 
 

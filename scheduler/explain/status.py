@@ -109,8 +109,20 @@ class Teller:
         self.due_ms: int | None = None
         """When something new, held back for calm, may be said; None if there is nothing."""
 
+        self._reports: Reports | None = None
+
     def status_writes(self, reports: Reports) -> tuple[StatusWrite, ...]:
         """What `reports` says that was not said before: per object its status, then its Event."""
+        self._reports = reports
+        for gang in reports.gangs:
+            self._note(gang)
+        return self._writes(reports)
+
+    def news(self, now_ms: int) -> tuple[StatusWrite, ...]:
+        """What of the last reports has come to pass since and was not said: pods were seen on their nodes."""
+        return self._writes(replace(self._reports, now_ms=now_ms)) if self._reports is not None else ()
+
+    def _writes(self, reports: Reports) -> tuple[StatusWrite, ...]:
         turn = _Turn(self._observed, self._told, reports.now_ms, self._scheduler_name)
         writes = [*self._seen_on_their_nodes(turn)]
         for gang in reports.gangs:
@@ -149,12 +161,15 @@ class Teller:
         due_ms = told.at_ms + told.pause_ms
         self.due_ms = due_ms if self.due_ms is None else min(self.due_ms, due_ms)
 
-    def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
+    def _note(self, report: GangReport) -> None:
+        """Pods that were placed now are looked out for."""
         if report.verdict is Verdict.PLACED:
             self._placed.setdefault(report.gang, {}).update((pod.uid, pod) for pod in report.placements)
             self._scores[report.gang] = report.score
         if report.verdict in (Verdict.PENDING, Verdict.REFUSED):
             self._placed.pop(report.gang, None)
+
+    def _gang(self, report: GangReport, turn: "_Turn") -> Iterator[StatusWrite]:
         if report.gang in self._placed:
             turn.keep(report)
             return

@@ -22,7 +22,7 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A ResourceClaim. Key `namespace/name`. `reserved_for`: uids of its consumers."""
+    """A ResourceClaim. Key `namespace/name`. `allocation` without its time. `reserved_for`: uids of its consumers."""
 
     key: str
     uid: str
@@ -31,7 +31,6 @@ class Claim:
     reserved_for: tuple[str, ...] = ()
     owner_uid: str = ""
     terminating: bool = False
-    resource_version: str = ""
     queue: str = ""
     """The queue a shared claim names by label, "" if none."""
     admin_access_allowed: bool = False

@@ -6,6 +6,7 @@ or when it is forgotten because the write failed. Nothing here expires by itself
 whoever asks reads the object again. Source: KEP 4381 (assume cache); kubernetes/kubernetes #136269, KAI #1217.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,11 +20,12 @@ from scheduler.api.dra import ResourceClaim
 @dataclass(slots=True, kw_only=True)
 class AssumedPod:
     """What we wrote about one pod. `node` "", `extended_claim` "" and `terminating` False: nothing of the kind.
-    `queue`: the queue that pays, as the binding tells it."""
+    `queue`: the queue that pays, as the binding tells it. `labels`: those that the pod gets from its node."""
 
     uid: str
     node: str = ""
     queue: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     extended_claim: str = ""
     terminating: bool = False
     since_ms: int = 0
@@ -45,6 +47,9 @@ class AssumedPod:
             if self.queue:
                 noted = {**(pod.metadata.annotations or {}), CHARGED_QUEUE_ANNOTATION: self.queue}
                 pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, annotations=noted))
+            if self.labels:
+                labels = {**(pod.metadata.labels or {}), **self.labels}
+                pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, labels=labels))
         if self.extended_claim and pod.status.extended_resource_claim_status is None:
             served = PodExtendedResourceClaimStatus(resource_claim_name=self.extended_claim)
             pod = msgspec.structs.replace(
@@ -88,27 +93,31 @@ class Assumed:
     pods: dict[str, AssumedPod] = field(default_factory=dict)
     claims: dict[str, AssumedClaim] = field(default_factory=dict)
 
-    def told_pod(self, change: Change) -> None:
-        """Drop what this change confirms or overtakes."""
+    def told_pod(self, change: Change) -> bool:
+        """Drop what this change confirms or overtakes; whether there was any."""
         assumption = self.pods.get(change.key)
         if assumption is None:
-            return
+            return False
         if change.type == "DELETED":
-            if change.meta.uid in ("", assumption.uid):
-                del self.pods[change.key]
-        elif isinstance(change.object, Pod) and assumption.seen_in(change.object):
+            over = change.meta.uid in ("", assumption.uid)
+        else:
+            over = isinstance(change.object, Pod) and assumption.seen_in(change.object)
+        if over:
             del self.pods[change.key]
+        return over
 
-    def told_claim(self, change: Change) -> None:
-        """Drop what this change confirms or overtakes."""
+    def told_claim(self, change: Change) -> bool:
+        """Drop what this change confirms or overtakes; whether there was any."""
         assumption = self.claims.get(change.key)
         if assumption is None:
-            return
+            return False
         if change.type == "DELETED":
-            if change.meta.uid in ("", assumption.change.meta.uid):
-                del self.claims[change.key]
-        elif assumption.seen_in(change):
+            over = change.meta.uid in ("", assumption.change.meta.uid)
+        else:
+            over = assumption.seen_in(change)
+        if over:
             del self.claims[change.key]
+        return over
 
     def overdue(self, before_ms: int) -> tuple[str, ...]:
         """Pods and claims ("Pod/a/p", "ResourceClaim/a/c") assumed before this time and still not seen, sorted."""

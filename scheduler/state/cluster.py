@@ -8,23 +8,26 @@ from typing import Any
 
 import msgspec
 
+from scheduler.api.attributes import PLACE_LABELS
 from scheduler.api.changes import Change, read
-from scheduler.api.core import Pod
+from scheduler.api.core import Node, Pod
 from scheduler.api.dra import ResourceClaim
-from scheduler.api.kinds import POD, RESOURCE_CLAIM, WATCHED, Document, Kind
+from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
 from scheduler.state.pods import resize_is_infeasible
 
 
 class ClusterState:
-    """What is known of the cluster. `version` grows whenever a snapshot may come out different.
+    """What is known of the cluster. `version` grows whenever a snapshot may come out different, `confirmed` whenever
+    the watch tells what we had written.
 
     What only we or a kubelet report, and no decision reads (conditions, heartbeats, our own status), does not count."""
 
     def __init__(self, kinds: Iterable[Kind] = WATCHED) -> None:
         self.kinds: tuple[Kind, ...] = tuple(kinds)
         self.version = 0
+        self.confirmed = 0
         self.derived: object | None = None
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
@@ -55,9 +58,9 @@ class ClusterState:
         else:
             told[change.key] = change
         if kind == POD:
-            self._assumed.told_pod(change)
+            self.confirmed += self._assumed.told_pod(change)
         elif kind == RESOURCE_CLAIM:
-            self._assumed.told_claim(change)
+            self.confirmed += self._assumed.told_claim(change)
         self._note(kind, change.key, before)
 
     def apply_all(self, changes: Iterable[Change]) -> None:
@@ -109,19 +112,22 @@ class ClusterState:
 
     def assume_bound(self, pod: str, uid: str, node: str, *, queue: str = "", now_ms: int = 0) -> None:
         """The server has bound the pod (key), or is about to: count it on its node, and for this queue (its path)."""
+        before = self._entry(POD, pod)
         assumption = self._assume_pod(pod, uid, now_ms)
-        assumption.node, assumption.queue = node, queue
-        self._settle_pod(pod)
+        assumption.node, assumption.queue, assumption.labels = node, queue, self._place(node)
+        self._settle_pod(pod, before)
 
     def assume_extended_claim(self, pod: str, uid: str, claim: str, *, now_ms: int = 0) -> None:
         """The pod's status names the claim (its name, not its key) made for its extended resources."""
+        before = self._entry(POD, pod)
         self._assume_pod(pod, uid, now_ms).extended_claim = claim
-        self._settle_pod(pod)
+        self._settle_pod(pod, before)
 
     def assume_terminating(self, pod: str, uid: str, *, now_ms: int = 0) -> None:
         """The server has accepted the pod's eviction: it still holds what it has, and is on its way out."""
+        before = self._entry(POD, pod)
         self._assume_pod(pod, uid, now_ms).terminating = True
-        self._settle_pod(pod)
+        self._settle_pod(pod, before)
 
     def forget_pod(self, pod: str) -> None:
         """What we wrote about the pod failed, or did not last."""
@@ -187,6 +193,7 @@ class ClusterState:
             uid=uid,
             node=known.node,
             queue=known.queue,
+            labels=known.labels,
             extended_claim=known.extended_claim,
             terminating=known.terminating,
             since_ms=now_ms,
@@ -194,13 +201,19 @@ class ClusterState:
         self._assumed.pods[pod] = fresh
         return fresh
 
-    def _settle_pod(self, pod: str) -> None:
+    def _place(self, node: str) -> Mapping[str, str]:
+        """The labels that a pod gets when it is bound to this node."""
+        known = self.object(NODE, node)
+        labels = known.metadata.labels if isinstance(known, Node) else None
+        return {name: value for name, value in (labels or {}).items() if name in PLACE_LABELS}
+
+    def _settle_pod(self, pod: str, before: "tuple[Change, Wire | None] | None") -> None:
         """Drop the assumption if the watch was quicker; either way the pod may look different now."""
         told = self._told[POD].get(pod)
         if told is not None and isinstance(told.object, Pod) and self._assumed.pods[pod].seen_in(told.object):
             del self._assumed.pods[pod]
-        self._changed.setdefault(POD, set()).add(pod)
-        self.version += 1
+            self.confirmed += 1
+        self._note(POD, pod, before)
 
     def _note(
         self, kind: Kind, key: str, before: "tuple[Change, Wire | None] | None", *, certain: bool = False
@@ -244,9 +257,15 @@ def _facts(object_: Wire) -> object:
     if isinstance(object_, Document):
         return _identity(object_.metadata), object_.spec
     if isinstance(object_, ResourceClaim):
-        return object_
+        return _identity(object_.metadata), object_.spec, _allocation(object_), object_.status.reserved_for
     metadata: ObjectMeta = object_.metadata  # type: ignore[attr-defined]
     return _identity(metadata), msgspec.structs.replace(object_, metadata=_NO_META)
+
+
+def _allocation(claim: ResourceClaim) -> object:
+    """What the claim holds. Since when does not matter: our own writes differ in that from what we intended."""
+    held = claim.status.allocation
+    return None if held is None else msgspec.structs.replace(held, allocation_timestamp=None)
 
 
 _NO_META = ObjectMeta()

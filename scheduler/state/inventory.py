@@ -32,15 +32,15 @@ def claim(found: dra.ResourceClaim, *, admin_access_allowed: bool) -> Claim:
     meta = found.metadata
     labels = meta.labels or {}
     controller = meta.controller
+    held = found.status.allocation
     return Claim(
         key=meta.key,
         uid=meta.uid,
         spec=found.spec,
-        allocation=found.status.allocation,
+        allocation=held if held is None else msgspec.structs.replace(held, allocation_timestamp=None),
         reserved_for=tuple(sorted(each.uid for each in found.status.reserved_for or ())),
         owner_uid=controller.uid if controller is not None else "",
         terminating=meta.deletion_timestamp is not None,
-        resource_version=meta.resource_version,
         queue=labels.get(QUEUE_LABEL) or labels.get(KAI_QUEUE_LABEL) or "",
         admin_access_allowed=admin_access_allowed,
     )

@@ -7,6 +7,7 @@ NodeVolumeLimits) for what binds a volume to nodes.
 from collections.abc import Iterable, Mapping
 
 from scheduler.api import core, storage
+from scheduler.api.attributes import REGION_LABEL, ZONE_LABEL
 from scheduler.api.core import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from scheduler.api.meta import LabelSelector
 from scheduler.api.quantity import QuantityError
@@ -14,12 +15,11 @@ from scheduler.model.reasons import Unreadable
 from scheduler.model.volumes import Capacity, PodVolume, StorageClass, Volume, VolumeClaim, Where
 from scheduler.state.fields import Bad, in_house_units
 
-_ZONE, _REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
 _NEWER = {
-    "failure-domain.beta.kubernetes.io/zone": _ZONE,
-    "failure-domain.beta.kubernetes.io/region": _REGION,
+    "failure-domain.beta.kubernetes.io/zone": ZONE_LABEL,
+    "failure-domain.beta.kubernetes.io/region": REGION_LABEL,
 }
-_PLACES = (*_NEWER, _ZONE, _REGION)
+_PLACES = (*_NEWER, ZONE_LABEL, REGION_LABEL)
 _SEVERAL = "__"
 """Between zones, in the label of a volume that several zones reach."""
 

@@ -5,7 +5,7 @@ from scheduler.api.changes import deleted
 from scheduler.api.core import Pod
 from scheduler.api.dra import ResourceClaim
 from scheduler.state.cluster import ClusterState
-from tests.manifests import allocation, change, merged, pod, resource_claim, state
+from tests.manifests import allocation, change, merged, node, pod, resource_claim, state
 
 P = pod("p", uid="u1", version="5")
 FREE = resource_claim("c", version="5")
@@ -56,6 +56,16 @@ def test_the_queue_that_pays_is_known_before_the_watch_says_so() -> None:
     assert shown(found).metadata.annotations == noted
     version = found.version
     found.apply(change(pod("p", uid="u1", version="6", node="n1", annotations=noted), "MODIFIED"))
+    assert found.version == version
+
+
+def test_a_bound_pod_is_where_its_node_is_before_the_watch_says_so() -> None:
+    place = {"topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "eu"}
+    found = state(P, node("n1", labels={**place, "rack": "r1"}))
+    found.assume_bound("a/p", "u1", "n1")
+    assert shown(found).metadata.labels == place
+    version = found.version
+    found.apply(change(pod("p", uid="u1", version="6", node="n1", labels=place), "MODIFIED"))
     assert found.version == version
 
 
@@ -145,6 +155,25 @@ def test_the_answer_to_a_write_that_the_watch_told_already_changes_nothing() -> 
     found.assume_claim(TAKEN)
     assert not allocated(found)
     assert found.version == version
+
+
+def test_our_own_allocation_coming_true_step_by_step_calls_for_no_decision_and_is_noticed() -> None:
+    found = state(FREE)
+    found.assume_claim(merged(TAKEN, metadata={"resourceVersion": "5", "finalizers": []}), in_flight=True)
+    version = found.version
+    found.apply(change(merged(FREE, metadata={"resourceVersion": "6", "finalizers": ["x"]}), "MODIFIED"))
+    assert found.confirmed == 0
+    answer = merged(TAKEN, status={"allocation": {"allocationTimestamp": "2026-01-01T00:00:00Z"}})
+    found.assume_claim(answer)
+    found.apply(change(answer, "MODIFIED"))
+    assert (found.version, found.confirmed) == (version, 1)
+
+
+def test_a_binding_that_the_watch_told_first_is_noticed_as_well() -> None:
+    found = state(pod("p", uid="u1", version="6", node="n1"))
+    version = found.version
+    found.assume_bound("a/p", "u1", "n1")
+    assert (found.version, found.confirmed) == (version, 1)
 
 
 def test_a_write_under_way_survives_our_own_finalizer_coming_back() -> None:

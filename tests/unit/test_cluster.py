@@ -79,12 +79,19 @@ def test_an_object_that_cannot_be_decoded_is_known_by_its_problem() -> None:
 
 
 READY = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+TAKEN = resource_claim("c", allocation=allocation("n1", "gpu-0"))
+FINALIZER = {"metadata": {"finalizers": ["resource.kubernetes.io/delete-protection"]}}
+SINCE = {"status": {"allocation": {"allocationTimestamp": "2026-01-01T00:00:00Z"}}}
+REPORTED = {"driver": "gpu.nvidia.com", "pool": "n1", "device": "gpu-0", "conditions": [READY]}
 UNMOVED = [
     ("a heartbeat", node("n"), merged(node("n"), metadata={"resourceVersion": "7"})),
     ("our own condition", pod("p"), merged(pod("p"), status={"conditions": [{**READY, "type": "PodScheduled"}]})),
     ("our own status", pod_group("g"), merged(pod_group("g"), status={"conditions": [READY]})),
     ("a queue's status", queue("q"), merged(queue("q"), status={"allocated": {"gpu": "1"}})),
     ("a job's counts", job("j"), merged(job("j"), status={"active": 1})),
+    ("a claim's finalizer", resource_claim("c", version="1"), merged(resource_claim("c", version="2"), **FINALIZER)),
+    ("since when a claim has its devices", TAKEN, merged(TAKEN, **SINCE)),
+    ("what a driver says of a claim's devices", TAKEN, merged(TAKEN, status={"devices": [REPORTED]})),
     ("a field we do not read", pod("p"), merged(pod("p"), spec={"hostname": "x"})),
 ]
 MOVED = [
@@ -94,7 +101,8 @@ MOVED = [
     ("a deletion", pod("p"), pod("p", terminating=True)),
     ("a made claim", pod("p", templates={"g": "t"}), pod("p", templates={"g": "t"}, made_claims={"g": "c"})),
     ("a minimum", pod_group("g", min_member=2), pod_group("g", min_member=3)),
-    ("a claim's version", resource_claim("c", version="1"), resource_claim("c", version="2")),
+    ("an allocation", resource_claim("c"), resource_claim("c", allocation=allocation("n1", "gpu-0"))),
+    ("a reservation", TAKEN, resource_claim("c", allocation=allocation("n1", "gpu-0"), reserved_for=[pod("p")])),
     ("an annotation", job("j"), job("j", annotations={"tutti.scheduler/min-member": "2"})),
 ]
 

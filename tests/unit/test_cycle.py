@@ -15,7 +15,7 @@ from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import CommitFailed, GangOutcome, Withdrawn
 from scheduler.commit.slots import Slots
 from scheduler.cycle import Cycle, CycleReport, HeldBack, Rhythm
-from scheduler.explain.status import Teller
+from scheduler.explain.status import StatusWrite, Teller
 from scheduler.kube.errors import ApiError
 from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Placement, Plan
@@ -65,6 +65,7 @@ class World:
         )
         self.reports: list[CycleReport] = []
         self.outcomes: list[GangOutcome] = []
+        self.told: list[StatusWrite] = []
         self.committer = Committer(
             self.server,  # type: ignore[arg-type]
             self.state,
@@ -78,10 +79,10 @@ class World:
             self.state,
             self.committer,
             policy=Policy(),
-            rhythm=Rhythm(debounce=0, interval=0, recheck=60, commit_retry=60),
+            rhythm=Rhythm(debounce=0, interval=0, recheck=60, commit_retry=60, telling=0),
             now_ms=lambda: 0,
             teller=Teller(self.state),
-            tell=lambda _: None,
+            tell=self.told.extend,
             observe=self.reports.append,
             observe_outcome=self.outcomes.append,
         )
@@ -152,6 +153,22 @@ async def test_a_change_runs_a_cycle_and_quiet_runs_none(world: World):
         seen = len(world.reports)
         await asyncio.sleep(0.05)
         assert len(world.reports) == seen
+
+
+async def test_what_the_watch_confirms_is_told_and_decided_no_more(world: World):
+    async with world.running():
+        world.add(*manifests.pods("p", 2, group="train"))
+        await until(lambda: len(world.server.bound) == 2)
+        await until(lambda: len(world.reports) == 2)
+        version = world.state.version
+        noted = {"tutti.scheduler/charged-queue": "default"}
+        for name in world.server.bound:
+            bound = manifests.pod(name, group="train", node="n1", annotations=noted)
+            world.state.apply(manifests.change(bound, "MODIFIED"))
+        assert world.state.confirmed == 2
+        world.cycle.confirmed()
+        await until(lambda: [write for write in world.told if write.body.get("reason") == "Scheduled"])
+        assert (world.state.version, len(world.reports)) == (version, 2)
 
 
 def asking(snapshot: Snapshot) -> set[str]:

@@ -15,7 +15,6 @@ from scheduler.devcluster.shapes import (
     DEVICE_CLASSES,
     RACK_LABEL,
     SHAPES,
-    ZONE_LABEL,
     Machine,
     ShapeError,
     owned_by,
@@ -153,7 +152,7 @@ def test_a_node_bears_the_labels_of_gpu_feature_discovery_and_of_its_place():
     assert labels["kubernetes.io/hostname"] == "h100x8-004"
     assert labels["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3"
     assert (labels["nvidia.com/gpu.count"], labels["nvidia.com/gpu.memory"]) == ("8", "81559")
-    assert (labels[ZONE_LABEL], labels[RACK_LABEL]) == ("zone-1", "h100x8-rack-01")
+    assert (labels[names.ZONE_LABEL], labels[RACK_LABEL]) == ("zone-1", "h100x8-rack-01")
     assert names.CLIQUE_LABEL not in labels
     assert not any(name.startswith("nvidia.com/") for name in machines("cpu")[0].node["metadata"]["labels"])
 

@@ -221,6 +221,15 @@ def test_binding_sets_the_node_the_condition_and_copies_annotations():
     assert [(entry["type"], entry["status"]) for entry in now["status"]["conditions"]] == [("PodScheduled", "True")]
 
 
+def test_a_bound_pod_tells_where_its_node_is():
+    store = new_store()
+    place = {"topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "eu"}
+    store.create(kinds.NODE, {"metadata": {"name": "n1", "labels": {**place, "rack": "r1"}}})
+    store.create(kinds.POD, pod(meta={"labels": {"app": "web", "topology.kubernetes.io/zone": "old"}}))
+    store.bind("default", "web", TO_N1)
+    assert store.get(kinds.POD, "default", "web")["metadata"]["labels"] == {"app": "web", **place}
+
+
 def test_a_pod_is_bound_once():
     store = new_store()
     bound(store, node="n1")

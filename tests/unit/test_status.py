@@ -221,6 +221,21 @@ def test_while_a_gang_is_being_placed_nothing_is_claimed_and_its_score_is_told_o
     assert teller.status_writes(said(bound(), at=NOW + 60_000)) == ()
 
 
+def test_what_was_decided_last_is_told_when_it_comes_to_pass_and_each_pod_once():
+    there = world()
+    teller = Teller(there)
+    assert teller.news(NOW) == ()
+    placements = (PlacedPod(key="team/a", uid="uid-a", node="n1"), PlacedPod(key="team/b", uid="uid-b", node="n2"))
+    teller.status_writes(said(gang(Verdict.PLACED, reason=None, waiting=WAITING, placements=placements, placed=2)))
+    for turn, (pod, node) in enumerate([("team/a", "n1"), ("team/b", "n2")]):
+        there.documents[kinds.POD, pod]["spec"]["nodeName"] = node
+        there.apply(teller.news(NOW + 100 * turn))
+    there.apply(teller.status_writes(said(bound(), at=NOW + 300)))
+    there.apply(teller.news(NOW + 400))
+    assert there.said() == [("a", "Scheduled"), ("b", "Scheduled")]
+    assert there.status(kinds.POD_GROUP, "team/train")["bound"] == 2
+
+
 def test_a_placement_that_failed_is_told_with_its_reason():
     there = world()
     teller = Teller(there)

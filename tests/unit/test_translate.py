@@ -238,14 +238,13 @@ def test_a_claim_carries_what_a_decision_needs() -> None:
     claim = resource_claim(
         "c",
         owner=owner,
-        version="7",
         allocation=allocation("n1", "gpu-0"),
         reserved_for=[owner],
         labels={"kai.scheduler/queue": "team"},
     )
     found = seen(claim).claims["a/c"]
     assert (found.uid, found.owner_uid, found.reserved_for) == ("uid-a-c", "u1", ("u1",))
-    assert (found.resource_version, found.queue, found.terminating) == ("7", "team", False)
+    assert (found.queue, found.terminating) == ("team", False)
     assert found.allocation is not None
 
 
