@@ -52,8 +52,11 @@ class CounterSet(Wire, frozen=True, kw_only=True):
 
 
 class DeviceCounterConsumption(Wire, frozen=True, kw_only=True):
+    """`compatibility_groups`: newer than us (KEP 5963); who is in one may not share the counters with everybody."""
+
     counter_set: str
     counters: Mapping[str, Counter] = {}
+    compatibility_groups: object = None
 
 
 class DeviceTaint(Wire, frozen=True, kw_only=True):
@@ -66,6 +69,8 @@ class DeviceTaint(Wire, frozen=True, kw_only=True):
 
 
 class Device(Wire, frozen=True, kw_only=True):
+    """`node_allocatable_resources`: newer than us; what its users take of the node's cpu and memory."""
+
     name: str
     attributes: Mapping[str, DeviceAttribute] | None = None
     capacity: Mapping[str, DeviceCapacity] | None = None
@@ -78,6 +83,7 @@ class Device(Wire, frozen=True, kw_only=True):
     binding_conditions: tuple[str, ...] | None = None
     binding_failure_conditions: tuple[str, ...] | None = None
     allow_multiple_allocations: bool | None = None
+    node_allocatable_resources: object = None
 
 
 class ResourcePool(Wire, frozen=True, kw_only=True):
@@ -95,6 +101,7 @@ class ResourceSliceSpec(Wire, frozen=True, kw_only=True):
     per_device_node_selection: bool | None = None
     devices: tuple[Device, ...] | None = None
     shared_counters: tuple[CounterSet, ...] | None = None
+    skip_node_operations: tuple[str, ...] | None = None
 
 
 class ResourceSlice(Wire, frozen=True, kw_only=True):
@@ -143,6 +150,8 @@ class DeviceToleration(Wire, frozen=True, kw_only=True):
 
 
 class ExactDeviceRequest(Wire, frozen=True, kw_only=True):
+    """`derived_attributes`: newer than us (KEP 6080), refused loudly at allocation."""
+
     device_class_name: str
     selectors: tuple[DeviceSelector, ...] | None = None
     allocation_mode: str = "ExactCount"
@@ -150,6 +159,7 @@ class ExactDeviceRequest(Wire, frozen=True, kw_only=True):
     admin_access: bool | None = None
     tolerations: tuple[DeviceToleration, ...] | None = None
     capacity: CapacityRequirements | None = None
+    derived_attributes: object = None
 
 
 class DeviceSubRequest(Wire, frozen=True, kw_only=True):
@@ -160,6 +170,7 @@ class DeviceSubRequest(Wire, frozen=True, kw_only=True):
     count: int | None = None
     tolerations: tuple[DeviceToleration, ...] | None = None
     capacity: CapacityRequirements | None = None
+    derived_attributes: object = None
 
 
 class DeviceRequest(Wire, frozen=True, kw_only=True):
@@ -206,6 +217,7 @@ class DeviceRequestAllocationResult(Wire, frozen=True, kw_only=True):
     binding_failure_conditions: tuple[str, ...] | None = None
     share_id: str | None = msgspec.field(default=None, name="shareID")
     consumed_capacity: Mapping[str, Quantity] | None = None
+    skip_node_operations: tuple[str, ...] | None = None
 
 
 class DeviceAllocationConfiguration(Wire, frozen=True, kw_only=True):

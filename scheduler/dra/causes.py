@@ -23,14 +23,19 @@ def cause(options: Options) -> str:
         for wants in question.requests:
             lacking = [_alone(options, claim, want) for want in wants]
             if all(lacking):
-                return f"{lacking[0]}{_unfinished(options)}"
+                return f"{lacking[0]}{_left_out(options)}"
     return _under_constraint(options) or _together(options)
 
 
-def _unfinished(options: Options) -> str:
-    """Pools that are not published in full, by driver (nodes that are alike are told the same): it may be in them."""
-    drivers = ", ".join(dict.fromkeys(pool.partition("/")[0] for pool in options.room.view.incomplete))
-    return f" (what driver {drivers} publishes there is incomplete, and does not count)" if drivers else ""
+def _left_out(options: Options) -> str:
+    """What is published and does not count, where something is lacking. No pool is named: nodes that are alike are told
+    the same."""
+    view = options.room.view
+    drivers = ", ".join(dict.fromkeys(pool.partition("/")[0] for pool in view.incomplete))
+    unfinished = f" (what driver {drivers} publishes there is incomplete, and does not count)" if drivers else ""
+    fields = ", ".join(view.beyond)
+    newer = f" (devices with {fields} do not count: this scheduler does not know that form)" if fields else ""
+    return unfinished + newer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,10 @@ class Device:
     node_selector: NodeSelector | None = None
     unselected: bool = False
     """Says itself where it may be used, in a form newer than us: nowhere, as far as we know."""
+    beyond: str = ""
+    """The published field that makes it unusable for us, because it asks for what we do not know how to keep."""
+    skips: tuple[str, ...] | None = None
+    """Operations of the kubelet that its driver does without; part of the result."""
 
     @property
     def shareable(self) -> bool:
@@ -205,7 +209,16 @@ def _read_device(spec: dra.ResourceSliceSpec, device: dra.Device) -> Device:
         node_name=place.node_name,
         node_selector=place.node_selector,
         unselected=own and not (device.node_name or device.node_selector or device.all_nodes),
+        beyond=_beyond(device),
+        skips=spec.skip_node_operations,
     )
+
+
+def _beyond(device: dra.Device) -> str:
+    if device.node_allocatable_resources is not None:
+        return "nodeAllocatableResources"
+    grouped = any(use.compatibility_groups is not None for use in device.consumes_counters or ())
+    return "compatibilityGroups" if grouped else ""
 
 
 def _qualified(driver: str, published: Mapping[str, dra.DeviceAttribute]) -> dict[str, dra.DeviceAttribute]:

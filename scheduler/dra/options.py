@@ -155,6 +155,11 @@ class Options:
             remedy = "Wait until the driver has published the pool in full, or ask for a number of devices."
             self.troubles.append(Trouble(claim=claim, request=want.request, problem=problem, remedy=remedy))
             return False
+        if view.beyond:
+            problem = f"asks for all devices, and some have {view.beyond[0]}, a form this scheduler does not know"
+            remedy = "Upgrade the scheduler, or ask for a number of devices."
+            self.troubles.append(Trouble(claim=claim, request=want.request, problem=problem, remedy=remedy))
+            return False
         if found.failures:
             self.fail(claim, want.request, found.failures[0])
             return False

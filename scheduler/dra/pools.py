@@ -53,8 +53,8 @@ class NodeDevices:
     """What one node can use, in the order in which kube-scheduler would try it. Devices are numbered from 0.
 
     `taints`: per device, those that stop a claim unless tolerated. `counters`: what the pools have in total.
-    `local`: pools that no other node can use. `unusable`: pools left out, with the reason, in pool order.
-    `memo`: answers derived from the rest, by question.
+    `local`: pools that no other node can use. `invalid`, `incomplete`: pools left out, in pool order. `beyond`: fields
+    newer than us, for which devices are left out. `memo`: answers derived from the rest, by question.
     """
 
     devices: tuple[Device, ...] = ()
@@ -65,6 +65,7 @@ class NodeDevices:
     local: frozenset[PoolKey] = frozenset()
     invalid: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
     memo: dict[Hashable, object] = field(default_factory=dict)
 
     def remember(self, question: Hashable, answer: T) -> T:
@@ -230,9 +231,10 @@ class Inventory:
             else:
                 usable.append((pool, newest))
         usable.sort(key=lambda entry: _binds_late(entry[1]))
-        devices = tuple(
+        served = [
             device for _, slices in usable for read in slices for device in read.devices if self._usable(device, node)
-        )
+        ]
+        devices = tuple(device for device in served if not device.beyond)
         totals = {
             (*pool.key, name, counter): value
             for pool, slices in usable
@@ -249,6 +251,7 @@ class Inventory:
             local=frozenset(pool.key for pool, _ in usable if pool.node is not None),
             invalid=tuple(invalid),
             incomplete=tuple(incomplete),
+            beyond=tuple(sorted({device.beyond for device in served if device.beyond})),
         )
 
     def _served(self, read: SliceDevices) -> bool:

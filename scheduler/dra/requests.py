@@ -179,6 +179,10 @@ def _want(
     admin = isinstance(asked, dra.ExactDeviceRequest) and bool(asked.admin_access)
     if admin:
         _check_admin_access(name, claim, inventory.features)
+    if asked.derived_attributes is not None:
+        raise _Refused(
+            name, "has derivedAttributes, a form this scheduler does not know", "Ask without derivedAttributes."
+        )
     if asked.capacity is not None and not inventory.features.consumable:
         raise _Refused(name, "asks for capacity, and DRAConsumableCapacity is off", "Ask without capacity.")
     if asked.allocation_mode not in ("ExactCount", "All"):

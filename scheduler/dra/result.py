@@ -68,6 +68,7 @@ def _result(claim: Claim, want: Want, device: Device, ordinal: int) -> dra.Devic
         binding_failure_conditions=published.binding_failure_conditions or None,
         share_id=share_id(claim.uid or claim.key, device.id, ordinal) if device.shareable else None,
         consumed_capacity=_consumed(want, device) if device.shareable else None,
+        skip_node_operations=device.skips,
     )
 
 

@@ -77,7 +77,7 @@ def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
     first_seen: dict[Hashable, int] = {}
     kinds: dict[Hashable, int] = {}
     unfinished = sorted(pool.partition("/")[0] for pool in view.incomplete)
-    lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), unfinished]
+    lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), unfinished, view.beyond]
     kind_of = []
     for number, (exact, patterns) in enumerate(contents):
         seen = [(name, first_seen.setdefault((name, value), number)) for name, value in patterns]

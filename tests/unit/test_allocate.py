@@ -17,6 +17,7 @@ from tests.published import (
     PARENT,
     PCIE_ROOT,
     ask,
+    boards,
     claim,
     device,
     exact,
@@ -378,6 +379,37 @@ def test_devices_that_are_not_published_in_full_are_said_to_be_what_is_missing()
     other = slice_of("n1", driver="nic.example.com", of=2)
     nodes = [inventory(made).shape(node()) for made in (new, other)]
     assert len(set(nodes)) == 2, "nodes of one shape are told the same"
+
+
+@pytest.mark.parametrize("field", ["nodeAllocatableResources", "compatibilityGroups"])
+def test_a_device_that_asks_for_what_is_newer_than_us_is_left_out_and_that_is_said(field: str):
+    parts: dict[str, dict[str, object]] = {
+        "nodeAllocatableResources": {"nodeAllocatableResources": {"cpu": {"deviceMultiplier": "1"}}},
+        "compatibilityGroups": {
+            "consumesCounters": [
+                {"counterSet": "board-0", "counters": {"memory-slice-0": {"value": "1"}}, "compatibilityGroups": ["a"]}
+            ]
+        },
+    }
+    newer = msgspec.json.decode(msgspec.json.encode({"name": "newer", **parts[field]}), type=dra.Device)
+    pool = slice_of("n1", newer, device("plain"), of=2), slice_of("n1", of=2, sets=boards(0))
+    assert names(ask(inventory(*pool), claim("c", request("r", of="any")))) == [["plain"]]
+    assert cause(ask(inventory(*pool), claim("c", request("r", of="any", count=2)))) == (
+        "has only 1 device of class any that request r selects, and it asks for 2 "
+        f"(devices with {field} do not count: this scheduler does not know that form)"
+    )
+    answer = ask(inventory(*pool), claim("c", request("r", of="any", every=True)))
+    assert isinstance(answer, Refused)
+    assert f"some have {field}" in answer.reason.message
+
+
+def test_operations_that_a_driver_does_without_are_part_of_the_result():
+    published = slice_of("n1", gpu(0))
+    skipping = msgspec.structs.replace(published.spec, skip_node_operations=("NodePrepareResources",))
+    answer = ask(inventory(msgspec.structs.replace(published, spec=skipping)), claim("c"))
+    assert isinstance(answer, Allocated)
+    (result,) = answer.allocations[0].devices.results or ()
+    assert msgspec.json.decode(msgspec.json.encode(result))["skipNodeOperations"] == ["NodePrepareResources"]
 
 
 def test_a_search_that_ends_early_says_that_nothing_is_proved():

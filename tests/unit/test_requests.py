@@ -71,6 +71,13 @@ def test_a_class_whose_selector_does_not_compile_is_named():
     [
         (dra.DeviceRequest(name="r"), "has neither exactly nor firstAvailable, or both"),
         (request("r", of=""), "names no device class"),
+        (
+            dra.DeviceRequest(
+                name="r",
+                exactly=dra.ExactDeviceRequest(device_class_name="any", derived_attributes=[{"name": "x"}]),
+            ),
+            "has derivedAttributes, a form this scheduler does not know",
+        ),
         (request("r", count=0), "asks for 0 devices"),
         (request("r", count=-1), "asks for -1 devices"),
         (request("r", capacity={"memory": "lots"}), "capacity: 'lots' is not a quantity"),
