@@ -228,6 +228,8 @@ class Committer:
         written = [(secure(write), write.consumers) for write in gang.claims]
         made = [(make(making), (making.consumer,)) for making in gang.making]
         stored = [(self.volumes.secure(write), write.consumers) for write in gang.volumes]
+        if not stored:
+            return await _all([*written, *made])
         (claims, refused), (_, unstored) = await asyncio.gather(_all([*written, *made]), _all(stored))
         return claims, {**unstored, **refused}
 
@@ -281,7 +283,7 @@ class Committer:
 
     async def _bind_all(self, gang: GangWrites) -> GangOutcome:
         self._in_flight[gang.gang] = "binding its pods"
-        results = await asyncio.gather(*(self._pods.bind(bind) for bind in gang.binds), return_exceptions=True)
+        results = await _ended([self._pods.bind(bind) for bind in gang.binds])
         bound: list[str] = []
         gone: list[str] = []
         unknown: list[str] = []
@@ -375,7 +377,7 @@ async def _withdrawn(gang: str, problem: str) -> GangOutcome:
 
 async def _all(parts: Sequence[tuple[Awaitable[T], Sequence[Consumer]]]) -> tuple[list[T], Refusals]:
     """All results, once all have ended, and the pods that those which were refused are for. Raises other failures."""
-    results = await asyncio.gather(*(part for part, _ in parts), return_exceptions=True)
+    results = await _ended([part for part, _ in parts])
     done: list[T] = []
     refused: Refusals = {}
     for result, (_, consumers) in zip(results, parts, strict=True):
@@ -387,6 +389,16 @@ async def _all(parts: Sequence[tuple[Awaitable[T], Sequence[Consumer]]]) -> tupl
         else:
             done.append(result)
     return done, refused
+
+
+async def _ended(parts: Sequence[Awaitable[T]]) -> list[T | BaseException]:
+    """What each came to, once all have ended. Most gangs are one pod: that takes no task of its own."""
+    if len(parts) != 1:
+        return await asyncio.gather(*parts, return_exceptions=True)
+    try:
+        return [await parts[0]]
+    except Exception as error:  # noqa: BLE001 - whoever asked looks at it, as at each of several
+        return [error]
 
 
 def _unless_too_few(check: Recheck, gang: GangWrites, refused: Refusals) -> GangWrites:
