@@ -66,13 +66,13 @@ def ordered(room: Room, numbers: Sequence[int], need: int, near: Near = NOWHERE)
     rank = _Ranking(room)
     ranks = [rank.of(number) for number in numbers]
     if all(other == ranks[0] for other in ranks):
-        return _together(room.view, list(numbers), need, 0, near)
+        return _side_by_side(room.view, numbers, need, near)
     by_rank: dict[Rank, list[int]] = {}
     for its, number in zip(ranks, numbers, strict=True):
         by_rank.setdefault(its, []).append(number)
     result: list[int] = []
     for _, alike in sorted(by_rank.items()):
-        result.extend(_together(room.view, alike, max(need - len(result), 1), 0, near))
+        result.extend(_side_by_side(room.view, alike, max(need - len(result), 1), near))
     return result
 
 
@@ -214,6 +214,16 @@ def _board(totals: dict[str, Amount], members: Sequence[dict[str, Amount]]) -> B
     if len(_BOARDS) >= 4096:
         _BOARDS.clear()
     return _BOARDS.setdefault(key, Board(counters=names, totals=plain.totals, members=sized))
+
+
+def _side_by_side(view: NodeDevices, numbers: Sequence[int], need: int, near: Near) -> list[int]:
+    """Devices of equal rank by where they are; the same devices are free again and again."""
+    question = ("side by side", tuple(numbers), need, near)
+    known = view.memo.get(question)
+    if known is None:
+        known = view.remember(question, _together(view, list(numbers), need, 0, near))
+    assert isinstance(known, list)
+    return [*known]
 
 
 def _together(view: NodeDevices, numbers: list[int], need: int, level: int, near: Near) -> list[int]:
