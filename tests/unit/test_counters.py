@@ -64,6 +64,18 @@ def test_an_allocated_claim_takes_its_devices():
     assert names(ask(found, claim("c"), in_use=in_use)) == [["gpu-1"]]
 
 
+def test_a_device_that_no_slice_lists_stays_in_use_and_is_when_it_comes_back():
+    """A kubelet that starts deletes the slices of its node; the pods of the node go on running."""
+    held = [allocated(holding("gpu-0", "gpu-9"))]
+    gone = inventory(slice_of("n1", gpu(1)))
+    in_use = InUse.of(held, gone)
+    assert in_use.is_taken(DeviceId(DRIVER, "n1", "gpu-0"))
+    assert names(ask(gone, claim("c"), in_use=in_use)) == [["gpu-1"]]
+    back = gpus(2)
+    assert names(ask(back, claim("c"), in_use=InUse.of(held, back))) == [["gpu-1"]]
+    assert isinstance(ask(back, claim("c", request("r", count=2)), in_use=InUse.of(held, back)), NoRoom)
+
+
 def test_admin_access_takes_nothing():
     found = gpus(1)
     in_use = InUse.of([allocated(holding("gpu-0", admin_access=True))], found)

@@ -52,6 +52,15 @@ def test_only_the_newest_generation_counts():
     assert usable(found) == ["gpu-1"]
 
 
+def test_a_generation_that_went_back_counts_as_if_there_had_never_been_a_newer_one():
+    """After its slices were deleted a driver starts to count anew; half way the newer one still counts, incomplete."""
+    newer = [slice_of("n1", gpu(i), name=f"new-{i}", generation=7, of=2) for i in range(2)]
+    anew = slice_of("n1", gpu(2), generation=0)
+    assert usable(inventory(*newer)) == ["gpu-0", "gpu-1"]
+    assert usable(inventory(newer[1], anew)) == []
+    assert usable(inventory(anew)) == ["gpu-2"]
+
+
 def test_a_pool_that_is_being_updated_offers_nothing_and_says_so():
     found = inventory(slice_of("n1", gpu(0), generation=2, of=2))
     assert usable(found) == []
