@@ -269,6 +269,8 @@ async def resized(cluster: Cluster, name: str, cpu: int, whole: bool) -> None:
 async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(
     cluster: Cluster, node: Document, whole: bool
 ):
+    if whole:
+        await cluster.needs_minor(36, "resizing a pod as a whole")
     room = quantity.thousandths(node["cpu"])
     await create(cluster, pod("grows", **sized(100, whole)))
     await runs(cluster, "grows")
@@ -284,6 +286,8 @@ async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(
 
 @LEVELS
 async def test_a_size_that_waits_for_room_counts_and_takes_the_next_room(cluster: Cluster, node: Document, whole: bool):
+    if whole:
+        await cluster.needs_minor(36, "resizing a pod as a whole")
     room = quantity.thousandths(node["cpu"])
     await create(cluster, pod("grows", **sized(100, whole)))
     await create(cluster, pod("big", **sized(room - 200, whole)))
