@@ -42,6 +42,22 @@ KAI_FIRM_PRIORITY = 100
 KAI_PRIORITIES: Mapping[str, int] = {"train": 50, "build-preemptible": 75, "build": 100, "inference": 125}
 
 
+_ANNOTATIONS = frozenset(
+    {
+        MAX_RUNTIME_ANNOTATION,
+        PREFERRED_LEVEL_ANNOTATION,
+        REQUIRED_LEVEL_ANNOTATION,
+        TOPOLOGY_ANNOTATION,
+        KAI_TOPOLOGY_ANNOTATION,
+        KAI_REQUIRED_ANNOTATION,
+        KAI_PREFERRED_ANNOTATION,
+        KAI_DELAY_ANNOTATION,
+        KAI_GRACE_ANNOTATION,
+    }
+)
+"""All that `Sources.annotation` is asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """What gangs refer to. `default_queue` is "" unless it exists; `priority` gives None for a class that does not."""
@@ -58,21 +74,32 @@ class Sources:
     """Where labels and annotations are looked up, in order, with the object's name for messages."""
 
     metas: tuple[tuple[str, ObjectMeta], ...]
+    annotated: tuple[tuple[str, Mapping[str, str]], ...]
+
+    @classmethod
+    def of(cls, metas: Sequence[tuple[str, ObjectMeta]]) -> "Sources":
+        """`annotated` are those with an annotation that is looked up here: few are, and every gang is asked for six."""
+        annotated = [
+            (name, meta.annotations)
+            for name, meta in metas
+            if meta.annotations and not _ANNOTATIONS.isdisjoint(meta.annotations)
+        ]
+        return cls(metas=tuple(metas), annotated=tuple(annotated))
 
     def label(self, *names: str) -> str:
         """The first of these labels, object by object."""
         for _, meta in self.metas:
-            for name in names:
-                value = (meta.labels or {}).get(name)
+            for name in names if meta.labels else ():
+                value = meta.labels.get(name) if meta.labels else None
                 if value:
                     return value
         return ""
 
     def annotation(self, *names: str) -> tuple[str, str, str]:
         """The first of these annotations, object by object, with the object and the name it was found under."""
-        for object_, meta in self.metas:
+        for object_, annotations in self.annotated:
             for name in names:
-                value = (meta.annotations or {}).get(name)
+                value = annotations.get(name)
                 if value:
                     return value, object_, name
         return "", "", ""
@@ -143,7 +170,7 @@ def _sources(spec: GroupSpec | None, owners: Sequence[Owner], oldest: Member) ->
     metas = [(f"PodGroup/{spec.meta.key}", spec.meta)] if spec is not None else []
     metas += [(f"{kind.kind}/{owner.metadata.key}", owner.metadata) for kind, owner in owners]
     metas.append((f"Pod/{oldest.pod.key}", oldest.wire.metadata))
-    return Sources(metas=tuple(metas))
+    return Sources.of(metas)
 
 
 def _owner(id_: GangId) -> str:
@@ -233,8 +260,8 @@ def _no_class(id_: GangId, name: str, where: str) -> InvalidGang:
 def _queue(id_: GangId, spec: GroupSpec, sources: Sources, live: Sequence[Pod], problems: list[Reason]) -> str:
     """The queue it names, "" if none."""
     named = spec.queue or sources.label(QUEUE_LABEL, KAI_QUEUE_LABEL)
-    above = Sources(metas=sources.metas[:-1])
-    if not spec.queue and not above.label(QUEUE_LABEL, KAI_QUEUE_LABEL):
+    above = Sources.of(sources.metas[:-1])
+    if len(live) > 1 and not spec.queue and not above.label(QUEUE_LABEL, KAI_QUEUE_LABEL):
         queues = {pod.labels.get(QUEUE_LABEL) or pod.labels.get(KAI_QUEUE_LABEL) or "" for pod in live}
         if len(queues) > 1:
             names = ", ".join(name or "none" for name in sorted(queues))

@@ -65,6 +65,7 @@ _PLACES: tuple[tuple[Kind, Literal["label", "annotation", "spec"], str], ...] = 
     *((COSCHEDULING_POD_GROUP, "label", label) for label in COSCHEDULING_LABELS),
 )
 """Where a pod names its PodGroup, the first that it does: the dialect, the place and the name there."""
+_NAMES = frozenset(name for _, _, name in _PLACES)
 _BATCH = "batch"
 
 Owner = tuple[Kind, Document]
@@ -134,15 +135,14 @@ def membership(pod: core.Pod, find: Find, exists: Exists, complete: Callable[[Ki
             named_by=named_by,
             owners=owners,
         )
-    documents = tuple(find(kind, key) for kind, key in owners)
+    documents = tuple(find(kind, key) for kind, key in owners) if owners else ()
     implied = _implied(pod, labels, annotations, owners, documents)
     if implied is not None:
         return implied
     alone = GangId(kind="Pod", key=meta.key)
     # Its Job may ask for a gang; until it is seen the pod waits for it, unless there can be none to see.
-    missing = next(
-        (key for (kind, key), known in zip(owners, documents, strict=True) if known is None and kind == JOB), None
-    )
+    unseen = (key for (kind, key), known in zip(owners, documents, strict=True) if known is None and kind == JOB)
+    missing = next(unseen, None) if owners else None
     awaits = f"Job {missing}" if missing is not None and complete(JOB) and meta.deletion_timestamp is None else ""
     return Membership(gang=alone, owners=owners, awaits_owner=awaits)
 
@@ -161,6 +161,8 @@ def _reference(
 ) -> tuple[Kind, str, str] | None:
     """The dialect, the name and the place of the first reference that is there."""
     native = pod.spec.scheduling_group.pod_group_name if pod.spec.scheduling_group else None
+    if native is None and _NAMES.isdisjoint(labels) and _NAMES.isdisjoint(annotations):
+        return None
     for kind, where, said in _PLACES:
         name = native if where == "spec" else (labels if where == "label" else annotations).get(said)
         if name:

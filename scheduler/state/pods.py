@@ -5,6 +5,8 @@ resource helpers of kubernetes/component-helpers.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from operator import attrgetter
 
 from queues.resources import Resources
 from scheduler.api import core
@@ -33,7 +35,7 @@ def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, s
     return Pod(
         key=meta.key,
         uid=meta.uid,
-        requests=requests(pod),
+        requests=_alike(tuple(requests(pod).amounts.items())),
         node=node,
         labels=meta.labels or {},
         node_selector=spec.node_selector or {},
@@ -88,7 +90,7 @@ def requests(pod: core.Pod) -> Resources:
     resized = _resized(pod)
     total: Amounts = {}
     for container in spec.containers or ():
-        _add(total, _with_resize(pod, container, resized))
+        _add(total, _with_resize(pod, container, resized) if resized else _container(pod, container))
     peak: Amounts = {}
     sidecars: Amounts = {}
     for container in spec.init_containers or ():
@@ -109,6 +111,12 @@ def requests(pod: core.Pod) -> Resources:
     return Resources(total)
 
 
+@lru_cache(maxsize=16_384)
+def _alike(amounts: tuple[tuple[str, int], ...]) -> Resources:
+    """Most pods ask for the same as many others: they share one vector, and what is computed of it."""
+    return Resources(dict(amounts))
+
+
 def resize_is_infeasible(status: core.PodStatus) -> bool:
     """The kubelet has said that the size asked for will never fit (KEP 1287)."""
     return any(
@@ -120,6 +128,8 @@ def resize_is_infeasible(status: core.PodStatus) -> bool:
 def host_ports(spec: core.PodSpec) -> tuple[HostPort, ...]:
     """Ports that containers and sidecars take on the node itself, sorted."""
     sidecars = (each for each in spec.init_containers or () if each.restart_policy == "Always")
+    if not any(container.ports for container in (*(spec.containers or ()), *(spec.init_containers or ()))):
+        return ()
     found = {
         (port.host_ip or "", port.protocol, number)
         for container in (*(spec.containers or ()), *sidecars)
@@ -189,10 +199,11 @@ def _container(pod: core.Pod, container: core.Container) -> Amounts:
     """A container's requests; where it has none, its limits, as the API server fills them in."""
     if container.resources is None:
         return {}
-    field = f"spec.containers[{container.name}].resources"
-    asked = _amounts(pod, f"{field}.limits", container.resources.limits or {})
-    asked.update(_amounts(pod, f"{field}.requests", container.resources.requests or {}))
-    return asked
+    limits, asked = container.resources.limits, container.resources.requests
+    amounts = _amounts(pod, "spec.containers[{}].resources.limits", limits, container.name) if limits else {}
+    if asked:
+        amounts.update(_amounts(pod, "spec.containers[{}].resources.requests", asked, container.name))
+    return amounts
 
 
 def _with_resize(pod: core.Pod, container: core.Container, resized: Mapping[str, core.ContainerStatus]) -> Amounts:
@@ -211,16 +222,20 @@ def _with_resize(pod: core.Pod, container: core.Container, resized: Mapping[str,
 
 
 def _resized(pod: core.Pod) -> dict[str, core.ContainerStatus]:
+    if not pod.status.container_statuses and not pod.status.init_container_statuses:
+        return {}
     statuses = (*(pod.status.container_statuses or ()), *(pod.status.init_container_statuses or ()))
     return {each.name: each for each in statuses if each.resources is not None or each.allocated_resources is not None}
 
 
-def _amounts(pod: core.Pod, field: str, quantities: Mapping[str, core.Quantity]) -> Amounts:
+def _amounts(pod: core.Pod, where: str, quantities: Mapping[str, core.Quantity], container: str = "") -> Amounts:
+    """The quantities of a field, "{}" in its name standing for the container. Raises Bad."""
     amounts: Amounts = {}
     for name, value in quantities.items():
         try:
             amounts[name] = in_house_units(name, value)
         except QuantityError as error:
+            field = where.format(container)
             raise Bad(
                 Unreadable(
                     object=f"Pod/{pod.metadata.key}",
@@ -230,6 +245,7 @@ def _amounts(pod: core.Pod, field: str, quantities: Mapping[str, core.Quantity])
                 )
             ) from None
         if amounts[name] < 0:
+            field = where.format(container)
             raise Bad(
                 Unreadable(
                     object=f"Pod/{pod.metadata.key}",
@@ -255,4 +271,4 @@ def _raise(total: Amounts, floor: Mapping[str, int]) -> None:
 
 def by_creation(pods: Iterable[Pod]) -> tuple[Pod, ...]:
     """Oldest first, then by name."""
-    return tuple(sorted(pods, key=lambda pod: (pod.created_ms, pod.key)))
+    return tuple(sorted(pods, key=attrgetter("created_ms", "key")))

@@ -50,7 +50,7 @@ class Roster:
 
     def rebuild(self, make: Callable[[GangId, list[Member]], Gang | None]) -> None:
         """Make every touched gang anew."""
-        for id_ in self._touched:
+        for id_ in sorted(self._touched, key=_order):  # sorted, as a table is filled fastest
             members = self._members.get(id_, {})
             gang = make(id_, [members[pod] for pod in sorted(members)]) if members else None
             self._gangs.put(_order(id_), None if gang is None else (id_, gang))
