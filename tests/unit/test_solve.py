@@ -1,5 +1,7 @@
 """The solver against enumeration by hand, its three answers, and its sameness."""
 
+import subprocess
+import sys
 from itertools import product
 
 import pytest
@@ -148,3 +150,9 @@ def test_a_hint_that_obeys_the_rules_is_never_made_worse(bound: bool) -> None:
     answer = solve(Problem(contenders=gangs, zones=zones([[5], [5], [5]])), budget=0.01, hint=hint)
     assert isinstance(answer, Solved)
     assert len(answer.moves) == 3
+
+
+def test_a_start_does_not_wait_for_the_solver() -> None:
+    """OR-tools is most of a second of imports; it is there once the first question is."""
+    code = "import sys, scheduler.service; sys.exit('ortools' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
