@@ -7,6 +7,7 @@ Source: DESIGN 2; attributes of the drivers as published by their makers.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 from queues.resources import NOTHING, Resources
@@ -16,7 +17,7 @@ from scheduler.api.quantity import QuantityError
 from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
 from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
-from scheduler.dra.pools import Inventory
+from scheduler.dra.pools import Inventory, PoolKey
 from scheduler.dra.requests import Question, Want, question
 from scheduler.dra.verdicts import verdict
 from scheduler.model.workloads import Claim
@@ -56,6 +57,34 @@ _NAME_SLICES = re.compile(r"gpu-\d+-mig-(?P<slices>\d+)g")
 
 def charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
     """What an allocation costs: "gpu" and "deviceclass/<name>", in thousandths."""
+    last = _last_charge(allocation)
+    if last and last[0].holds(spec, inventory):
+        return last[0].cost
+    pools = tuple(dict.fromkeys((result.driver, result.pool) for result in allocation.devices.results or ()))
+    slices = tuple(map(inventory.published, pools))
+    last[:] = [_Charge(spec=spec, pools=pools, slices=slices, cost=_charge(spec, allocation, inventory))]
+    return last[0].cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Charge:
+    """What an allocation cost, with all that this depended on: what was asked, and the slices of the pools that its
+    devices are of, each the same object."""
+
+    spec: ResourceClaimSpec
+    pools: tuple[PoolKey, ...]
+    slices: tuple[tuple[SliceDevices, ...], ...]
+    cost: Resources
+
+    def holds(self, spec: ResourceClaimSpec, inventory: Inventory) -> bool:
+        """Whether it would come out the same now. Slices are compared by identity, which is how they are equal."""
+        return spec is self.spec and tuple(map(inventory.published, self.pools)) == self.slices
+
+
+_last_charge: PerObject[AllocationResult, list[_Charge]] = PerObject(lambda _: [])
+
+
+def _charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
     classes = _classes(spec)
     amounts: dict[str, int] = {}
     for result in allocation.devices.results or ():

@@ -187,6 +187,11 @@ class Inventory:
         by_name = self._by_name(pool)
         return by_name.get(device.name)
 
+    def published(self, pool: PoolKey) -> tuple[SliceDevices, ...]:
+        """All slices of a pool. As long as they are the same objects, everything about its devices is the same."""
+        found = self._pools.get(pool)
+        return found.slices if found is not None else ()
+
     def consumption(self, device: DeviceId) -> Consumption:
         """What the device takes of its pool's counters while it is used."""
         found = self.device(device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from queues.reasons import OverLimit, OverQuota
 from queues.resources import NOTHING, Resources
+from scheduler.dra.caches import PerObject
 from scheduler.model.plan import GangDecision, Plan, QueueReport, Verdict
 from scheduler.model.reasons import (
     ClaimRefused,
@@ -144,6 +145,20 @@ def missing(reason: Reason | None) -> Resources:
 
 
 def _gang(decision: GangDecision, gang: Gang | None, placed: tuple[PlacedPod, ...], now_ms: int) -> GangReport:
+    """The report on one gang. Where no reason is given it looks at nothing but gang and decision, and the last one is
+    told again as long as these are the same objects: most gangs run, and nothing new is to be said of them."""
+    if gang is None or placed or decision.reason is not None:
+        return _report(decision, gang, placed, now_ms)
+    last = _last_report(gang)
+    if not last or last[0][0] is not decision:
+        last[:] = [(decision, _report(decision, gang, placed, now_ms))]
+    return last[0][1]
+
+
+_last_report: PerObject[Gang, list[tuple[GangDecision, GangReport]]] = PerObject(lambda _: [])
+
+
+def _report(decision: GangDecision, gang: Gang | None, placed: tuple[PlacedPod, ...], now_ms: int) -> GangReport:
     pods = gang.pods if gang is not None else ()
     bound = [pod for pod in pods if pod.node]
     solver = decision.solver if decision.verdict is Verdict.PLACED else None

@@ -11,6 +11,7 @@ each: too much for one plan at most, never too little.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from queues.resources import NOTHING, Resources, total
 from scheduler.api.attributes import GPU_RESOURCE
@@ -19,7 +20,7 @@ from scheduler.dra import accounting
 from scheduler.dra.caches import PerObject
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.model.nodes import Node
-from scheduler.model.workloads import Claim, Pod
+from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.shapes import Bundle, Shapes, claims_of
 
 GPU = accounting.GPU
@@ -37,34 +38,39 @@ class Accounts:
         self._payers: dict[str, str] = {}
         self._estimates: dict[int, Resources] = {}
 
-    def settle(self, pods: Iterable[Pod]) -> None:
-        """Find who of these, the pods on nodes whose queue can be charged, pays for which claim."""
+    def settle(self, gangs: Iterable[Gang]) -> None:
+        """Find who of the pods that these, whose queue can be charged, have on nodes pays for which claim."""
         ranks: dict[str, tuple[int, str]] = {}
-        for pod in pods:
-            for key in claims_of(pod):
+        for gang in gangs:
+            for pod, keys, _ in _running(gang).consumers:
+                for key in keys:
+                    claim = self._claims.get(key)
+                    if claim is None or claim.allocation is None:
+                        continue
+                    reserved = claim.reserved_for
+                    rank = (reserved.index(pod.uid) if pod.uid in reserved else len(reserved)), pod.key
+                    known = ranks.get(key)
+                    if known is None or rank < known:
+                        ranks[key] = rank
+        self._payers = {key: pod for key, (_, pod) in ranks.items()}
+
+    def charge(self, gang: Gang, amounts: dict[str, int]) -> None:
+        """Add what the gang's pods on nodes cost to `amounts`; the claims that they pay for are paid for from now
+        on."""
+        known = _running(gang)
+        _add(amounts, known.plain)
+        for pod, keys, named in known.consumers:
+            served = False
+            for key in keys:
                 claim = self._claims.get(key)
                 if claim is None or claim.allocation is None:
                     continue
-                reserved = claim.reserved_for
-                place = reserved.index(pod.uid) if pod.uid in reserved else len(reserved)
-                ranks[key] = min(ranks.get(key, (place, pod.key)), (place, pod.key))
-        self._payers = {key: pod for key, (_, pod) in ranks.items()}
-
-    def running(self, pod: Pod) -> Resources:
-        """What a pod on a node costs; the claims that it pays for are paid for from now on."""
-        parts = [own(pod)]
-        served = False
-        for key in claims_of(pod):
-            claim = self._claims.get(key)
-            if claim is None or claim.allocation is None:
-                continue
-            served = served or key == pod.extended_claim
-            if key not in self.paid and self._payers.get(key, pod.key) == pod.key:
-                self.paid.add(key)
-                parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
-        if not served:
-            parts.append(by_name(pod.requests))
-        return total(parts)
+                served = served or key == pod.extended_claim
+                if key not in self.paid and self._payers.get(key, pod.key) == pod.key:
+                    self.paid.add(key)
+                    _add(amounts, accounting.charge(claim.spec, claim.allocation, self._inventory))
+            if not served:
+                _add(amounts, named)
 
     def estimate(self, bundle: Bundle, paid: set[str] | None = None) -> Resources:
         """The least that a bundle will cost, before its devices are known. `paid`: claims that its gang pays for
@@ -134,6 +140,35 @@ def _by_name(amounts: Resources) -> Resources:
         if found is not None:
             gpus += amount * accounting.WHOLE * int(found["slices"]) // accounting.SLICES_OF_A_BOARD
     return Resources({GPU: gpus}) if gpus else NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """Of a gang's pods on nodes: what they cost together whatever their claims hold (`plain`), and those that have
+    claims, with the keys of these and the GPUs that are to be paid by name unless a claim serves them. It follows from
+    the gang alone, so that it is the same as long as the gang is the same object."""
+
+    plain: Resources
+    consumers: tuple[tuple[Pod, tuple[str, ...], Resources], ...]
+
+
+@PerObject
+def _running(gang: Gang) -> _Running:
+    plain: dict[str, int] = {}
+    consumers: list[tuple[Pod, tuple[str, ...], Resources]] = []
+    for pod in gang.bound:
+        keys, named = claims_of(pod), _by_name(pod.requests)
+        _add(plain, _own(pod.requests))
+        if keys:
+            consumers.append((pod, tuple(keys), named))
+        else:
+            _add(plain, named)
+    return _Running(plain=Resources(plain), consumers=tuple(consumers))
+
+
+def _add(amounts: dict[str, int], part: Resources) -> None:
+    for name, amount in part.amounts.items():
+        amounts[name] = amounts.get(name, 0) + amount
 
 
 _cpu_and_memory = PerObject(_own)

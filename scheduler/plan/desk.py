@@ -1,7 +1,7 @@
 """What lies on the desk while a plan is made: the snapshot, what is derived from it, and what was decided so far."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from queues import fair_share
 from queues.fair_share import FairShares
@@ -12,7 +12,7 @@ from queues.tree import Queue, QueueTree
 from scheduler.dra import requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
-from scheduler.model.plan import SolverReport
+from scheduler.model.plan import GangDecision, SolverReport
 from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
@@ -21,6 +21,7 @@ from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.neighbours import Guests, Neighbours
 from scheduler.plan.pieces import Wanted
+from scheduler.plan.rest import at_rest
 from scheduler.plan.rooms import Rooms
 from scheduler.plan.scatter import scattered
 from scheduler.plan.shapes import Shapes
@@ -54,7 +55,9 @@ class Desk:
     `fruitless`: questions that found no room, with the answer: nothing becomes free while gangs are placed, so the same
     question fails again. `search_seconds`: deterministic time that searches may still take.
 
-    `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume."""
+    `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume.
+
+    `resting`: what is decided for gangs that want nothing (`at_rest`); of these nothing else is laid on the desk."""
 
     snapshot: Snapshot
     tree: QueueTree
@@ -68,6 +71,7 @@ class Desk:
     fair_shares: FairShares = field(default_factory=dict)
     requested: dict[str, Resources] = field(default_factory=dict)
     wants: dict[str, Wants] = field(default_factory=dict)
+    resting: dict[str, GangDecision] = field(default_factory=dict)
     placed: dict[str, list[Placed]] = field(default_factory=dict)
     waiting: dict[str, Wanted] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
@@ -85,6 +89,8 @@ class Desk:
     def of(cls, snapshot: Snapshot) -> "Desk":
         """The desk before anything is decided: running work counted, queues judged, shares divided."""
         policy = snapshot.policy
+        tree = QueueTree.of(snapshot.queues)
+        resting = _resting(snapshot, tree)
         inventory = Inventory.of(
             snapshot.slices, snapshot.classes, snapshot.taint_rules, fence_taint=policy.device_fence_taint
         )
@@ -92,20 +98,20 @@ class Desk:
             {node.name: node for node in snapshot.nodes},
             snapshot.namespaces,
             snapshot.pods,
-            wanted=(pod for gang in snapshot.gangs for pod in gang.pods),
+            wanted=(pod for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods),
         )
         volumes = Volumes(
             {node.name: node for node in snapshot.nodes},
             snapshot.storage,
             snapshot.pods,
-            wanted=(pod for gang in snapshot.gangs for pod in gang.pods),
+            wanted=(pod for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods),
         )
         ledger = Ledger.of(
             snapshot.nodes,
             inventory,
             pods=snapshot.pods,
             claims=snapshot.claims.values(),
-            reads=requests.reads(_open_claims(snapshot), inventory),
+            reads=requests.reads(_open_claims(snapshot, resting), inventory),
             neighbours=neighbours,
             volumes=volumes,
         )
@@ -113,8 +119,9 @@ class Desk:
         domains = Domains(snapshot.nodes, snapshot.topologies, inventory)
         desk = cls(
             snapshot=snapshot,
-            tree=QueueTree.of(snapshot.queues),
+            tree=tree,
             queue_of={},
+            resting=resting,
             inventory=inventory,
             domains=domains,
             shapes=shapes,
@@ -123,14 +130,15 @@ class Desk:
             accounts=Accounts(snapshot.claims, inventory, shapes),
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
-        desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs for pod in gang.pods}
+        desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods}
         above = {
             q.name: q.parent for q in sorted(snapshot.queues, key=lambda q: (q.name, q.parent or ""), reverse=True)
         }
-        charged = {gang.key: queue for gang in snapshot.gangs if (queue := desk._charged(gang, above)) is not None}
-        desk.accounts.settle(pod for gang in snapshot.gangs if gang.key in charged for pod in gang.bound)
+        named = {gang.queue for gang in snapshot.gangs}
+        desk._charge_what_runs({name: desk._charged(name, above) for name in named})
         for gang in snapshot.gangs:
-            desk._open(gang, charged.get(gang.key))
+            if gang.key not in resting:
+                desk._open(gang)
         desk._divide()
         return desk
 
@@ -194,14 +202,21 @@ class Desk:
         """The gang's queue pays so much more in this ledger."""
         ledger.charge(self.tree, self.queue_of[gang.key], cost, preemptible=gang.preemptible)
 
-    def _open(self, gang: Gang, charged: str | None) -> None:
-        """Charge what runs to `charged`; then the gang may want more, or it is said why it cannot."""
-        queue = self._queue(gang)
+    def _charge_what_runs(self, payer: Mapping[str, str | None]) -> None:
+        """Charge what gangs have on nodes. `payer`: by the name of their queue, the queue that is charged, if any."""
+        charged = [(gang, queue) for gang in self.snapshot.gangs if (queue := payer[gang.queue]) is not None]
+        self.accounts.settle(gang for gang, _ in charged)
+        sums: dict[tuple[str, bool], dict[str, int]] = {}
+        for gang, queue in charged:
+            self.accounts.charge(gang, sums.setdefault((queue, gang.preemptible), {}))
+        for (queue, preemptible), amounts in sums.items():
+            self.ledger.charge(self.tree, queue, Resources(amounts), preemptible=preemptible)
+
+    def _open(self, gang: Gang) -> None:
+        """The gang may want something, or it is said why it cannot."""
+        queue = _queue(gang.queue, self.snapshot.policy.default_queue, self.tree)
         if isinstance(queue, Queue):
             self.queue_of[gang.key] = queue.name
-        cost = total(self.accounts.running(pod) for pod in gang.bound) if charged is not None else NOTHING
-        if charged is not None and cost:
-            self.ledger.charge(self.tree, charged, cost, preemptible=gang.preemptible)
         if gang.problems:
             self.reasons[gang.key] = gang.problems[0]
         elif not isinstance(queue, Queue):
@@ -211,11 +226,11 @@ class Desk:
                 gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains, self.ledger.volumes
             )
 
-    def _charged(self, gang: Gang, above: Mapping[str, str | None]) -> str | None:
-        """The queue that pays for what the gang has running: its own even if that takes no workloads any more, or the
-        nearest usable one above it. None if its queue is gone: whose it was is not known then. `above`: the parent of
-        every queue, also of those that cannot be used."""
-        step: str | None = gang.queue or self.snapshot.policy.default_queue
+    def _charged(self, named: str, above: Mapping[str, str | None]) -> str | None:
+        """The queue that pays for what gangs of this queue have running: their own even if that takes no workloads any
+        more, or the nearest usable one above it. None if their queue is gone: whose they were is not known then.
+        `above`: the parent of every queue, also of those that cannot be used."""
+        step: str | None = named or self.snapshot.policy.default_queue
         seen: set[str] = set()
         while step is not None and step not in self.tree.queues:
             seen.add(step)
@@ -223,12 +238,6 @@ class Desk:
             if step in seen:
                 return None
         return step
-
-    def _queue(self, gang: Gang) -> Queue | Reason:
-        default = self.snapshot.policy.default_queue
-        if not gang.queue and default not in self.tree.queues and default not in self.tree.problems:
-            return NoQueueNamed(queue=default)
-        return self.tree.leaf(gang.queue or default)
 
     def _divide(self) -> None:
         """Fair shares of what there is, by what each leaf has and waits for."""
@@ -242,11 +251,30 @@ class Desk:
         self.fair_shares = fair_share.divide(pool(self.snapshot.nodes, self.inventory), self.tree, asks)
 
 
-def _open_claims(snapshot: Snapshot) -> Iterator[Claim]:
+def _resting(snapshot: Snapshot, tree: QueueTree) -> dict[str, GangDecision]:
+    """By gang (key) what is decided for those at rest, in queues that take workloads."""
+    default = snapshot.policy.default_queue
+    usable = {name: _queue(name, default, tree) for name in {gang.queue for gang in snapshot.gangs}}
+    found = {}
+    for gang in snapshot.gangs:
+        queue = usable[gang.queue]
+        if isinstance(queue, Queue) and (decision := at_rest(gang)) is not None:
+            found[gang.key] = decision if decision.queue == queue.name else replace(decision, queue=queue.name)
+    return found
+
+
+def _queue(named: str, default: str, tree: QueueTree) -> Queue | Reason:
+    """The queue of gangs that name this one ("" for none), or why they cannot have it."""
+    if not named and default not in tree.queues and default not in tree.problems:
+        return NoQueueNamed(queue=default)
+    return tree.leaf(named or default)
+
+
+def _open_claims(snapshot: Snapshot, resting: Container[str]) -> Iterator[Claim]:
     """Claims that may get devices: those without any, and for each extended resource asked for one like those that are
     made for it."""
     yield from (claim for claim in snapshot.claims.values() if claim.allocation is None)
-    waiting = (pod for gang in snapshot.gangs for pod in gang.pods if not pod.node)
+    waiting = (pod for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods if not pod.node)
     names = {name for pod in waiting for container in pod.extended for name in container.requests}
     serving = classes_by_resource(snapshot.classes)
     for name in sorted(names):

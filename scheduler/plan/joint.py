@@ -48,11 +48,13 @@ def place_jointly(desk: Desk) -> None:
     """Let gangs that wait for room, and those that this plan has placed, find their places together."""
     policy = desk.snapshot.policy
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
+    if not waiting or not desk.placed or not policy.solver_enabled:
+        return
     shared = _shared_claims(desk)
     waiting = [key for key in waiting if shared.isdisjoint(_open_claims(desk.waiting[key]))]
     waiting = [key for key in waiting if not desk.shapes.sociable(desk.waiting[key].group.shapes())]
     movable = [key for key in desk.placed if _is_movable(desk, key, shared)]
-    if not waiting or not movable or not policy.solver_enabled:
+    if not waiting or not movable:
         return
     waiting = _few_shapes(desk, waiting, policy.solver_gangs // 2)
     movable = _few_shapes(desk, movable, policy.solver_gangs - len(waiting), with_=waiting)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from queues.resources import NOTHING, Resources, total
 from queues.tree import QueueTree
 from scheduler.api.dra import AllocationResult
+from scheduler.dra.caches import PerObject
 from scheduler.dra.counters import InUse
 from scheduler.dra.extended import ExtendedClaim
 from scheduler.dra.pools import Inventory, PoolKey
@@ -97,7 +98,7 @@ class Ledger:
                 if pod.host_ports:
                     ledger._ports[pod.node] = ledger.ports(pod.node) | frozenset(pod.host_ports)
         for name, node in by_name.items():
-            ledger._free[name] = node.allocatable - total(used[name]) if name in used else node.allocatable
+            ledger._free[name] = _left_of(node, used[name]) if name in used else node.allocatable
         for claim in claims:
             if claim.allocation is not None:
                 ledger._held[claim.key] = claim.allocation
@@ -244,6 +245,17 @@ class Ledger:
         for node in touched:
             self._states.pop(node, None)
         self.changes.extend(touched)
+
+
+def _left_of(node: Node, used: list[Resources]) -> Resources:
+    """What these leave of the node's amounts. On most nodes nothing has changed since the last plan."""
+    last = _last_left(node)
+    if not last or last[0][0] != used:
+        last[:] = [(used, node.allocatable - total(used))]
+    return last[0][1]
+
+
+_last_left: PerObject[Node, list[tuple[list[Resources], Resources]]] = PerObject(lambda _: [], most=50_000)
 
 
 def _shared_pools(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 
 from queues.reasons import OverLimit, OverQuota, QueueReason
 from queues.resources import NOTHING, Resources
@@ -65,12 +66,12 @@ def _sorted(snapshot: Snapshot) -> Snapshot:
     """The same snapshot, every tuple in the order of its names."""
     return replace(
         snapshot,
-        nodes=tuple(sorted(snapshot.nodes, key=lambda node: node.name)),
+        nodes=tuple(sorted(snapshot.nodes, key=attrgetter("name"))),
         slices=tuple(sorted(snapshot.slices, key=lambda published: published.metadata.name)),
         taint_rules=tuple(sorted(snapshot.taint_rules, key=lambda rule: rule.metadata.name)),
         claims=dict(sorted(snapshot.claims.items())),
-        pods=tuple(sorted(snapshot.pods, key=lambda pod: pod.key)),
-        gangs=tuple(sorted(snapshot.gangs, key=lambda gang: gang.key)),
+        pods=tuple(sorted(snapshot.pods, key=attrgetter("key"))),
+        gangs=tuple(sorted(snapshot.gangs, key=attrgetter("key"))),
         queues=tuple(sorted(snapshot.queues, key=lambda queue: queue.name)),
         set_aside=tuple(sorted(snapshot.set_aside, key=lambda aside: aside.object)),
     )
@@ -115,6 +116,9 @@ def _placement(desk: Desk, gang: str, grant: Grant) -> Placement:
 
 
 def _decision(desk: Desk, gang: Gang) -> GangDecision:
+    resting = desk.resting.get(gang.key)
+    if resting is not None:
+        return resting
     wants = desk.wants.get(gang.key)
     placed = sum(len(part.grants) for part in desk.placed.get(gang.key, ()))
     reason = desk.reasons.get(gang.key)
@@ -152,14 +156,17 @@ def _lasts(reason: Reason) -> bool:
 
 def _queues(desk: Desk) -> tuple[QueueReport, ...]:
     """What every queue is told of, that of the queues below it included."""
-    running, pending = Counter[str](), Counter[str]()
+    started, waiting = Counter(decision.queue for decision in desk.resting.values()), Counter[str]()
     for key, leaf in desk.queue_of.items():
         wants = desk.wants.get(key)
-        started = wants is not None and wants.bound > 0
-        waits = wants is None or wants.waiting > 0 or not started
+        runs = wants is not None and wants.bound > 0
+        started[leaf] += runs
+        waiting[leaf] += wants is None or wants.waiting > 0 or not runs
+    running, pending = Counter[str](), Counter[str]()
+    for leaf in desk.tree.leaves:
         for queue in desk.tree.ancestors(leaf):
-            running[queue.name] += started
-            pending[queue.name] += waits
+            running[queue.name] += started[leaf]
+            pending[queue.name] += waiting[leaf]
     return tuple(
         QueueReport(
             name=queue.name,

@@ -7,8 +7,10 @@ RULES is the list; each gives a sentence per violation, about this plan: what wa
 
 from collections.abc import Callable, Iterable, Iterator
 
+from scheduler.dra.caches import PerObject
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.snapshot import Snapshot
+from scheduler.model.workloads import Gang
 from scheduler.solver import check_devices
 from scheduler.solver.check_case import Case
 from scheduler.solver.check_company import company_is_kept
@@ -52,6 +54,8 @@ def devices_are_right(case: Case) -> Iterator[str]:
 
 def evictions_are_of_running_work(case: Case) -> Iterator[str]:
     """Each pod once, on a node, of a gang of ours other than the one that it makes way for."""
+    if not case.plan.evictions:
+        return
     running = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node and not pod.done}
     seen: set[str] = set()
     for eviction in case.plan.evictions:
@@ -82,11 +86,16 @@ def gangs_are_told_what_they_get(case: Case) -> Iterator[str]:
         number = placed.get(decision.gang, 0)
         if decision.placed != number or (decision.verdict is Verdict.PLACED) != (number > 0):
             yield f"gang {decision.gang} is told {decision.verdict}, {decision.placed} placed, and {number} pods are"
-        if decision.verdict in (Verdict.PENDING, Verdict.REFUSED) and decision.reason is None:
+        if decision.reason is None and decision.verdict in (Verdict.PENDING, Verdict.REFUSED):
             yield f"gang {decision.gang} is told {decision.verdict} and not why"
-        bound = sum(1 for pod in gang.pods if pod.node and not (pod.terminating or pod.done))
-        if decision.uid != gang.uid or decision.total != len(gang.pods) or decision.bound != bound:
+        if decision.uid != gang.uid or decision.total != len(gang.pods) or decision.bound != _bound(gang):
             yield f"gang {decision.gang} is told of another gang's pods"
+
+
+@PerObject
+def _bound(gang: Gang) -> int:
+    """Its pods on nodes, but those that end."""
+    return sum(1 for pod in gang.pods if pod.node and not (pod.terminating or pod.done))
 
 
 RULES: tuple[Callable[[Case], Iterable[str]], ...] = (

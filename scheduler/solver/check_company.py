@@ -17,9 +17,9 @@ from scheduler.solver.check_selectors import STOPPING, fulfils, selects, tolerat
 
 def company_is_kept(case: Case) -> Iterator[str]:
     """Required affinity, anti-affinity of the newcomers and of those who are there, hard topology spread."""
-    scene = _Scene(case)
-    if not any(pod.company is not None for pod, _ in scene.standing):
+    if all(pod.company is None for pod in (*case.snapshot.pods, *(pod for _, pod, _ in case.placed))):
         return
+    scene = _Scene(case)
     yield from _apart(case, scene)
     alone: set[tuple[Term, ...]] = set()
     for _, pod, node in case.placed:

@@ -51,7 +51,7 @@ def nodes_have_the_amounts(case: Case) -> Iterator[str]:
 def host_ports_are_free(case: Case) -> Iterator[str]:
     taken: dict[str, list[HostPort]] = {}
     for pod in case.snapshot.pods:
-        if not pod.done:
+        if pod.host_ports and not pod.done:
             taken.setdefault(pod.node, []).extend(pod.host_ports)
     for placement, pod, node in case.placed:
         for port in pod.host_ports:

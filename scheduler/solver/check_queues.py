@@ -5,11 +5,13 @@ table (`scheduler.dra.accounting`).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
 from scheduler.api import attributes, dra
 from scheduler.dra import accounting
+from scheduler.dra.caches import PerObject
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import Placement
 from scheduler.model.workloads import Claim, Gang, Pod
@@ -19,15 +21,40 @@ MIG_RESOURCE = "nvidia.com/mig-"
 """A device plugin's slices of boards: nvidia.com/mig-3g.40gb."""
 
 
+Sums: TypeAlias = dict[str, int]
+
+
 @dataclass(slots=True, kw_only=True)
 class Bill:
     """What queues are charged when the plan is carried out, by queue, those below it included: `added` by the plan,
     `used` in all, `firm` and `firmly_added` by what cannot be preempted, the last by gang, too."""
 
-    added: dict[str, list[Resources]] = field(default_factory=dict)
-    used: dict[str, list[Resources]] = field(default_factory=dict)
-    firm: dict[str, list[Resources]] = field(default_factory=dict)
-    firmly_added: dict[tuple[str, str], list[Resources]] = field(default_factory=dict)
+    added: dict[str, Sums] = field(default_factory=dict)
+    used: dict[str, Sums] = field(default_factory=dict)
+    firm: dict[str, Sums] = field(default_factory=dict)
+    firmly_added: dict[tuple[str, str], Sums] = field(default_factory=dict)
+
+    def put(self, name: str, gang: Gang, cost: Resources, *, placed: bool = False) -> None:
+        """Queue `name` pays this for pods of the gang, `placed` by the plan or there before."""
+        _add(self.used.setdefault(name, {}), cost)
+        if not gang.preemptible:
+            _add(self.firm.setdefault(name, {}), cost)
+        if placed:
+            _add(self.added.setdefault(name, {}), cost)
+            if not gang.preemptible:
+                _add(self.firmly_added.setdefault((name, gang.key), {}), cost)
+
+    def roll_up(self, tree: QueueTree) -> "Bill":
+        """The same with what is charged to queues charged to all above them, too."""
+        whole = Bill()
+        for mine, its in ((self.added, whole.added), (self.used, whole.used), (self.firm, whole.firm)):
+            for name, sums in mine.items():
+                for above in tree.ancestors(name):
+                    _add(its.setdefault(above.name, {}), Resources(sums))
+        for (name, gang), sums in self.firmly_added.items():
+            for above in tree.ancestors(name):
+                _add(whole.firmly_added.setdefault((above.name, gang), {}), Resources(sums))
+        return whole
 
 
 def queues_keep_their_limits(case: Case) -> Iterator[str]:
@@ -40,15 +67,15 @@ def queues_keep_their_limits(case: Case) -> Iterator[str]:
     bill = _bill(case, tree)
     reports = {report.name: report for report in case.plan.queues}
     for name in sorted(bill.added):
-        more, sums = total(bill.added[name]), total(bill.used[name])
+        more, sums = Resources(bill.added[name]), Resources(bill.used[name])
         for resource, rule in sorted(tree.queues[name].resources.items()):
             if rule.limit is not None and more[resource] > 0 and sums[resource] > rule.limit:
                 yield f"queue {name} goes past its limit of {resource}: {sums[resource]} of {rule.limit}"
         if name not in reports or reports[name].allocated != sums:
             yield f"queue {name} is charged {dict(sums.amounts)}, and the plan tells something else"
     for (name, gang), amounts in sorted(bill.firmly_added.items()):
-        held = total(bill.firm[name])
-        for resource in _under_quota(tree.queues[name], total(amounts)):
+        held = Resources(bill.firm[name])
+        for resource in _under_quota(tree.queues[name], Resources(amounts)):
             if held[resource] > tree.queues[name][resource].quota:
                 yield (
                     f"queue {name} goes past its quota of {resource} with non-preemptible work, "
@@ -73,41 +100,74 @@ def _bill(case: Case, tree: QueueTree) -> Bill:
     charged = _charged_queues(case, tree)
     accounts = _Accounts(case, inventory, _payers(case, charged))
     placements = {placement.pod: placement for placement, _, _ in case.placed}
-    after = ((gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node or pod.key in placements)
-    ancestors: dict[str, tuple[str, ...]] = {}
-    for gang, pod in sorted(after, key=lambda entry: (not entry[1].node, entry[1].key)):
+    for gang in case.snapshot.gangs:
         queue = charged.get(gang.key)
         if queue is None:
             continue
-        placement = placements.get(pod.key)
-        cost = accounts.cost(gang, pod, placement)
-        if queue not in ancestors:
-            ancestors[queue] = tuple(above.name for above in tree.ancestors(queue))
-        for name in ancestors[queue]:
-            bill.used.setdefault(name, []).append(cost)
-            if placement is not None:
-                bill.added.setdefault(name, []).append(cost)
-            if not gang.preemptible:
-                bill.firm.setdefault(name, []).append(cost)
-                if placement is not None:
-                    bill.firmly_added.setdefault((name, gang.key), []).append(cost)
-    return bill
+        there = _standing(gang)
+        bill.put(queue, gang, there.cost)
+        for pod in there.consumers:
+            for cost in accounts.held(gang, pod):
+                bill.put(queue, gang, cost)
+        for pod in there.extended:
+            bill.put(queue, gang, accounts.cost(gang, pod, None))
+    for _, placement in sorted(placements.items()):
+        gang, pod = case.pending[placement.pod]
+        if gang.key in charged:
+            bill.put(charged[gang.key], gang, accounts.cost(gang, pod, placement), placed=True)
+    return bill.roll_up(tree)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """Of a gang's pods on nodes: those whose extended resources a claim may serve (`extended`); what the others cost
+    together beside their claims, and those of them that have some (`consumers`). Pods by key."""
+
+    cost: Resources
+    consumers: tuple[Pod, ...]
+    extended: tuple[Pod, ...]
+
+
+@PerObject
+def _standing(gang: Gang) -> _Standing:
+    """Looks at nothing but the gang: it is as true in the next check, as long as the gang is the same object."""
+    sums: Sums = {}
+    pods = sorted((pod for pod in gang.pods if pod.node), key=lambda pod: pod.key)
+    for pod in pods:
+        if not pod.extended_claim:
+            _add(sums, Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]}))
+            _add(sums, _by_plugin(pod.requests.amounts))
+    return _Standing(
+        cost=Resources(sums),
+        consumers=tuple(pod for pod in pods if pod.claims and not pod.extended_claim),
+        extended=tuple(pod for pod in pods if pod.extended_claim),
+    )
+
+
+def _add(sums: Sums, part: Resources) -> None:
+    for name, amount in part.amounts.items():
+        sums[name] = sums.get(name, 0) + amount
 
 
 def _charged_queues(case: Case, tree: QueueTree) -> dict[str, str]:
     """By gang, the queue that its pods count for: the one it names or, if that is unusable, the next usable one above.
     Gangs whose queue is gone are left out."""
+    payers = _paying_queues(case, tree)
+    return {gang.key: name for gang in case.snapshot.gangs if (name := payers[gang.queue]) is not None}
+
+
+def _paying_queues(case: Case, tree: QueueTree) -> dict[str, str | None]:
+    """The same by the queue that gangs name."""
     above: dict[str, str] = {}
     for queue in case.snapshot.queues:
         above[queue.name] = min(above.get(queue.name, queue.parent or ""), queue.parent or "")
-    found = {}
-    for gang in case.snapshot.gangs:
-        name, seen = gang.queue or case.snapshot.policy.default_queue, set()
+    found: dict[str, str | None] = {}
+    for named in {gang.queue for gang in case.snapshot.gangs}:
+        name, seen = named or case.snapshot.policy.default_queue, set[str]()
         while name not in tree.queues and name in above and name not in seen:
             seen.add(name)
             name = above[name]
-        if name in tree.queues:
-            found[gang.key] = name
+        found[named] = name if name in tree.queues else None
     return found
 
 
@@ -116,13 +176,17 @@ def _payers(case: Case, charged: Mapping[str, str]) -> dict[str, str]:
     reserved first; those without a reservation after them, by key. By claim, the pod."""
     consumers: dict[str, list[Pod]] = {}
     for gang in case.snapshot.gangs:
-        for pod in gang.pods if gang.key in charged else ():
+        there = _standing(gang)
+        for pod in (*there.consumers, *there.extended) if gang.key in charged else ():
             for key in {entry.claim for entry in pod.claims if entry.needed} | {pod.extended_claim}:
                 known = case.snapshot.claims.get(key or "")
-                if pod.node and known is not None and known.allocation is not None:
+                if known is not None and known.allocation is not None:
                     consumers.setdefault(known.key, []).append(pod)
     found = {}
     for key, pods in consumers.items():
+        if len(pods) == 1:
+            found[key] = pods[0].key
+            continue
         by_uid = {pod.uid: pod.key for pod in pods}
         reserved = [by_uid[uid] for uid in case.snapshot.claims[key].reserved_for if uid in by_uid]
         found[key] = reserved[0] if reserved else min(by_uid.values())
@@ -160,12 +224,23 @@ class _Accounts:
             served |= {name for container in pod.extended for name in container.requests}
         for key, (spec, allocation) in given.items():
             held_before = key in self._claims and self._claims[key].allocation is not None
-            pays = self._payers[key] == pod.key if key in self._payers else (gang.key, key) not in self._paid
-            if pays or not held_before:
+            if self._pays(gang, pod, key) or not held_before:
                 self._paid.add((gang.key, key))
                 parts.append(accounting.charge(spec, allocation, self._inventory))
         parts.append(_by_plugin({name: amount for name, amount in pod.requests.amounts.items() if name not in served}))
         return total(parts)
+
+    def held(self, gang: Gang, pod: Pod) -> Iterator[Resources]:
+        """What the claims cost that a pod on a node pays for."""
+        for key in dict.fromkeys(entry.claim for entry in pod.claims):
+            known = self._claims.get(key or "")
+            if known is not None and known.allocation is not None and self._pays(gang, pod, known.key):
+                self._paid.add((gang.key, known.key))
+                yield accounting.charge(known.spec, known.allocation, self._inventory)
+
+    def _pays(self, gang: Gang, pod: Pod, claim: str) -> bool:
+        payer = self._payers.get(claim)
+        return payer == pod.key if payer is not None else (gang.key, claim) not in self._paid
 
 
 def _by_plugin(amounts: Mapping[str, int]) -> Resources:

@@ -143,3 +143,21 @@ def test_partitions_of_other_makers_count_one_part_of_their_parent():
     parts = [device(f"p{n}", {"type": "amdgpu-partition", "parentDeviceID": f"gpu-{n // 4}"}) for n in range(8)]
     found = inventory(slice_of("n1", *parts, driver="gpu.amd.com"))
     assert {weight(d, found) for d in found.devices_on(node("n1"))} == {250}
+
+
+def test_what_was_charged_before_does_not_outlive_what_it_depended_on():
+    """The allocation is the same object each time; what it asks for and what its device is change in between."""
+    whole, asked = inventory(EIGHT), claim("c", request("r"))
+    answer = ask(whole, asked)
+    assert isinstance(answer, Allocated), answer
+    given = answer.allocations[0]
+    name = given.devices.results[0].device
+    part = inventory(slice_of("n1", device(name, {"type": "mig", "profile": "3g.40gb"})))
+    elsewhere = inventory(slice_of("n2", gpu(0)))
+    other = claim("c", request("r", of=MIG)).spec
+    for _ in range(2):
+        assert charge(asked.spec, given, whole) == of(1000, gpus=1000)
+        assert charge(asked.spec, given, part) == of(428, gpus=1000)
+        assert charge(other, given, whole) == of(1000, mig=1000)
+        assert charge(asked.spec, given, elsewhere) == of(1000, gpus=1000)
+        assert charge(asked.spec, given, inventory(EIGHT)) == of(1000, gpus=1000)

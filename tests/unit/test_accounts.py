@@ -6,7 +6,7 @@ from scheduler.dra.pools import Inventory
 from scheduler.plan import accounts
 from scheduler.plan.accounts import Accounts
 from scheduler.plan.shapes import Shapes
-from tests.builders import World, ask, claim, cluster, devices, divided_gpu, gpu_class, node, pod
+from tests.builders import World, ask, claim, cluster, devices, divided_gpu, gang_of, gpu_class, node, pod
 
 
 def books(made: World) -> tuple[Accounts, Shapes]:
@@ -37,7 +37,13 @@ def test_a_claim_is_paid_by_the_first_of_its_consumers_only() -> None:
     result = DeviceRequestAllocationResult(request="main", driver="gpu.nvidia.com", pool="node-0", device="gpu-0")
     made += claim("s", ask(1), holds=AllocationResult(devices=DeviceAllocationResult(results=(result,))))
     book, _ = books(made)
-    assert [book.running(pod(name, on="node-0", claims={"g": "s"}))["gpu"] for name in "ab"] == [1000, 0]
+    users = [gang_of(name, [pod(name, on="node-0", claims={"g": "s"})]).gangs[0] for name in "ab"]
+    book.settle(users)
+    paid: list[dict[str, int]] = [{}, {}]
+    for gang, amounts in zip(users, paid, strict=True):
+        book.charge(gang, amounts)
+    assert [amounts.get("gpu", 0) for amounts in paid] == [1000, 0]
+    assert [amounts["cpu"] for amounts in paid] == [1000, 1000]
 
 
 def test_the_pool_counts_a_board_once_however_it_may_be_divided() -> None:
