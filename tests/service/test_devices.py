@@ -11,8 +11,6 @@ from tests.service.verifier import verified
 
 pytestmark = pytest.mark.usefixtures("tutti")
 DRIVER = "parts.example.com"
-# Parts of the API that are on by default from this version on.
-PARTS_SINCE = 36
 
 
 async def publish(cluster: Cluster, node: str, devices: str, *, counters: str = "") -> None:
@@ -62,7 +60,7 @@ async def results(cluster: Cluster) -> list[dict[str, Any]]:
 
 async def test_two_pods_that_would_take_a_device_whole_or_half_get_a_half_each(cluster: Cluster) -> None:
     """One device offered whole or as two halves; both prefer it whole. Source: kubernetes/kubernetes#138765."""
-    await cluster.needs_minor(PARTS_SINCE, "partitionable devices")
+    await cluster.needs_gate("DRAPartitionableDevices")
     (node,) = await cluster.add_nodes("cpu")
 
     def part(name: str, size: str, slots: int) -> str:
@@ -88,7 +86,7 @@ async def test_two_pods_that_would_take_a_device_whole_or_half_get_a_half_each(c
 
 async def test_a_shared_device_is_given_in_amounts_that_its_policy_allows(cluster: Cluster) -> None:
     """40 GiB in steps of 10, at least 10: two pods ask for 15 and get 20, and a third finds no room."""
-    await cluster.needs_minor(PARTS_SINCE, "consumable capacity")
+    await cluster.needs_gate("DRAConsumableCapacity")
     (node,) = await cluster.add_nodes("cpu")
     policy = "requestPolicy: {default: 10Gi, validRange: {min: 10Gi, step: 10Gi, max: 40Gi}}"
     capacity = f"capacity: {{memory: {{value: 40Gi, {policy}}}}}"
@@ -106,7 +104,7 @@ async def test_a_shared_device_is_given_in_amounts_that_its_policy_allows(cluste
 
 
 async def test_a_pod_is_bound_when_its_device_has_been_made_ready(cluster: Cluster) -> None:
-    await cluster.needs_minor(PARTS_SINCE, "binding conditions")
+    await cluster.needs_gate("DRADeviceBindingConditions")
     (node,) = await cluster.add_nodes("cpu")
     conditions = "bindsToNode: true, bindingConditions: [Attached], bindingFailureConditions: [Broken]"
     await publish(cluster, node, f"[{{name: gpu, {conditions}}}]")
@@ -147,7 +145,7 @@ async def test_a_pod_is_bound_when_its_device_has_been_made_ready(cluster: Clust
 
 async def test_every_class_serves_a_resource_of_its_own(cluster: Cluster) -> None:
     """`deviceclass.resource.kubernetes.io/<class>`, without a claim in the pod and without a device plugin."""
-    await cluster.needs_minor(PARTS_SINCE, "extended resources by claims")
+    await cluster.needs_gate("DRAExtendedResource")
     (node,) = await cluster.add_nodes("cpu")
     await publish(cluster, node, "[{name: a}, {name: b}]")
     await device_class(cluster, "parts", f'device.driver == "{DRIVER}"')
