@@ -265,22 +265,17 @@ async def resized(cluster: Cluster, name: str, cpu: int, whole: bool) -> None:
     await until(cluster, name, given, f"is given {cpu} thousandths of a CPU")
 
 
-@LEVELS
-async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(
-    cluster: Cluster, node: Document, whole: bool
-):
-    if whole:
-        await cluster.needs_minor(36, "resizing a pod as a whole")
+async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(cluster: Cluster, node: Document):
     room = quantity.thousandths(node["cpu"])
-    await create(cluster, pod("grows", **sized(100, whole)))
+    await create(cluster, pod("grows", **sized(100, whole=False)))
     await runs(cluster, "grows")
 
-    await resize(cluster, "grows", 300, whole)
-    await resized(cluster, "grows", 300, whole)
-    await create(cluster, pod("late", **sized(room - 290, whole)))
+    await resize(cluster, "grows", 300, whole=False)
+    await resized(cluster, "grows", 300, whole=False)
+    await create(cluster, pod("late", **sized(room - 290, whole=False)))
     await waits(cluster, "late", "1 node has too little free cpu")
 
-    await resize(cluster, "grows", 250, whole)
+    await resize(cluster, "grows", 250, whole=False)
     await runs(cluster, "late")
 
 
