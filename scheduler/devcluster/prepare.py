@@ -43,17 +43,21 @@ class Catalogue:
 
 
 def catalogue(node: Obj, slices: Iterable[Obj]) -> Catalogue:
-    """What is usable on this node of the newest generation of each pool."""
-    slices = list(slices)
-    newest: dict[tuple[str, str], int] = {}
-    for slice_ in slices:
-        pool = _pool(slice_)
-        newest[pool] = max(newest.get(pool, 0), int(slice_["spec"]["pool"].get("generation") or 0))
+    """What is usable on this node of the newest generation of each pool.
+
+    While that is not published in full, older ones count too: a driver at work on its slices has its devices.
+    """
+    ordered = sorted(slices, key=_generation)
+    newest = {
+        _pool(slice_): (_generation(slice_), int(slice_["spec"]["pool"]["resourceSliceCount"])) for slice_ in ordered
+    }
+    there = Counter(_pool(slice_) for slice_ in ordered if _generation(slice_) == newest[_pool(slice_)][0])
     devices: dict[DeviceKey, Obj] = {}
     counters: dict[tuple[str, str, str, str], int] = {}
-    for slice_ in slices:
+    for slice_ in ordered:
         spec, pool = slice_["spec"], _pool(slice_)
-        if int(spec["pool"].get("generation") or 0) != newest[pool]:
+        generation, count = newest[pool]
+        if _generation(slice_) < generation and there[pool] >= count:
             continue
         for entry in spec.get("sharedCounters") or ():
             for name, counter in entry["counters"].items():
@@ -66,6 +70,10 @@ def catalogue(node: Obj, slices: Iterable[Obj]) -> Catalogue:
 
 def _pool(slice_: Obj) -> tuple[str, str]:
     return str(slice_["spec"]["driver"]), str(slice_["spec"]["pool"]["name"])
+
+
+def _generation(slice_: Obj) -> int:
+    return int(slice_["spec"]["pool"].get("generation") or 0)
 
 
 def _is_on(place: Obj, node: Obj) -> bool:

@@ -572,6 +572,19 @@ async def test_only_the_newest_generation_of_a_pool_counts():
         assert w.phases() == ["Pending", "Running"]
 
 
+async def test_a_driver_that_is_at_work_on_its_slices_has_its_devices_all_the_same():
+    async with world({"cpu": 1}) as w:
+        newer = published("new", "gen.example.com", [{"name": "b"}], 2, nodeName=CPU)
+        newer["spec"]["pool"]["resourceSliceCount"] = 2
+        w.apply(published("old", "gen.example.com", [{"name": "a"}], 1, nodeName=CPU), newer)
+        for name in ("a", "b"):
+            w.apply(claim(name), pod_with_claim(name, name))
+            w.allocate(name, f"gen.example.com/gen.example.com/{name}", pods=(name,))
+            w.bind(name, CPU)
+        await w.settled()
+        assert w.phases() == ["Running", "Running"]
+
+
 async def test_devices_are_given_back_before_the_end_of_the_pod_is_reported():
     async with world({"h100x8": 1}) as w:
         w.apply(claim("c"), pod_with_claim("p", "c", restartPolicy="Never", metadata=behaving(5)))
