@@ -15,17 +15,20 @@ GROUP = "tutti.scheduler/pod-group"
 _API = f"{kinds.POD_GROUP.group}/{kinds.POD_GROUP.version}"
 Document = dict[str, Any]
 
+_GPU, _MIG = {"deviceClassName": "gpu.nvidia.com"}, {"deviceClassName": "mig.nvidia.com"}
 TEMPLATES: dict[str, Document] = {
-    "one": {"deviceClassName": "gpu.nvidia.com", "count": 1},
-    "two": {"deviceClassName": "gpu.nvidia.com", "count": 2},
-    "four": {"deviceClassName": "gpu.nvidia.com", "count": 4},
-    "node": {"deviceClassName": "gpu.nvidia.com", "count": 8},
-    "slice": {"deviceClassName": "mig.nvidia.com", "count": 1},
+    "one": {"exactly": {**_GPU, "count": 1}},
+    "two": {"exactly": {**_GPU, "count": 2}},
+    "four": {"exactly": {**_GPU, "count": 4}},
+    "node": {"exactly": {**_GPU, "count": 8}},
+    "slice": {"exactly": {**_MIG, "count": 1}},
+    "slices": {"exactly": {**_MIG, "count": 3}},
+    "either": {"firstAvailable": [{"name": "gpus", **_GPU, "count": 2}, {"name": "slice", **_MIG, "count": 1}]},
 }
 """ResourceClaimTemplates by name: the request of each."""
 
-FIRST = (("h100x8", 2), ("a100-mig", 1), ("cpu", 1))
-LAST = (("h100x8", 4), ("a100-mig", 2))
+FIRST = (("h100x8", 2), ("a100-mig", 1), ("h100x8-mig", 1), ("cpu", 1))
+LAST = (("h100x8", 4), ("a100-mig", 2), ("h100x8-mig", 1))
 """Nodes added when all trouble is over: every gang fits then."""
 
 
@@ -52,7 +55,7 @@ class Life:
         for shape, count in FIRST:
             self._nodes += await self._add_nodes(shape, count)
         for name, request in TEMPLATES.items():
-            spec = {"devices": {"requests": [{"name": "gpus", "exactly": request}]}}
+            spec = {"devices": {"requests": [{"name": "gpus", **request}]}}
             body = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"spec": spec}}
             await self._client.create(kinds.RESOURCE_CLAIM_TEMPLATE, NAMESPACE, body)
 
@@ -90,7 +93,7 @@ class Life:
     async def _gang_comes(self) -> str:
         dice, name = self._dice, f"gang-{len(self.came):03d}"
         pods = dice.choice((1, 1, 2, 2, 3, 4))
-        template = dice.choice(("one", "one", "two", "four", "node", "slice", ""))
+        template = dice.choice(("one", "one", "two", "four", "node", "slice", "slices", "either", ""))
         shared = template == "" and dice.random() < 0.5
         minimum = dice.choice((pods, pods, pods, max(1, pods - 1)))
         self.came[name] = minimum
@@ -138,7 +141,7 @@ class Life:
     async def _node_comes(self) -> str:
         if len(self._nodes) > 6:
             return "nodes enough"
-        added = await self._add_nodes(self._dice.choice(("h100x8", "h100x8", "a100-mig")), 1)
+        added = await self._add_nodes(self._dice.choice(("h100x8", "h100x8", "a100-mig", "h100x8-mig")), 1)
         self._nodes += added
         return f"{added[0]} comes"
 
