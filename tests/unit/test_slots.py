@@ -73,6 +73,20 @@ async def test_reports_leave_one_slot_to_commits(writers):
     assert writers.order == ["report-1", "a"]
 
 
+async def test_while_commits_are_under_way_one_report_is_written_at_a_time():
+    writers = Writers(Slots(8))
+    for name in ("a", "report-1", "report-2"):
+        await writers.start(name)
+    assert writers.order == ["a", "report-1"]
+    await writers.end("report-1")
+    assert writers.order == ["a", "report-1", "report-2"]
+    await writers.start("report-3")
+    await writers.end("a")
+    assert writers.order == ["a", "report-1", "report-2", "report-3"]
+    for name in ("report-2", "report-3"):
+        await writers.end(name)
+
+
 async def test_one_slot_serves_both():
     writers = Writers(Slots(1))
     await writers.start("report-1")
