@@ -205,6 +205,8 @@ class ContainerStatus(Wire, frozen=True, kw_only=True):
 
 
 class PodStatus(Wire, frozen=True, kw_only=True):
+    """`allocated_resources`, `resources`: of the pod as a whole, what the kubelet has given it and what is in force."""
+
     phase: str = "Pending"
     conditions: tuple[Condition, ...] | None = None
     nominated_node_name: str = ""
@@ -213,6 +215,8 @@ class PodStatus(Wire, frozen=True, kw_only=True):
     extended_resource_claim_status: PodExtendedResourceClaimStatus | None = None
     container_statuses: tuple[ContainerStatus, ...] | None = None
     init_container_statuses: tuple[ContainerStatus, ...] | None = None
+    allocated_resources: Mapping[str, Quantity] | None = None
+    resources: ResourceRequirements | None = None
 
 
 class Pod(Wire, frozen=True, kw_only=True):

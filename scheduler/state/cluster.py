@@ -252,6 +252,7 @@ def _facts(object_: Wire) -> object:
             status.extended_resource_claim_status,
             status.container_statuses,
             status.init_container_statuses,
+            (status.allocated_resources, status.resources) if object_.spec.resources else None,
             resize_is_infeasible(status),
         )
     if isinstance(object_, Document):

@@ -192,7 +192,23 @@ def _pod_level(pod: core.Pod, total: Amounts) -> Amounts:
     for name, amount in _amounts(pod, "spec.resources.limits", level.limits or {}).items():
         if name not in asked and name not in total:
             asked[name] = amount
-    return {name: amount for name, amount in asked.items() if name in _POD_LEVEL or name.startswith("hugepages-")}
+    asked = {name: amount for name, amount in asked.items() if name in _POD_LEVEL or name.startswith("hugepages-")}
+    return _with_pod_resize(pod, asked)
+
+
+def _with_pod_resize(pod: core.Pod, asked: Amounts) -> Amounts:
+    """As for a container: the most of what is asked, given and in force.
+
+    The kubelet says both of the last with the overhead in them, and it is added again: so does the kubelet, when it
+    admits further pods, and kube-scheduler (1.36). A pod that fits only without it would be refused as OutOfcpu."""
+    status = pod.status
+    if status.resources is None:
+        return asked
+    known = _amounts(pod, "status.allocatedResources", status.allocated_resources or {})
+    _raise(known, _amounts(pod, "status.resources.requests", status.resources.requests or {}))
+    if not resize_is_infeasible(status):
+        _raise(known, asked)
+    return {name: known.get(name, amount) for name, amount in asked.items()}
 
 
 def _container(pod: core.Pod, container: core.Container) -> Amounts:

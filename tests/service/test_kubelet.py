@@ -265,17 +265,40 @@ async def resized(cluster: Cluster, name: str, cpu: int, whole: bool) -> None:
     await until(cluster, name, given, f"is given {cpu} thousandths of a CPU")
 
 
-async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(cluster: Cluster, node: Document):
+@pytest.mark.usefixtures("costly")
+async def test_overhead_beside_requests_of_the_whole_pod_counts_twice_as_it_does_for_the_kubelet(
+    cluster: Cluster, node: Document
+):
+    await cluster.needs_minor(36, "a size in force of a pod as a whole")
     room = quantity.thousandths(node["cpu"])
-    await create(cluster, pod("grows", **sized(100, whole=False)))
+    await create(cluster, pod("heavy", **sized(100, whole=True), runtimeClassName="costly"))
+    await runs(cluster, "heavy")
+
+    await create(cluster, pod("late", **sized(room - 106, whole=False)))
+    await waits(cluster, "late", "1 node has too little free cpu")
+    await create(cluster, pod("forced", **sized(room - 106, whole=False), nodeName=NODE))
+    refused = await until(cluster, "forced", lambda pod: pod["status"].get("reason"), "is refused")
+    assert refused["status"]["reason"] == "OutOfcpu"
+    await create(cluster, pod("fits", **sized(room - 112, whole=False)))
+    await runs(cluster, "fits")
+
+
+@LEVELS
+async def test_a_pod_that_grew_in_place_leaves_no_room_for_what_fitted_before(
+    cluster: Cluster, node: Document, whole: bool
+):
+    if whole:
+        await cluster.needs_minor(36, "resizing a pod as a whole")
+    room = quantity.thousandths(node["cpu"])
+    await create(cluster, pod("grows", **sized(100, whole)))
     await runs(cluster, "grows")
 
-    await resize(cluster, "grows", 300, whole=False)
-    await resized(cluster, "grows", 300, whole=False)
-    await create(cluster, pod("late", **sized(room - 290, whole=False)))
+    await resize(cluster, "grows", 300, whole)
+    await resized(cluster, "grows", 300, whole)
+    await create(cluster, pod("late", **sized(room - 290, whole)))
     await waits(cluster, "late", "1 node has too little free cpu")
 
-    await resize(cluster, "grows", 250, whole=False)
+    await resize(cluster, "grows", 250, whole)
     await runs(cluster, "late")
 
 

@@ -83,7 +83,19 @@ TAKEN = resource_claim("c", allocation=allocation("n1", "gpu-0"))
 FINALIZER = {"metadata": {"finalizers": ["resource.kubernetes.io/delete-protection"]}}
 SINCE = {"status": {"allocation": {"allocationTimestamp": "2026-01-01T00:00:00Z"}}}
 REPORTED = {"driver": "gpu.nvidia.com", "pool": "n1", "device": "gpu-0", "conditions": [READY]}
+
+
+def whole_pod_in_force(cpu: str) -> dict[str, object]:
+    asked = {"requests": {"cpu": "1"}}
+    return merged(pod("p", node="n", resources=asked), status={"resources": {"requests": {"cpu": cpu}}})
+
+
 UNMOVED = [
+    (
+        "a size that repeats its containers'",
+        pod("p"),
+        merged(pod("p"), status={"resources": {"requests": {"cpu": "1"}}}),
+    ),
     ("a heartbeat", node("n"), merged(node("n"), metadata={"resourceVersion": "7"})),
     ("our own condition", pod("p"), merged(pod("p"), status={"conditions": [{**READY, "type": "PodScheduled"}]})),
     ("our own status", pod_group("g"), merged(pod_group("g"), status={"conditions": [READY]})),
@@ -99,6 +111,7 @@ MOVED = [
     ("a taint", node("n"), node("n", taints=[{"key": "k", "effect": "NoSchedule"}])),
     ("a phase", pod("p", node="n"), pod("p", node="n", phase="Succeeded")),
     ("a deletion", pod("p"), pod("p", terminating=True)),
+    ("a size in force", whole_pod_in_force("1"), whole_pod_in_force("2")),
     ("a made claim", pod("p", templates={"g": "t"}), pod("p", templates={"g": "t"}, made_claims={"g": "c"})),
     ("a minimum", pod_group("g", min_member=2), pod_group("g", min_member=3)),
     ("an allocation", resource_claim("c"), resource_claim("c", allocation=allocation("n1", "gpu-0"))),

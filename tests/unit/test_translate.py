@@ -139,6 +139,34 @@ def test_a_resize_that_will_never_fit_is_not_counted() -> None:
     assert _resized(containerStatuses=_container_status("2", "1"), conditions=[deferred]) == 4000
 
 
+def _resized_whole(allocated: str, in_force: str, reason: str = "") -> int:
+    requests = {"cpu": in_force, "memory": "1Gi"}
+    pending = {"type": "PodResizePending", "status": "True", "reason": reason}
+    body = merged(
+        pod("p", node="n1", cpu="1", resources={"requests": {"cpu": "4"}}, overhead={"cpu": "1"}),
+        status={
+            "phase": "Running",
+            "allocatedResources": {"cpu": allocated, "memory": "1Gi"},
+            "resources": {"requests": requests, "limits": {"memory": "9007199254740988Ki"}},
+            "conditions": [pending] if reason else [],
+        },
+    )
+    (found,) = seen(body).pods
+    return found.requests["cpu"]
+
+
+def test_a_resize_of_the_whole_pod_holds_the_most_of_asked_given_and_in_force_and_the_overhead() -> None:
+    assert _resized_whole("2", "1") == 5000
+    assert _resized_whole("6", "1") == 7000
+    assert _resized_whole("1", "8") == 9000
+    assert _resized_whole("2", "1", reason="Deferred") == 5000
+    assert _resized_whole("2", "1", reason="Infeasible") == 3000
+
+
+def test_what_is_given_to_a_whole_pod_that_asks_for_nothing_as_a_whole_does_not_count() -> None:
+    assert _resized(allocatedResources={"cpu": "6"}, resources={"requests": {"cpu": "6"}}) == 4000
+
+
 def test_host_ports_of_containers_and_sidecars_are_taken_on_the_node() -> None:
     port = {"containerPort": 80, "hostPort": 8080}
     spec = {
