@@ -161,11 +161,12 @@ class Cycle:
         overdue = self._state.overdue(snapshot.now_ms - _OVERDUE_MS)
         if overdue:
             self._follow(self._committer.look_again(overdue))
-        strays = recovery.strays(snapshot, plan, {*self._committer.in_flight, *self._held.gangs})
+        clock.lap("commit")
+        busy = frozenset((*self._committer.in_flight, *self._held.gangs))
+        # In the thread as well: the first writes go out meanwhile.
+        strays, reports = await asyncio.to_thread(_looked_at, snapshot, plan, busy)
         if strays:
             self._follow(self._release(strays))
-        clock.lap("commit")
-        reports = why.reports(snapshot, plan)
         self._tell(self._teller.status_writes(reports))
         clock.lap("explain")
         report = CycleReport(
@@ -269,6 +270,11 @@ class Cycle:
         """Until what was held back for calm may be said; infinity if there is nothing."""
         due_ms = self._teller.due_ms
         return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
+
+
+def _looked_at(snapshot: Snapshot, plan: Plan, busy: frozenset[str]) -> tuple[tuple[recovery.Stray, ...], why.Reports]:
+    """What a dead scheduler left, and what there is to say."""
+    return recovery.strays(snapshot, plan, busy), why.reports(snapshot, plan)
 
 
 class HeldBack:
