@@ -173,7 +173,6 @@ class _Service:
         """Wait until the cluster is known and we lead, then decide; at the end let the next one lead."""
         if not await self._unless_stopped(self._synced.wait()):
             return
-        _keep_what_is_known()
         log.info("the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds})
         if self._election is None:
             await self._work()
@@ -255,6 +254,8 @@ class _Service:
         self._history.add(report.number, report.reports, report.plan, report.seconds)
         self._window.show(report)
         self._onlooker.cycle(report)
+        if not self._ready.is_set():
+            _keep_what_is_known()
         self._ready.set()
 
     def _observe_outcome(self, outcome: GangOutcome) -> None:
@@ -277,8 +278,8 @@ def _election(config: Config, client: Client) -> Election:
 def _tune(config: Config) -> None:
     """The interpreter for a process that keeps many small values and hardly any cycles of them.
 
-    Measured with `tests.perf fill --claims`: the collector's usual thresholds cost a quarter of our CPU time. While the
-    cluster is read nearly all that is made stays."""
+    Measured with `tests.perf fill --claims`: the collector's usual thresholds cost a quarter of our CPU time. Until the
+    first cycle has ended nearly all that is made stays."""
     sys.setswitchinterval(config.switch_interval_seconds)
     gc.set_threshold(*_COLLECT_WHILE_READING)
 
