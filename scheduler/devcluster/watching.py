@@ -10,7 +10,7 @@ from aiohttp import web
 
 from scheduler.devcluster import views
 from scheduler.devcluster.errors import StatusError, bad_request
-from scheduler.devcluster.history import ADDED, WatchEvent
+from scheduler.devcluster.history import ADDED, Record, WatchEvent
 from scheduler.devcluster.objects import Obj, encode
 from scheduler.devcluster.requests import Query, Target, is_set, whole_number
 from scheduler.devcluster.selectors import both, parse_fields, parse_labels
@@ -19,6 +19,7 @@ from scheduler.devcluster.tables import partial, table
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 DEFAULT_SECONDS = 1800
+_AT_ONCE = 200
 _HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
 
 
@@ -123,13 +124,13 @@ class Watch:
             fields=fields,
             wake=self._wake.set,
         )
-        self._first = b""
+        self._first: list[Record] = []
+        self._first_ends: int | None = None
         if initial:
             matches = both(parse_labels(labels), parse_fields(target.kind, fields))
-            records = store.records(target.kind, target.namespace, matches)
-            self._first = self._lines.of([WatchEvent(ADDED, record, None) for record in records])
+            self._first = list(store.records(target.kind, target.namespace, matches))
         if initial and is_set(query, "sendInitialEvents"):
-            self._first += self._lines.bookmark(store.resource_version, initial=True)
+            self._first_ends = store.resource_version
 
     def stop(self) -> None:
         """End the answer soon."""
@@ -141,8 +142,7 @@ class Watch:
         response = _begun()
         try:
             await response.prepare(request)
-            if self._first:
-                await response.write(self._first)
+            await self._begin(response)
             await self._follow(response)
             await response.write_eof()
         except StatusError as error:  # the client read too slowly and the history went on without it
@@ -152,6 +152,15 @@ class Watch:
         finally:
             self._subscription.close()
         return response
+
+    async def _begin(self, response: web.StreamResponse) -> None:
+        """The objects that were there when the watch began, piece by piece: nobody need wait for all."""
+        for start in range(0, len(self._first), _AT_ONCE):
+            piece = self._first[start : start + _AT_ONCE]
+            await response.write(self._lines.of([WatchEvent(ADDED, record, None) for record in piece]))
+        self._first = []
+        if self._first_ends is not None:
+            await response.write(self._lines.bookmark(self._first_ends, initial=True))
 
     async def _follow(self, response: web.StreamResponse) -> None:
         time = asyncio.get_running_loop().time
