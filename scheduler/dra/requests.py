@@ -95,7 +95,8 @@ _shape_of = PerObject(msgspec.json.encode)
 
 def ask_shape(claim: Claim) -> bytes:
     """Equal for claims that ask for the same; names and uids do not matter."""
-    return _shape_of(claim.spec) + (b"+" if claim.admin_access_allowed else b"-")
+    shape = _shape_of(claim.spec) + (b"+" if claim.admin_access_allowed else b"-")
+    return shape + msgspec.json.encode(claim.newer) if claim.newer else shape
 
 
 def question(claim: Claim, inventory: Inventory) -> Question | Problem:
@@ -141,6 +142,13 @@ def _candidates(want: Want, view: NodeDevices, features: Features) -> Candidates
 
 def _read(claim: Claim, inventory: Inventory) -> Question | Problem:
     try:
+        if claim.newer:
+            fields = shortened(", ".join(claim.newer))
+            raise _Refused(
+                "",
+                f"has {fields}, which this scheduler does not know",
+                "Upgrade the scheduler, or ask without what it does not know.",
+            )
         devices = claim.spec.devices
         requests = tuple(_alternatives(request, claim, inventory) for request in devices.requests or ())
         least = sum(min(1 if want.every else want.count for want in wants) for wants in requests)

@@ -35,6 +35,8 @@ class Claim:
     """The queue a shared claim names by label, "" if none."""
     admin_access_allowed: bool = False
     """Whether the claim's namespace carries the admin-access label."""
+    newer: tuple[str, ...] = ()
+    """Paths of fields of its spec that we do not know: it cannot be allocated. Told only while it is not allocated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

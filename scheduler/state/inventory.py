@@ -1,12 +1,15 @@
 """Nodes and claims -> the model's; slices and classes are used as they come."""
 
+from functools import lru_cache
+
 import msgspec
 
 from queues.resources import Resources
 from scheduler.api import core, dra
-from scheduler.api.changes import Change
+from scheduler.api.changes import Change, shallow
 from scheduler.api.crds import QUEUE_LABEL
 from scheduler.api.meta import ObjectMeta, Wire
+from scheduler.api.newer import unknown_fields
 from scheduler.api.quantity import QuantityError
 from scheduler.model.nodes import Node
 from scheduler.model.reasons import Unreadable
@@ -28,7 +31,8 @@ def node(found: core.Node) -> Node:
     )
 
 
-def claim(found: dra.ResourceClaim, *, admin_access_allowed: bool) -> Claim:
+def claim(found: dra.ResourceClaim, raw: bytes, *, admin_access_allowed: bool) -> Claim:
+    """The model's claim. `raw`: the document that `found` was decoded from."""
     meta = found.metadata
     labels = meta.labels or {}
     controller = meta.controller
@@ -43,7 +47,34 @@ def claim(found: dra.ResourceClaim, *, admin_access_allowed: bool) -> Claim:
         terminating=meta.deletion_timestamp is not None,
         queue=labels.get(QUEUE_LABEL) or labels.get(KAI_QUEUE_LABEL) or "",
         admin_access_allowed=admin_access_allowed,
+        newer=newer_fields(raw) if held is None else (),
     )
+
+
+def newer_fields(raw: bytes) -> tuple[str, ...]:
+    """Paths of the fields of a claim's spec that we do not know; a claim made by one template is as the others."""
+    return _newer(bytes(claim_spec(raw)))
+
+
+def claim_spec(raw: bytes) -> msgspec.Raw:
+    """The spec of a claim's document, as it came; what is nested too deeply in it cut."""
+    try:
+        return _specs.decode(raw).spec
+    except RecursionError:
+        return _specs.decode(shallow(raw)).spec
+
+
+class _Spec(Wire, frozen=True, kw_only=True):
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_specs = msgspec.json.Decoder(_Spec)
+
+
+@lru_cache(maxsize=1_024)
+def _newer(spec: bytes) -> tuple[str, ...]:
+    # What is cut is inside opaque parameters, or of a newer field: what we know is not so deep.
+    return unknown_fields(msgspec.json.decode(shallow(spec)), dra.ResourceClaimSpec, "spec")
 
 
 class _ClaimOutline(Wire, frozen=True, kw_only=True):

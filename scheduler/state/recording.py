@@ -19,7 +19,7 @@ from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
-from scheduler.state.inventory import allocated_part
+from scheduler.state.inventory import allocated_part, claim_spec, newer_fields
 
 FORMAT = "tutti-recording/1"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -119,7 +119,7 @@ def dump(
         for key in state.keys(kind):
             found, change = state.object(kind, key), state.change(kind, key)
             if found is not None:
-                objects.setdefault(_name(kind), []).append(_encoded(_as_read(kind, found)))
+                objects.setdefault(_name(kind), []).append(_recorded(kind, found, change))
             elif change is not None:
                 unreadable.setdefault(_name(kind), []).append(_outline(change))
     return msgspec.json.encode(
@@ -176,6 +176,14 @@ def load(data: bytes) -> Recording:
         held_back=file.held_back,
         decided=file.decided,
     )
+
+
+def _recorded(kind: Kind, found: Wire, change: Change | None) -> msgspec.Raw:
+    document = _encoded(_as_read(kind, found))
+    if kind != RESOURCE_CLAIM or change is None or not newer_fields(change.raw):
+        return document
+    parts = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    return _encoded({**parts, "spec": claim_spec(change.raw)})  # refused for what we do not know: it has to be there
 
 
 def _as_read(kind: Kind, found: Wire) -> Wire:

@@ -249,8 +249,9 @@ class Translation:
         if found is None and change is not None:
             found = inventory.allocated_part(change)
         claim = None
-        if isinstance(found, dra.ResourceClaim):
-            claim = inventory.claim(found, admin_access_allowed=self._admin_access_in(found.metadata.namespace))
+        if isinstance(found, dra.ResourceClaim) and change is not None:
+            allowed = self._admin_access_in(found.metadata.namespace)
+            claim = inventory.claim(found, change.raw, admin_access_allowed=allowed)
         self._claims.put(key, claim)
 
     def _store(self, kind: Kind, key: str, change: Change | None, found: Wire | None) -> None:

@@ -182,3 +182,41 @@ spec:
     assert "good -> n" in text
     assert "bad" in text
     assert "1x" in text
+
+
+def test_what_a_claim_asks_in_a_field_that_is_not_known_is_refused_and_not_left_out(tmp_path: Path):
+    """The device is free and would do for what is known of the claim; the pod that asks for nothing more gets it."""
+    objects: list[dict[str, Any]] = [
+        {"apiVersion": "tutti.scheduler/v1alpha1", "kind": "Queue", "metadata": {"name": "q"}}
+    ]
+    for name, more in (("new", {"neighbours": "close"}), ("old", {})):
+        asked = {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 1, **more}}
+        objects += [
+            {
+                "apiVersion": "resource.k8s.io/v1",
+                "kind": "ResourceClaimTemplate",
+                "metadata": {"name": name},
+                "spec": {"spec": {"devices": {"requests": [asked]}}},
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {"tutti.scheduler/queue": "q"}},
+                "spec": {
+                    "schedulerName": "tutti",
+                    "containers": [{"name": "c", "resources": {"claims": [{"name": "gpu"}]}}],
+                    "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": name}],
+                },
+            },
+        ]
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump_all(objects))
+    code, text, _ = plan("-f", str(file), "--machine", "t4=1", "-o", "json")
+    assert code == 0
+    decided = json.loads(text)
+    assert [placement["pod"] for placement in decided["placements"]] == ["default/old"]
+    (refused,) = (gang for gang in decided["gangs"] if gang["name"] == "default/new")
+    assert refused["reason"]["code"] == "ClaimRefused"
+    assert "ResourceClaim default/new-gpu" in refused["reason"]["message"]
+    assert "spec.devices.requests[0].exactly.neighbours" in refused["reason"]["message"]
+    assert refused["remedy"] == "Upgrade the scheduler, or ask without what it does not know."

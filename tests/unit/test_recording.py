@@ -56,6 +56,8 @@ DOCUMENTS: list[Document] = [
     pod("p4", labels={"pod-group-name": "h"}),
     OWNER,
     resource_claim("c", allocation=allocation("n1", "gpu-0")),
+    merged(resource_claim("later"), spec={"devices": {"shape": "torus"}}),
+    merged(resource_claim("held", allocation=allocation("n1", "gpu-1")), spec={"devices": {"shape": "torus"}}),
 ]
 POLICY = Policy(seed=7, default_queue="team", spread=True)
 

@@ -1,5 +1,7 @@
 """What claims ask for, and what of it cannot be decided: the same on every node, with object, cause and cure."""
 
+from dataclasses import replace
+
 import pytest
 
 from scheduler.api import dra
@@ -100,6 +102,17 @@ def test_what_cannot_be_understood_is_refused(asked: dra.DeviceRequest, problem:
     name, why, _ = refusal(claim("c", asked))
     assert name == "r"
     assert why.startswith(problem)
+
+
+def test_a_claim_with_fields_that_nobody_here_knows_is_refused_with_their_names():
+    known = claim("c", request("gpu"))
+    newer = replace(known, newer=("spec.devices.requests[0].exactly.filter", "spec.shape"))
+    assert refusal(newer) == (
+        "",
+        "has spec.devices.requests[0].exactly.filter, spec.shape, which this scheduler does not know",
+        "Upgrade the scheduler, or ask without what it does not know.",
+    )
+    assert ask_shape(newer) != ask_shape(known), "what is known of one says nothing about the other"
 
 
 def test_more_devices_than_an_allocation_can_hold_are_refused():

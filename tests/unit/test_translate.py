@@ -1,5 +1,6 @@
 """API objects -> Snapshot: what pods ask for, queues in every dialect, claims, and what is set aside."""
 
+import copy
 import random
 from datetime import UTC, datetime
 from typing import Any
@@ -294,6 +295,69 @@ def test_a_claim_that_cannot_be_decoded_still_holds_its_devices() -> None:
     assert held is not None
     assert held.devices.results is not None
     assert held.devices.results[0].device == "gpu-0"
+
+
+OPAQUE = {"driver": "d", "parameters": {"apiVersion": "d/v9", "anything": {"goes": [{}]}}}
+SPEC: Document = {
+    "devices": {
+        "requests": [
+            {
+                "name": "one",
+                "exactly": {
+                    "deviceClassName": "gpu",
+                    "selectors": [{"cel": {"expression": "true"}}],
+                    "capacity": {"requests": {"memory": "1Gi"}},
+                    "tolerations": [{"key": "k", "operator": "Exists"}],
+                },
+            },
+            {"name": "other", "firstAvailable": [{"name": "a", "deviceClassName": "gpu"}]},
+        ],
+        "constraints": [{"matchAttribute": "d/x"}],
+        "config": [{"opaque": OPAQUE}],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "",
+        "devices",
+        "devices.requests[0]",
+        "devices.requests[0].exactly",
+        "devices.requests[0].exactly.selectors[0]",
+        "devices.requests[0].exactly.selectors[0].cel",
+        "devices.requests[0].exactly.capacity",
+        "devices.requests[0].exactly.tolerations[0]",
+        "devices.requests[1].firstAvailable[0]",
+        "devices.constraints[0]",
+        "devices.config[0]",
+        "devices.config[0].opaque",
+    ],
+)
+def test_a_field_of_a_claim_that_nobody_here_knows_is_named_until_the_claim_is_allocated(at: str) -> None:
+    spec = copy.deepcopy(SPEC)
+    place: Any = spec
+    for step in at.replace("[", ".").replace("]", "").split(".") if at else ():
+        place = place[int(step) if step.isdigit() else step]
+    place["later"] = False
+    waiting = resource_claim("c") | {"spec": spec}
+    path = ".".join(("spec", at, "later") if at else ("spec", "later"))
+    assert seen(waiting).claims["a/c"].newer == (path,)
+    allocated = resource_claim("c", allocation=allocation("n1", "gpu-0")) | {"spec": spec}
+    found = seen(allocated)
+    assert found.claims["a/c"].newer == ()
+    assert found.claims["a/c"].allocation is not None
+
+
+def test_of_a_claim_all_that_is_known_empty_or_opaque_is_no_newer_field() -> None:
+    deep = {"x": [{"x": "y"}]}
+    for _ in range(300):
+        deep = {"x": [deep]}
+    spec = copy.deepcopy(SPEC)
+    spec["devices"]["later"] = None
+    spec["devices"]["config"].append({"opaque": {"driver": "d", "parameters": deep}})
+    assert seen(resource_claim("c") | {"spec": spec}).claims["a/c"].newer == ()
 
 
 def test_slices_and_classes_are_the_objects_as_decoded() -> None:
