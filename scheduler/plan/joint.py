@@ -6,6 +6,7 @@ placed the pods, and what the solver answers is allocated for real before it is 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from queues.limits import under_quota
 from queues.resources import NOTHING, Resources, total
@@ -268,7 +269,7 @@ def _problem(rooms: Rooms, contenders: Sequence[Contender], budgets: tuple[int, 
                 return None
         zones.append(Zone(domains=where, classes=tuple(filled)))
     problem = Problem(contenders=tuple(contenders), zones=tuple(zones), budgets=budgets)
-    return problem if problem.size() <= MOST_VARIABLES else None
+    return _with_likes(rooms, problem) if problem.size() <= MOST_VARIABLES else None
 
 
 _Alike = tuple[int, tuple[bool, ...]]
@@ -316,3 +317,48 @@ def _patterns(rooms: Rooms, node: str, wanted: Mapping[int, int]) -> tuple[Patte
 
     fill(0, ())
     return tuple(found) if len(found) <= MOST_PATTERNS else None
+
+
+def _with_likes(rooms: Rooms, problem: Problem) -> Problem:
+    """The problem with what its pods like better, if any has a list of alternatives and the model can take it."""
+    known: dict[tuple[int, tuple[Pattern, ...]], tuple[tuple[Pattern, ...], tuple[int, ...]]] = {}
+
+    def liked(alike: NodeClass) -> NodeClass:
+        if not any(map(rooms.choosy, alike.patterns)):
+            return alike
+        key = rooms.ledger.state(alike.nodes[0]), alike.patterns
+        patterns, dislikes = known.get(key) or known.setdefault(key, _liked(rooms, alike.nodes[0], alike.patterns))
+        return replace(alike, patterns=patterns, dislikes=dislikes)
+
+    zones = tuple(replace(zone, classes=tuple(map(liked, zone.classes))) for zone in problem.zones)
+    better = replace(problem, zones=zones)
+    return better if better.size() <= MOST_VARIABLES else problem
+
+
+def _liked(rooms: Rooms, node: str, maximal: tuple[Pattern, ...]) -> tuple[tuple[Pattern, ...], tuple[int, ...]]:
+    """The patterns, and unless there are too many those with fewer of the pods that have lists of alternatives, as far
+    as the others are served better then; and how far down the lists each pattern goes."""
+    dislikes = {pattern: rooms.verdict(node, pattern).alternatives for pattern in maximal}
+    waiting = list(maximal)
+    while waiting:
+        pattern = waiting.pop()
+        for shape, _ in pattern if dislikes[pattern] else ():
+            fewer = with_more(pattern, shape, -1)
+            if fewer and fewer not in dislikes and rooms.choosy(((shape, 1),)):
+                dislikes[fewer] = rooms.verdict(node, fewer).alternatives
+                waiting.append(fewer)
+        if len(dislikes) > MOST_PATTERNS:
+            return maximal, tuple(dislikes[each] for each in maximal)
+    lesser = sorted(
+        pattern
+        for pattern, dislike in dislikes.items()
+        if pattern not in maximal and not any(_holds(more, pattern) and dislikes[more] <= dislike for more in dislikes)
+    )
+    patterns = (*maximal, *lesser)
+    return patterns, tuple(dislikes[pattern] for pattern in patterns)
+
+
+def _holds(more: Pattern, pattern: Pattern) -> bool:
+    """Whether `more` has a seat for all of the pattern, and others."""
+    offered = dict(more)
+    return more != pattern and all(offered.get(shape, 0) >= count for shape, count in pattern)

@@ -161,6 +161,23 @@ class Rooms:
         self._capacities[key] = count, complete
         return min(count, at_most)
 
+    def favoured(self, node: str, load: Load, shape: int, at_most: int) -> int:
+        """Of `at_most` bundles that the node has room for on top of `load`, so many as find devices no further down
+        their lists of alternatives than one by itself, and push nobody of the load further down."""
+        if not self.choosy(load) and not self.shapes[shape].choosy:
+            return at_most
+        before = self.verdict(node, load).alternatives if load else 0
+        alone = self.verdict(node, ((shape, 1),)).alternatives
+
+        def likes(count: int) -> bool:
+            return self.verdict(node, with_more(load, shape, count)).alternatives <= before + alone * count
+
+        return next((count for count in range(at_most) if not likes(count + 1)), at_most)
+
+    def choosy(self, load: Load) -> bool:
+        """Whether anybody of the load has a list of alternatives, so that less of it may be served better."""
+        return any(self.shapes[shape].choosy for shape, _ in load)
+
     def rank(self, node: str, shape: int) -> Rank:
         """Smaller is better for one bundle of this shape: what its pods prefer, then best fit, then the name."""
         key = (self.ledger.state(node), shape)

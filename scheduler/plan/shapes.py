@@ -62,7 +62,8 @@ class Shape:
 
     `manners`: of its pods, towards others (`neighbours`). `labels`: node labels that its rules look at; `named`: they
     look at the node's name. `served`: its extended resources that a device class serves. `tastes`: whether it prefers
-    some nodes to others. `devices`: how many devices it asks for, at a guess, for taking the hard ones first."""
+    some nodes to others. `choosy`: whether it has a list of alternatives, the best first, for some of its devices.
+    `devices`: how many devices it asks for, at a guess, for taking the hard ones first."""
 
     number: int
     sample: Bundle
@@ -72,6 +73,7 @@ class Shape:
     named: bool
     served: tuple[str, ...]
     tastes: bool
+    choosy: bool
     devices: int
     demands: dict[frozenset[str], Demand] = field(default_factory=dict)
 
@@ -258,6 +260,7 @@ class Shapes:
             named=named,
             served=tuple(sorted({name for pod in bundle.pods for name in self.served(pod)})),
             tastes=any(pod.preferred_affinity for pod in bundle.pods),
+            choosy=any(r.first_available for claim in bundle.asks for r in claim.spec.devices.requests or ()),
             devices=_devices(bundle),
         )
 

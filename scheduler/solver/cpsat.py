@@ -102,10 +102,11 @@ def _add_hint(model: Model, placement: Mapping[str, tuple[Move, ...]]) -> None:
 
 
 def _pattern_for(alike: NodeClass, counts: Mapping[int, int]) -> int:
-    """The first pattern that has a seat for all of these."""
+    """The pattern that has a seat for all of these: the one they like best, of those the first."""
 
     def holds(pattern: Pattern) -> bool:
         offered = dict(pattern)
         return all(offered.get(shape, 0) >= count for shape, count in counts.items())
 
-    return next((p for p, pattern in enumerate(alike.patterns) if holds(pattern)), 0)
+    dislikes = alike.dislikes or (0,) * len(alike.patterns)
+    return min((p for p, pattern in enumerate(alike.patterns) if holds(pattern)), key=dislikes.__getitem__, default=0)

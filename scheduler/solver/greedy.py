@@ -38,6 +38,10 @@ class Room(Protocol[GuestList]):
         """How many more of `shape` the node takes on top of `load`, up to `at_most`."""
         ...
 
+    def favoured(self, node: str, load: Load, shape: int, at_most: int) -> int:
+        """How many of `at_most` bundles that find room on top of `load` the node serves as well as one by itself."""
+        ...
+
     def rank(self, node: str, shape: int) -> tuple[int | str, ...]:
         """Smaller is better for one of `shape`; ends in the node's name."""
         ...
@@ -268,15 +272,23 @@ class _Attempt(Generic[GuestList]):
             capacity = room.capacity(node, _load(draft.seats.get(node)), shape, count)
             if capacity:
                 able.append((room.rank(node, shape), node, capacity))
-        seats = []
+        able.sort()
+        seats: dict[str, int] = {}
         left = count
-        for _, node, capacity in sorted(able):
-            here = min(capacity, left)
-            seats.append((node, here))
+        for _, node, capacity in able:
+            here = room.favoured(node, _load(draft.seats.get(node)), shape, min(capacity, left))
+            seats[node] = here
             left -= here
             if not left:
                 break
-        return seats
+        # Only now more on a node than it serves as well as one by itself.
+        for _, node, capacity in able if left else ():
+            more = min(capacity - seats[node], left)
+            seats[node] += more
+            left -= more
+            if not left:
+                break
+        return [(node, here) for node, here in seats.items() if here]
 
     def _seats_in_company(
         self, shape: int, count: int, nodes: tuple[str, ...], draft: _Draft[GuestList]

@@ -1,8 +1,9 @@
 """Problem: the question in small integers, and the way back to names.
 
 Gangs contend for zones: sets of nodes that no level at hand tells apart. The nodes of a zone that are in one state form
-a class, and a class knows its patterns: the maximal ways to fill one such node, exact because whoever makes the problem
-asks the same functions that place pods. So resources, devices, partitions and counters never enter the model itself.
+a class, and a class knows its patterns: the maximal ways to fill one such node, and lesser ones that pods like better;
+exact because whoever makes the problem asks the same functions that place pods. So resources, devices, partitions and
+counters never enter the model itself.
 """
 
 from collections.abc import Iterator
@@ -72,11 +73,14 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeClass:
-    """Nodes in one state. `whole`: nothing runs on them, so that it is worth something to leave them alone."""
+    """Nodes in one state. `whole`: nothing runs on them, so that it is worth something to leave them alone.
+    `dislikes`: of each pattern, how far down their lists of alternatives the pods find devices, all together; () where
+    nobody has such a list."""
 
     nodes: tuple[str, ...]
     patterns: tuple[Pattern, ...]
     whole: bool
+    dislikes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

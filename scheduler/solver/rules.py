@@ -208,6 +208,16 @@ def groups_are_where_they_prefer(model: Model) -> tuple[Any, int]:
     return _sum(model.keeps.values()), len(places)
 
 
+def pods_get_what_they_like_best(model: Model) -> tuple[Any, int]:
+    """How far down their lists of alternatives pods find their devices: minus the sum."""
+    disliked, most = [], 0
+    for z, zone in enumerate(model.problem.zones):
+        for c, alike in enumerate(zone.classes):
+            disliked += [(model.fills[z, c, p], dislike) for p, dislike in enumerate(alike.dislikes) if dislike]
+            most += len(alike.nodes) * max(alike.dislikes, default=0)
+    return -_weighted(disliked), most
+
+
 def nodes_stay_whole(model: Model) -> tuple[Any, int]:
     """How many nodes on which nothing runs are left alone: minus those that are filled."""
     filled = [
@@ -219,7 +229,12 @@ def nodes_stay_whole(model: Model) -> tuple[Any, int]:
     return -_sum(filled), most
 
 
-TIERS: tuple[Callable[[Model], tuple[Any, int]], ...] = (gangs_start, groups_are_where_they_prefer, nodes_stay_whole)
+TIERS: tuple[Callable[[Model], tuple[Any, int]], ...] = (
+    gangs_start,
+    groups_are_where_they_prefer,
+    pods_get_what_they_like_best,
+    nodes_stay_whole,
+)
 """What is better, most important first: each gives an expression and how far it can range; one unit of an earlier tier
 outweighs all that is below it."""
 

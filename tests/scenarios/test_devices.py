@@ -74,6 +74,45 @@ def test_alone_the_same_pod_takes_the_gpu_whole() -> None:
     assert given(decide(divided() + gang("one", claims={"gpu": WHOLE_OR_HALF}))) == {"one-0": ["n/gpu-0"]}
 
 
+def nodes_of_divided(**boards: int) -> World:
+    """Nodes, by name, with so many GPUs each of which is given whole or in halves."""
+    made = queue("default") + gpu_class() + gpu_class(MIG, kind="mig")
+    for name, count in boards.items():
+        parts = [divided_gpu(index) for index in range(count)]
+        made += node(name) + devices(name, [d for part, _ in parts for d in part], [counters for _, counters in parts])
+    return made
+
+
+def wholes_and_halves(decided: Plan) -> tuple[int, int]:
+    taken = [device for each in given(decided).values() for device in each]
+    halves = sum("part" in device for device in taken)
+    return len(taken) - halves, halves
+
+
+def test_a_gang_takes_what_it_likes_best_where_that_is_free_on_other_nodes() -> None:
+    """Four whole GPUs on two nodes, and one node alone would have four halves."""
+    decided = decide(nodes_of_divided(m=2, n=2) + gang("g", pods=4, claims={"gpu": WHOLE_OR_HALF}))
+    taken = sorted(device for each in given(decided).values() for device in each)
+    assert taken == ["m/gpu-0", "m/gpu-1", "n/gpu-0", "n/gpu-1"]
+
+
+@pytest.mark.parametrize(("pods", "wholes"), [(4, 4), (5, 3), (7, 1), (8, 0)])
+def test_of_a_gang_no_more_take_what_they_like_less_than_have_to(pods: int, wholes: int) -> None:
+    decided = decide(nodes_of_divided(m=2, n=2) + gang("g", pods=pods, claims={"gpu": WHOLE_OR_HALF}))
+    assert wholes_and_halves(decided) == (wholes, pods - wholes)
+
+
+def test_a_gang_that_is_moved_for_another_keeps_what_it_likes_best() -> None:
+    """A pair on each node leaves no three GPUs for `triple`. Two of the pairs must meet on `a`, and though all three
+    have room there, the third would have halves."""
+    pairs = gang("pairs", pods=3, claims={"gpu": ask_first(("wholes", GPU, 2), ("halves", MIG, 2))}, priority=1)
+    made = nodes_of_divided(a=4, b=3, c=2) + pairs + gang("triple", claims={"gpus": ask(3)})
+    assert len(decide(made.under(solver_enabled=False)).placements) == 3
+    decided = decide(made)
+    assert len(decided.placements) == 4
+    assert wholes_and_halves(decided) == (9, 0)
+
+
 def test_three_that_want_whole_or_half_of_one_gpu_wait_and_it_is_proved() -> None:
     reason = decide(divided() + gang("three", pods=3, claims={"gpu": WHOLE_OR_HALF})).why("three")
     assert isinstance(reason, GangDoesNotFit)

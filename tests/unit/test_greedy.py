@@ -18,14 +18,21 @@ class Seen(dict[str, set[int]]):
 
 class Toy:
     """Shape n asks for n GPUs; nodes of one first letter are a rack; none is in a pod. `shy` shapes stand on a node of
-    their own; `needy` ones where a pod of shape 1 is."""
+    their own; `needy` ones where a pod of shape 1 is; `choosy` ones like the first half of a node's GPUs better."""
 
-    def __init__(self, *, shy: tuple[int, ...] = (), needy: tuple[int, ...] = (), **free: int) -> None:
-        self.free, self.shy, self.needy = free, shy, needy
+    def __init__(
+        self, *, shy: tuple[int, ...] = (), needy: tuple[int, ...] = (), choosy: tuple[int, ...] = (), **free: int
+    ) -> None:
+        self.free, self.shy, self.needy, self.choosy = free, shy, needy, choosy
 
     def capacity(self, node: str, load: Load, shape: int, at_most: int) -> int:
         left = self.free[node] - sum(of * count for of, count in load)
         return min(left // shape, at_most)
+
+    def favoured(self, node: str, load: Load, shape: int, at_most: int) -> int:
+        if shape not in self.choosy:
+            return at_most
+        return min(max(self.free[node] // 2 - sum(of * count for of, count in load), 0) // shape, at_most)
 
     def rank(self, node: str, shape: int) -> tuple[int | str, ...]:
         return self.free[node] - shape, node
@@ -76,6 +83,13 @@ def seats(asked: Group, room: Toy) -> dict[str, list[tuple[str, int, int]]] | Sh
         node: [(m.leaf, m.shape, m.count) for m in found.moves if m.node == node]
         for node in sorted({m.node for m in found.moves})
     }
+
+
+def test_more_than_a_node_serves_as_well_as_one_come_to_it_only_when_all_nodes_have_so_many() -> None:
+    room = Toy(choosy=(1,), a=3, b=4, c=5)
+    assert seats(group(*[1] * 4), room) == {"a": [("", 1, 1)], "b": [("", 1, 2)], "c": [("", 1, 1)]}
+    assert seats(group(*[1] * 7), room) == {"a": [("", 1, 3)], "b": [("", 1, 2)], "c": [("", 1, 2)]}
+    assert isinstance(seats(group(*[1] * 13), room), Short)
 
 
 def test_each_pod_goes_where_the_least_is_left_over() -> None:

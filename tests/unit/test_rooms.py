@@ -74,6 +74,22 @@ def test_alternatives_of_a_load_are_chosen_together() -> None:
     wanted = shape(here, pod("p", claims={"gpu": "c"}))
     assert here.capacity("n", (), wanted, 9) == 2
     assert [here.verdict("n", ((wanted, count),)).alternatives for count in (1, 2)] == [0, 2]
+    assert here.favoured("n", (), wanted, 2) == 1
+    assert here.favoured("n", ((wanted, 1),), wanted, 1) == 0
+
+
+def test_a_node_favours_those_who_push_nobody_down_his_list_of_alternatives() -> None:
+    parts = [divided_gpu(index) for index in range(2)]
+    made = node("n") + devices("n", [d for part, _ in parts for d in part], [counters for _, counters in parts])
+    made += gpu_class() + gpu_class("mig", kind="mig") + claim("whole", ask(1))
+    made += claim("either", ask_first(("whole", GPU, 1), ("half", "mig", 1)))
+    here = rooms(made)
+    either, whole = shape(here, pod("p", claims={"gpu": "either"})), shape(here, pod("q", claims={"gpu": "whole"}))
+    assert here.favoured("n", (), whole, here.capacity("n", (), whole, 9)) == 2
+    load = ((either, 1), (whole, 1))
+    assert here.capacity("n", ((either, 2),), whole, 9) == 1
+    assert here.favoured("n", ((either, 2),), whole, 1) == 0
+    assert here.verdict("n", load).alternatives == 0
 
 
 def test_a_question_that_outlasts_the_effort_given_is_not_answered_and_not_remembered() -> None:

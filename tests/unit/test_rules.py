@@ -163,3 +163,10 @@ def test_leaving_a_node_whole_is_better_than_filling_it() -> None:
     zones = (zone("r0", nodes("a", whole=True), nodes("b")),)
     problem = Problem(contenders=(gang(leaf(ONE)),), zones=zones)
     assert worth(problem, fills={(0, 1, 0): 1}) > worth(problem, fills={(0, 0, 0): 1})
+
+
+def test_what_pods_like_best_is_better_than_a_node_left_whole() -> None:
+    """Four fit on one node if half of them take what they like less."""
+    two = NodeClass(nodes=("a", "b"), patterns=(((1, 4),), ((1, 2),)), whole=True, dislikes=(2, 0))
+    problem = Problem(contenders=(gang(leaf(*[ONE] * 4)),), zones=(zone("r0", two),))
+    assert worth(problem, fills={(0, 0, 1): 2}) > worth(problem, fills={(0, 0, 0): 1})
