@@ -413,6 +413,14 @@ def resource_claim_template(
     }
 
 
+def taint_rule(name: str, selector: Document | None) -> Document:
+    """A rule that puts the taint "drain" on what the selector says."""
+    spec: Document = {"taint": {"key": "drain", "effect": "NoSchedule"}}
+    if selector is not None:
+        spec["deviceSelector"] = selector
+    return {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceTaintRule", "metadata": meta(name), "spec": spec}
+
+
 def gpu(
     index: int, *, product: str = "NVIDIA H100 80GB HBM3", memory: str = "80Gi", domain: str = "", **attributes: Any
 ) -> Document:

@@ -276,8 +276,9 @@ class ResourceClaimTemplate(Wire, frozen=True, kw_only=True):
     spec: ResourceClaimTemplateSpec
 
 
-class DeviceTaintSelector(Wire, frozen=True, kw_only=True):
-    """Absent fields select everything; an absent selector selects nothing."""
+class DeviceTaintSelector(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Absent fields select everything; an absent selector selects nothing. All must hold: a rule with a field that we
+    do not know cannot be read, because without it the rule would select more."""
 
     driver: str | None = None
     pool: str | None = None

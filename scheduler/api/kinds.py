@@ -112,7 +112,7 @@ DEVICE_TAINT_RULE = Kind(
     namespaced=False,
     type=dra.DeviceTaintRule,
     optional=True,
-    older=("v1beta2",),  # 1.36, behind a gate
+    older=("v1beta2", "v1alpha3"),  # 1.36, and 1.34 and 1.35; behind a gate
 )
 
 # What volumes ask of nodes. Without the right to read them, pods with claims wait.

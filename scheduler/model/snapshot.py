@@ -34,7 +34,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """An object left out of the snapshot because it cannot be read. `object` as `Kind/namespace/name`."""
+    """An object left out of the snapshot because it cannot be read. `object` as `Kind/namespace/name`.
+
+    What can be read of it counts where that is the safe side: devices that a claim holds, a taint."""
 
     object: str
     uid: str

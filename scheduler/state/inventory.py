@@ -1,5 +1,6 @@
 """Nodes and claims -> the model's; slices and classes are used as they come."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -93,6 +94,30 @@ def allocated_part(change: Change) -> dra.ResourceClaim | None:
     if outline.status.allocation is None:
         return None
     return dra.ResourceClaim(metadata=outline.metadata, spec=dra.ResourceClaimSpec(), status=outline.status)
+
+
+class _RuleOutline(Wire, frozen=True, kw_only=True):
+    """The part of a taint rule that says which taint, and as much as can be read of where."""
+
+    class Spec(Wire, frozen=True, kw_only=True):
+        device_selector: Mapping[str, object] | None = None
+        taint: dra.DeviceTaint
+
+    metadata: ObjectMeta
+    spec: Spec
+
+
+def tainting_part(change: Change) -> dra.DeviceTaintRule | None:
+    """A taint rule whose selector cannot be decoded, with a selector of what can be read: fields only ever narrow it
+    (KEP 5055), so it selects at least what the rule does. None if its taint cannot be decoded."""
+    try:
+        outline = msgspec.json.decode(change.raw, type=_RuleOutline)
+    except msgspec.MsgspecError:
+        return None
+    told = outline.spec.device_selector or {}
+    known = {name: text for name in ("driver", "pool", "device") if isinstance(text := told.get(name), str)}
+    spec = dra.DeviceTaintRuleSpec(device_selector=dra.DeviceTaintSelector(**known), taint=outline.spec.taint)
+    return dra.DeviceTaintRule(metadata=outline.metadata, spec=spec)
 
 
 def _allocatable(found: core.Node) -> Resources:

@@ -13,13 +13,22 @@ from typing import Any
 import msgspec
 
 from scheduler.api.changes import Change, listed, read
-from scheduler.api.kinds import JOB, JOB_SET, LEADER_WORKER_SET, RESOURCE_CLAIM, WATCHED, Document, Kind
+from scheduler.api.kinds import (
+    DEVICE_TAINT_RULE,
+    JOB,
+    JOB_SET,
+    LEADER_WORKER_SET,
+    RESOURCE_CLAIM,
+    WATCHED,
+    Document,
+    Kind,
+)
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
-from scheduler.state.inventory import allocated_part, claim_spec, newer_fields
+from scheduler.state.inventory import allocated_part, claim_spec, newer_fields, tainting_part
 
 FORMAT = "tutti-recording/1"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -85,7 +94,7 @@ class _Headed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Unreadable(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """An object that cannot be decoded. `object`: its identity, and for a claim what it holds."""
+    """An object that cannot be decoded. `object`: its identity, for a claim what it holds, for a rule its taint."""
 
     problem: str
     object: msgspec.Raw
@@ -224,6 +233,9 @@ def _outline(change: Change) -> _Unreadable:
     }
     if held is not None:
         document["status"] = held.status
+    rule = tainting_part(change) if change.kind == DEVICE_TAINT_RULE else None
+    if rule is not None:
+        document["spec"] = rule.spec
     return _Unreadable(problem=change.problem or "", object=_encoded(document))
 
 

@@ -242,7 +242,16 @@ class Translation:
 
     def _rule(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(DEVICE_TAINT_RULE, key, change)
-        self._rules.put(key, found if isinstance(found, dra.DeviceTaintRule) else None)
+        rule = found if isinstance(found, dra.DeviceTaintRule) else None
+        if rule is None and change is not None and (part := inventory.tainting_part(change)) is not None:
+            # The fence lets us in: there the safe side is that it stands nowhere.
+            fence = part.spec.taint.key == self.policy.device_fence_taint
+            rule = None if fence else part
+            reason = _half_read(change, fence=fence)
+            self._aside.put(
+                _name(DEVICE_TAINT_RULE, key), dialects.set_aside(DEVICE_TAINT_RULE, key, change.meta.uid, reason)
+            )
+        self._rules.put(key, rule)
 
     def _claim(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(RESOURCE_CLAIM, key, change)
@@ -415,6 +424,14 @@ def _undecodable(change: Change) -> Unreadable:
         problem=problem,
         remedy=f"Correct {field} as {change.kind.api_version} {change.kind.kind} defines it.",
     )
+
+
+def _half_read(change: Change, *, fence: bool) -> Unreadable:
+    """Why a taint rule was not read as it is meant, and what holds meanwhile."""
+    reason = _undecodable(change)
+    meanwhile = "it puts up no fence" if fence else "its taint is on every device that the rest of it selects"
+    remedy = f"Upgrade the scheduler, or correct {reason.field}."
+    return replace(reason, problem=f"{reason.problem}, so {meanwhile}", remedy=remedy)
 
 
 def _without_queue(gang: Gang, broken: Mapping[str, Reason], usable: Collection[str]) -> Gang:

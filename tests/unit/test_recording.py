@@ -33,6 +33,7 @@ from tests.manifests import (
     resource_claim,
     seed_queue,
     state,
+    taint_rule,
     topology,
 )
 
@@ -58,6 +59,8 @@ DOCUMENTS: list[Document] = [
     resource_claim("c", allocation=allocation("n1", "gpu-0")),
     merged(resource_claim("later"), spec={"devices": {"shape": "torus"}}),
     merged(resource_claim("held", allocation=allocation("n1", "gpu-1")), spec={"devices": {"shape": "torus"}}),
+    taint_rule("drain", {"driver": "gpu.nvidia.com"}),
+    taint_rule("later", {"pool": "n1", "shape": "torus"}),
 ]
 POLICY = Policy(seed=7, default_queue="team", spread=True)
 

@@ -40,6 +40,7 @@ from tests.manifests import (
     resource_claim,
     seed_queue,
     state,
+    taint_rule,
     topology,
 )
 
@@ -358,6 +359,43 @@ def test_of_a_claim_all_that_is_known_empty_or_opaque_is_no_newer_field() -> Non
     spec["devices"]["later"] = None
     spec["devices"]["config"].append({"opaque": {"driver": "d", "parameters": deep}})
     assert seen(resource_claim("c") | {"spec": spec}).claims["a/c"].newer == ()
+
+
+@pytest.mark.parametrize(
+    ("selector", "field", "reads"),
+    [
+        ({"driver": "d", "pool": "p", "shape": "x"}, "spec.deviceSelector", ("d", "p", None)),
+        ({"driver": 7, "device": "gpu-0"}, "spec.deviceSelector.driver", (None, None, "gpu-0")),
+        ({"selectors": [{"cel": {"expression": "false"}}]}, "spec.deviceSelector", (None, None, None)),
+    ],
+)
+def test_a_taint_whose_selector_cannot_be_read_is_on_all_that_the_rest_selects_and_it_is_said(
+    selector: Document, field: str, reads: tuple[str | None, ...]
+) -> None:
+    found = seen(taint_rule("r", selector))
+    (rule,) = found.taint_rules
+    kept = rule.spec.device_selector
+    assert kept is not None
+    assert (rule.spec.taint.key, (kept.driver, kept.pool, kept.device)) == ("drain", reads)
+    why = reason(found, "DeviceTaintRule/r")
+    assert why.field == field
+    assert why.problem.endswith("so its taint is on every device that the rest of it selects")
+    assert why.remedy == f"Upgrade the scheduler, or correct {field}."
+
+
+def test_a_fence_whose_selector_cannot_be_read_stands_nowhere_because_it_would_let_us_in() -> None:
+    rule = taint_rule("r", {"driver": "d", "shape": "x"})
+    found = seen(rule, device_fence_taint="drain")
+    assert found.taint_rules == ()
+    assert reason(found, "DeviceTaintRule/r").problem.endswith("so it puts up no fence")
+
+
+def test_a_taint_rule_that_can_be_read_again_is_no_longer_set_aside() -> None:
+    found = state(taint_rule("r", {"driver": "d", "shape": "x"}))
+    assert len(_now(found).set_aside) == 1
+    found.apply(change(taint_rule("r", {"driver": "d"}), "MODIFIED"))
+    assert _now(found).set_aside == ()
+    assert len(_now(found).taint_rules) == 1
 
 
 def test_slices_and_classes_are_the_objects_as_decoded() -> None:
