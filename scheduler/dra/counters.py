@@ -57,19 +57,22 @@ class PoolUse:
         kinds = shapes.shape(view, reads).kinds
         counts: dict[int, int] = {}
         apart: list[Hashable] = []
+        told = pool in view.local  # whether the devices say what is left of the counters
         for name in self.held:
             number = view.numbers.get(DeviceId(*pool, name))
             if number is None:
-                continue
-            if shapes.interchangeable(view.devices[number]):
+                told = False
+            elif shapes.interchangeable(view.devices[number]):
                 counts[kinds[number]] = counts.get(kinds[number], 0) + 1
             else:
                 apart.append((number,))
         for name, (_, taken) in self.shares.items():
             number = view.numbers.get(DeviceId(*pool, name))
-            if number is not None:
+            if number is None:
+                told = False
+            else:
                 apart.append((number, *((key, str(value)) for key, value in sorted(taken.items()))))
-        counters = () if pool in view.local else tuple(sorted((*key, str(v)) for key, v in self.counters.items() if v))
+        counters = () if told else tuple(sorted((*key, str(v)) for key, v in self.counters.items() if v))
         return tuple(sorted(counts.items())), tuple(sorted(apart, key=repr)), counters
 
 

@@ -4,7 +4,7 @@ Everything here depends on the slice alone, so it is read once per slice object 
 Source: resource.k8s.io/v1 ResourceSlice; KEP 4815 (partitions), 5055 (taints), 5075 (consumable capacity).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -194,16 +194,12 @@ def _read_device(spec: dra.ResourceSliceSpec, device: dra.Device) -> Device:
     attributes = _qualified(spec.driver, device.attributes or {})
     own = bool(spec.per_device_node_selection)
     place = device if own else spec
-    consumes = sorted(
-        (use.counter_set, tuple(sorted((name, amount(counter.value)) for name, counter in use.counters.items())))
-        for use in device.consumes_counters or ()
-    )
     return Device(
         id=DeviceId(spec.driver, spec.pool.name, device.name),
         published=device,
         attributes=attributes,
         capacity={name: _read_capacity(capacity) for name, capacity in (device.capacity or {}).items()},
-        consumes=tuple(consumes),
+        consumes=read_consumption(device.consumes_counters or ()),
         taints=tuple(taint for taint in device.taints or () if taint.effect in BLOCKING),
         places=tuple(scalar(attributes.get(name)) for name in PLACES),
         node_name=place.node_name,
@@ -211,6 +207,16 @@ def _read_device(spec: dra.ResourceSliceSpec, device: dra.Device) -> Device:
         unselected=own and not (device.node_name or device.node_selector or device.all_nodes),
         beyond=_beyond(device),
         skips=spec.skip_node_operations,
+    )
+
+
+def read_consumption(published: Iterable[dra.DeviceCounterConsumption]) -> Consumption:
+    """What a device takes of counters, as exact amounts. Raises QuantityError."""
+    return tuple(
+        sorted(
+            (use.counter_set, tuple(sorted((name, amount(counter.value)) for name, counter in use.counters.items())))
+            for use in published
+        )
     )
 
 

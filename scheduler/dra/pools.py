@@ -5,10 +5,12 @@ Source: KEP 4381 (pools, generations), KEP 4815 (perDeviceNodeSelection), KEP 50
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 from scheduler.api import dra
 from scheduler.api.attributes import OUTSIDE_FENCE
+from scheduler.api.quantity import QuantityError
 from scheduler.dra import shapes
 from scheduler.dra.caches import PerObject
 from scheduler.dra.devices import (
@@ -21,6 +23,7 @@ from scheduler.dra.devices import (
     Features,
     Scalar,
     SliceDevices,
+    read_consumption,
     read_slice,
     scalar,
     values_of,
@@ -99,6 +102,7 @@ class Inventory:
         taint_rules: tuple[dra.DeviceTaintRule, ...],
         fence_taint: str,
         features: Features,
+        withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]],
     ) -> None:
         self.classes = classes
         self.features = features
@@ -106,6 +110,7 @@ class Inventory:
         self._pools = pools
         self._rules = taint_rules
         self._fence = fence_taint
+        self._withdrawn = withdrawn
         self._on_node: dict[str, list[_Pool]] = {}
         self._anywhere: list[_Pool] = []
         for pool in pools.values():
@@ -125,9 +130,11 @@ class Inventory:
         taint_rules: Iterable[dra.DeviceTaintRule] = (),
         fence_taint: str = "",
         features: Features = EVERYTHING,
+        withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]] = MappingProxyType({}),
     ) -> "Inventory":
         """The inventory of these slices, whatever their order.
 
+        `withdrawn`: what devices that are in no slice any more drew on counters when they were, where that is known.
         `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us. Where it is
         set, devices without it are for others and get a taint that says so.
         """
@@ -137,7 +144,7 @@ class Inventory:
             pools.setdefault(read.pool, []).append(read)
         rules = tuple(sorted(taint_rules, key=lambda rule: rule.metadata.name)) if features.taints else ()
         made = {key: _pool(key, pools[key]) for key in sorted(pools)}
-        return cls(made, classes, rules, fence_taint, features)
+        return cls(made, classes, rules, fence_taint, features, withdrawn)
 
     def on(self, node: Node) -> NodeDevices:
         """What this node can use."""
@@ -193,9 +200,31 @@ class Inventory:
         return found.slices if found is not None else ()
 
     def consumption(self, device: DeviceId) -> Consumption:
-        """What the device takes of its pool's counters while it is used."""
+        """What the device takes of its pool's counters while it is used.
+
+        One that no slice lists takes what it took when one did. Where that is not known (we have been started since),
+        the board that it is named after is taken whole: NVIDIA's gpu-0-mig-... is part of gpu-0."""
         found = self.device(device)
-        return found.consumes if found else ()
+        if found is not None:
+            return found.consumes
+        drew = self._withdrawn.get(device)
+        if drew is not None:
+            try:
+                return read_consumption(drew)
+            except QuantityError:
+                pass  # then it could not be used when it was listed, and the board's name has to do
+        board = self._named_after(device)
+        return board.consumes if board is not None else ()
+
+    def _named_after(self, device: DeviceId) -> Device | None:
+        """The device of the pool whose name, and a hyphen, is the longest beginning of this one's."""
+        name, _, rest = device.name.rpartition("-")
+        while rest and name:
+            board = self.device(device._replace(name=name))
+            if board is not None:
+                return board
+            name, _, rest = name.rpartition("-")
+        return None
 
     def pool_devices(self, device: DeviceId) -> Iterable[Device]:
         """All devices of the pool that this device belongs to."""

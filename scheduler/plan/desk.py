@@ -92,7 +92,11 @@ class Desk:
         tree = QueueTree.of(snapshot.queues)
         resting = _resting(snapshot, tree)
         inventory = Inventory.of(
-            snapshot.slices, snapshot.classes, snapshot.taint_rules, fence_taint=policy.device_fence_taint
+            snapshot.slices,
+            snapshot.classes,
+            snapshot.taint_rules,
+            fence_taint=policy.device_fence_taint,
+            withdrawn=snapshot.withdrawn,
         )
         neighbours = Neighbours(
             {node.name: node for node in snapshot.nodes},

@@ -11,11 +11,12 @@ import msgspec
 from scheduler.api.attributes import PLACE_LABELS
 from scheduler.api.changes import Change, read
 from scheduler.api.core import Node, Pod
-from scheduler.api.dra import ResourceClaim
-from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, WATCHED, Document, Kind
+from scheduler.api.dra import ResourceClaim, ResourceSlice
+from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
 from scheduler.state.pods import resize_is_infeasible
+from scheduler.state.withdrawn import Withdrawn
 
 
 class ClusterState:
@@ -30,6 +31,7 @@ class ClusterState:
         self.confirmed = 0
         self.derived: object | None = None
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
+        self.withdrawn = Withdrawn()
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
         self._listed: set[Kind] = set()
         self._assumed = Assumed()
@@ -61,6 +63,8 @@ class ClusterState:
             self.confirmed += self._assumed.told_pod(change)
         elif kind == RESOURCE_CLAIM:
             self.confirmed += self._assumed.told_claim(change)
+        elif kind == RESOURCE_SLICE:
+            self._relist(known, told.get(change.key))
         self._note(kind, change.key, before)
 
     def apply_all(self, changes: Iterable[Change]) -> None:
@@ -173,7 +177,16 @@ class ClusterState:
         copy._told = {kind: dict(objects) for kind, objects in self._told.items()}
         copy._listed = set(self._listed)
         copy._assumed = self._assumed.copy()
+        copy.withdrawn = self.withdrawn.copy()
         return copy
+
+    def _relist(self, before: Change | None, after: Change | None) -> None:
+        was, now = (change.object if change is not None else None for change in (before, after))
+        if now is None and after is not None:
+            return  # what cannot be decoded withdraws nothing
+        self.withdrawn.replaced(
+            was if isinstance(was, ResourceSlice) else None, now if isinstance(now, ResourceSlice) else None
+        )
 
     def _entry(self, kind: Kind, key: str) -> "tuple[Change, Wire | None] | None":
         told = self._told[kind].get(key) if kind in self._told else None

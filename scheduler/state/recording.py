@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from scheduler.api.changes import Change, listed, read
+from scheduler.api.dra import DeviceCounterConsumption
 from scheduler.api.kinds import (
     DEVICE_TAINT_RULE,
     JOB,
@@ -29,6 +30,7 @@ from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from scheduler.state.inventory import allocated_part, claim_spec, newer_fields, tainting_part
+from scheduler.state.withdrawn import Withdrawn
 
 FORMAT = "tutti-recording/1"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -100,6 +102,15 @@ class _Unreadable(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     object: msgspec.Raw
 
 
+class _Device(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A device that no slice lists any more, and what it drew on counters."""
+
+    driver: str
+    pool: str
+    device: str
+    consumes_counters: tuple[DeviceCounterConsumption, ...]
+
+
 class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     format: str
     now_ms: int
@@ -108,6 +119,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     listed: list[str] = msgspec.field(default_factory=list)
     objects: dict[str, list[msgspec.Raw]]
     unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
+    withdrawn: list[_Device] = msgspec.field(default_factory=list)
     held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
     decided: dict[str, Any] | None = None
 
@@ -140,6 +152,10 @@ def dump(
             listed=sorted(_name(kind) for kind in state.kinds if state.lists(kind)),
             objects=objects,
             unreadable=unreadable,
+            withdrawn=[
+                _Device(driver=driver, pool=pool, device=device, consumes_counters=draws)
+                for (driver, pool, device), draws in state.withdrawn.in_order().items()
+            ],
             held_back={
                 gang: HeldBack(code=why.code, message=why.message, cure=why.cure)
                 for gang, why in sorted((held_back or {}).items())
@@ -177,6 +193,9 @@ def load(data: bytes) -> Recording:
             state.apply(_unreadable(kind, each))
         if _name(kind) in file.listed:
             state.apply(listed(kind))
+    state.withdrawn = Withdrawn(
+        {(each.driver, each.pool, each.device): each.consumes_counters for each in file.withdrawn}
+    )
     return Recording(
         state=state,
         now_ms=file.now_ms,

@@ -133,6 +133,9 @@ class Translation:
         for kind, one in self._one_by_one.items():
             for key in sorted(changed.get(kind, ())):
                 one(key, self._state.change(kind, key), self._state.object(kind, key))
+        if self._state.withdrawn and self._state.lists(RESOURCE_CLAIM):
+            held = (claim.allocation for claim in self._claims.values())
+            self._state.withdrawn.keep(allocation for allocation in held if allocation is not None)
         self._pods(changed, everything)
 
     def snapshot(self, now_ms: int, usage: Mapping[str, Mapping[str, int]]) -> Snapshot:
@@ -150,6 +153,7 @@ class Translation:
             slices=self._slices.values(),
             classes=self._classes.mapping(),
             taint_rules=self._rules.values(),
+            withdrawn=self._state.withdrawn.in_order(),
             claims=self._claims.mapping(),
             storage=self._stores.storage(),
             pods=self._bound.values(),

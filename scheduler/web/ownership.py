@@ -55,7 +55,11 @@ class Ownership:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._inventory = Inventory.of(
-            snapshot.slices, snapshot.classes, snapshot.taint_rules, snapshot.policy.device_fence_taint
+            snapshot.slices,
+            snapshot.classes,
+            snapshot.taint_rules,
+            snapshot.policy.device_fence_taint,
+            withdrawn=snapshot.withdrawn,
         )
         self._in_use = InUse.of(snapshot.claims.values(), self._inventory)
         self._pods = {pod.uid: (pod.key, gang.key, gang.queue) for gang in snapshot.gangs for pod in gang.pods}

@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from queues.resources import Resources
-from scheduler.api.dra import ResourceClaimSpec
+from scheduler.api.dra import (
+    AllocationResult,
+    DeviceAllocationResult,
+    DeviceRequestAllocationResult,
+    ResourceClaimSpec,
+)
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, WaitingForClaims
 from scheduler.model.workloads import ContainerAsk
@@ -32,6 +37,7 @@ from tests.builders import (
     running,
     sub_group,
     topology,
+    world,
 )
 from tests.strategies import carried_out
 
@@ -111,6 +117,25 @@ def test_a_gang_that_is_moved_for_another_keeps_what_it_likes_best() -> None:
     decided = decide(made)
     assert len(decided.placements) == 4
     assert wholes_and_halves(decided) == (9, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "remembered", "gets"),
+    [(GPU, True, None), (MIG, True, "gpu-0-part-0"), (GPU, False, None), (MIG, False, None)],
+)
+def test_a_half_that_its_driver_has_withdrawn_goes_on_taking_half_of_the_gpu(
+    asked: str, remembered: bool, gets: str | None
+) -> None:
+    """Source: kubernetes/kubernetes#140802. Where nobody remembers what it took, it is taken to be the whole GPU."""
+    published, counters = divided_gpu(0)
+    withdrawn = published.pop()
+    made = queue("default") + node("n") + devices("n", published, [counters]) + gpu_class() + gpu_class(MIG, kind="mig")
+    result = DeviceRequestAllocationResult(request="main", driver=GPU, pool="n", device=withdrawn.name)
+    made += claim("held", ask(of=MIG), holds=AllocationResult(devices=DeviceAllocationResult(results=(result,))))
+    if remembered:
+        made += world(withdrawn={(GPU, "n", withdrawn.name): withdrawn.consumes_counters})
+    decided = decide(made + gang("late", claims={"gpu": ask(of=asked)}))
+    assert given(decided) == ({"late-0": [f"n/{gets}"]} if gets else {})
 
 
 def test_three_that_want_whole_or_half_of_one_gpu_wait_and_it_is_proved() -> None:

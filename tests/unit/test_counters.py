@@ -10,6 +10,7 @@ from scheduler.dra.devices import Capacity, DeviceId, Policy, amount, written
 from scheduler.dra.pools import Inventory
 from scheduler.model.workloads import Claim
 from tests.published import (
+    CLASSES,
     DRIVER,
     ask,
     boards,
@@ -147,6 +148,50 @@ def test_devices_that_other_nodes_hold_draw_on_the_same_counters():
     in_use = InUse.of([allocated(holding("there", pool="p"))], found)
     assert in_use.signature(N1) != InUse(found).signature(N1)
     assert isinstance(ask(found, claim("c", request("r", of="any")), in_use=in_use), NoRoom)
+
+
+def divided(*parts: str) -> list[dra.ResourceSlice]:
+    """Two boards of eight slices; each whole, and of the first these quarters."""
+    takes = {f"memory-slice-{s}": 1 for s in range(8)}
+    listed = [device(f"gpu-{n}", {"name": f"gpu-{n}"}, consumes={f"board-{n}": takes}) for n in range(2)]
+    listed += [device(part, {"name": part}, consumes=quarter(part)) for part in parts]
+    return [slice_of("n1", *listed, of=2), slice_of("n1", of=2, sets=boards(0, 1))]
+
+
+def quarter(name: str) -> dict[str, dict[str, int]]:
+    first = 2 * int(name.rpartition("-")[2])
+    return {"board-0": {f"memory-slice-{first + s}": 1 for s in range(2)}}
+
+
+def left(found: Inventory, in_use: InUse) -> list[str]:
+    """What can still be given, each by itself."""
+    free = []
+    for each in found.devices_on(N1):
+        asked = claim("c", request("r", f"device.attributes['{DRIVER}'].name == '{each.id.name}'", of="any"))
+        if isinstance(ask(found, asked, in_use=in_use), Allocated):
+            free.append(each.id.name)
+    return free
+
+
+def test_a_partition_that_no_slice_lists_draws_on_its_board_what_it_drew_before():
+    """Source: kubernetes/kubernetes#140802, where the whole board is given away below it."""
+    held = [allocated(holding("gpu-0-q-0"))]
+    listed = inventory(*divided("gpu-0-q-0", "gpu-0-q-1"))
+    assert left(listed, InUse.of(held, listed)) == ["gpu-1", "gpu-0-q-1"]
+    draws = listed.device(DeviceId(DRIVER, "n1", "gpu-0-q-0")).published.consumes_counters
+    gone = Inventory.of(divided("gpu-0-q-1"), CLASSES, withdrawn={(DRIVER, "n1", "gpu-0-q-0"): draws})
+    assert left(gone, InUse.of(held, gone)) == ["gpu-1", "gpu-0-q-1"]
+    assert InUse.of(held, gone).signature(N1) != InUse(gone).signature(N1)
+
+
+def test_of_a_partition_whose_draw_nobody_remembers_the_board_is_taken_that_it_is_named_after():
+    gone = inventory(*divided("gpu-0-q-1"))
+    in_use = InUse.of([allocated(holding("gpu-0-q-0", "gpu-0-q-3"))], gone)
+    assert left(gone, in_use) == ["gpu-1"]
+    in_use.give_back(holding("gpu-0-q-0", "gpu-0-q-3"))
+    assert left(gone, in_use) == ["gpu-0", "gpu-1", "gpu-0-q-1"]
+    for stranger in ("gpu", "gpu-", "other-0-q", "gpu-00-q-0"):
+        assert left(gone, InUse.of([allocated(holding(stranger))], gone)) == ["gpu-0", "gpu-1", "gpu-0-q-1"]
 
 
 def test_shares_add_up_and_a_counter_is_drawn_on_once():

@@ -19,6 +19,7 @@ from scheduler.state.translate import snapshot
 from tests.manifests import (
     Document,
     allocation,
+    change,
     container,
     device_class,
     h100_node,
@@ -31,6 +32,7 @@ from tests.manifests import (
     pod_group,
     queue,
     resource_claim,
+    resource_slice,
     seed_queue,
     state,
     taint_rule,
@@ -83,6 +85,15 @@ def test_writes_not_yet_seen_are_recorded_as_done() -> None:
     replayed = recording.load(recording.dump(found, now_ms=0, policy=POLICY)).snapshot()
     assert replayed.pods[0].node == "n1"
     assert replayed.claims["a/c"].allocation is not None
+
+
+def test_what_withdrawn_devices_drew_is_recorded() -> None:
+    takes = {"name": "a", "consumesCounters": [{"counterSet": "b", "counters": {"slices": {"value": "1"}}}]}
+    found = state(resource_slice("n1", takes), resource_claim("c", allocation=allocation("n1", "a")))
+    found.apply(change(resource_slice("n1"), "DELETED"))
+    seen = snapshot(found, now_ms=0, policy=POLICY)
+    assert list(seen.withdrawn) == [("gpu.nvidia.com", "n1", "a")]
+    assert recording.load(recording.dump(found, now_ms=0, policy=POLICY)).snapshot() == seen
 
 
 def test_what_no_decision_reads_is_not_recorded() -> None:

@@ -38,6 +38,7 @@ from tests.manifests import (
     priority_class,
     queue,
     resource_claim,
+    resource_slice,
     seed_queue,
     state,
     taint_rule,
@@ -396,6 +397,53 @@ def test_a_taint_rule_that_can_be_read_again_is_no_longer_set_aside() -> None:
     found.apply(change(taint_rule("r", {"driver": "d"}), "MODIFIED"))
     assert _now(found).set_aside == ()
     assert len(_now(found).taint_rules) == 1
+
+
+def part(name: str, slices: int = 1) -> Document:
+    """A device that takes so many slices of its board."""
+    return {"name": name, "consumesCounters": [{"counterSet": "b", "counters": {"slices": {"value": str(slices)}}}]}
+
+
+def withdrawn(found: ClusterState) -> dict[str, Any]:
+    """What withdrawn devices draw, by name."""
+    return {
+        device: use.counters["slices"].value
+        for (_, _, device), (use,) in snapshot(found, now_ms=0, policy=Policy()).withdrawn.items()
+    }
+
+
+def test_what_a_withdrawn_device_drew_is_known_while_a_claim_holds_it() -> None:
+    holder = resource_claim("c", allocation=allocation("n1", "a", "b", "plain"))
+    plain = {"name": "plain"}
+    found = state(resource_slice("n1", part("a"), part("b", 2), part("c", 4), plain), holder)
+    assert withdrawn(found) == {}
+    found.apply(change(resource_slice("n1", part("c", 4), generation=2), "MODIFIED"))
+    assert withdrawn(found) == {"a": "1", "b": "2"}
+    assert withdrawn(found.fork()) == {"a": "1", "b": "2"}
+    found.apply(change(resource_slice("n1", part("b", 3), number=1, generation=2)))
+    assert withdrawn(found) == {"a": "1"}, "another slice lists it"
+    found.apply(change(resource_slice("n1", part("b", 3), number=1, generation=2), "DELETED"))
+    assert withdrawn(found) == {"a": "1", "b": "3"}
+    found.apply(change(resource_claim("c", allocation=allocation("n1", "b")), "MODIFIED"))
+    assert withdrawn(found) == {"b": "3"}
+    found.apply(change(resource_claim("c"), "MODIFIED"))
+    assert withdrawn(found) == {}
+    found.apply(change(holder, "MODIFIED"))
+    assert withdrawn(found) == {}, "what nobody held was forgotten"
+
+
+def test_a_slice_that_cannot_be_decoded_withdraws_nothing_and_claims_not_yet_told_may_hold_anything() -> None:
+    known = resource_slice("n1", part("a"))
+    found = ClusterState()
+    found.apply(change(known))
+    found.apply(change(merged(known, spec={"devices": 7}), "MODIFIED"))
+    assert withdrawn(found) == {}
+    found.apply(change(known, "MODIFIED"))
+    found.apply(change(resource_slice("n1"), "MODIFIED"))
+    assert withdrawn(found) == {"a": "1"}
+    found.apply(change(resource_claim("c", allocation=allocation("n1", "a"))))
+    found.apply(listed(kinds.RESOURCE_CLAIM))
+    assert withdrawn(found) == {"a": "1"}
 
 
 def test_slices_and_classes_are_the_objects_as_decoded() -> None:
