@@ -55,6 +55,11 @@ _PROFILE_SLICES = re.compile(r"(?P<slices>\d+)g\.")
 _NAME_SLICES = re.compile(r"gpu-\d+-mig-(?P<slices>\d+)g")
 
 
+def of_class(name: str) -> str:
+    """The resource of queues that counts devices of a class."""
+    return f"deviceclass/{name}"
+
+
 def charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
     """What an allocation costs: "gpu" and "deviceclass/<name>", in thousandths."""
     last = _last_charge(allocation)
@@ -96,7 +101,7 @@ def _charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: In
         class_name = classes.get(result.request)
         amounts[GPU] = amounts.get(GPU, 0) + _part(gpu, part)
         if class_name:
-            key = f"deviceclass/{class_name}"
+            key = of_class(class_name)
             amounts[key] = amounts.get(key, 0) + _part(WHOLE, part)
     return Resources(amounts)
 
@@ -213,7 +218,7 @@ def _estimate(asked: Question, inventory: Inventory) -> Resources:
         else:
             want = wants[0]
             gpu, devices = _by_class(want.device_class) * want.count, WHOLE * want.count
-        key = f"deviceclass/{want.device_class}"
+        key = of_class(want.device_class)
         amounts[GPU] = amounts.get(GPU, 0) + gpu
         amounts[key] = amounts.get(key, 0) + devices
     return Resources(amounts)

@@ -1,7 +1,8 @@
 """What pods cost their queue, and what there is to be divided. House units by queue resource name.
 
 CPU and memory as requested; GPUs and devices per class by what claims hold (`scheduler.dra.accounting`), and what a
-device plugin serves by the name of its resource.
+device plugin serves by the name of its resource: it counts for the class that would serve it elsewhere, so that no
+quota of a class depends on the kind of node (KEP 5004).
 
 Who pays for a claim: whoever brings it its devices. Afterwards, of its consumers on nodes whose queue can be charged,
 the first that it is reserved for, in the order of its reservations (those that it names nowhere come last, by key). A
@@ -42,7 +43,7 @@ class Accounts:
         """Find who of the pods that these, whose queue can be charged, have on nodes pays for which claim."""
         ranks: dict[str, tuple[int, str]] = {}
         for gang in gangs:
-            for pod, keys, _ in _running(gang).consumers:
+            for pod, keys in _running(gang).consumers:
                 for key in keys:
                     claim = self._claims.get(key)
                     if claim is None or claim.allocation is None:
@@ -59,7 +60,8 @@ class Accounts:
         on."""
         known = _running(gang)
         _add(amounts, known.plain)
-        for pod, keys, named in known.consumers:
+        _add(amounts, self._of_classes(known.named))
+        for pod, keys in known.consumers:
             served = False
             for key in keys:
                 claim = self._claims.get(key)
@@ -70,7 +72,7 @@ class Accounts:
                     self.paid.add(key)
                     _add(amounts, accounting.charge(claim.spec, claim.allocation, self._inventory))
             if not served:
-                _add(amounts, named)
+                _add(amounts, self._named(pod.requests))
 
     def estimate(self, bundle: Bundle, paid: set[str] | None = None) -> Resources:
         """The least that a bundle will cost, before its devices are known. `paid`: claims that its gang pays for
@@ -91,10 +93,9 @@ class Accounts:
         parts += [accounting.estimate(claim, self._inventory) for claim in bundle.asks]
         for pod in bundle.pods:
             made = self._shapes.extended(pod)
-            named = by_name(pod.requests)
-            if made is not None and not named:
-                cost = accounting.estimate(Claim(key="", uid="", spec=made.spec), self._inventory)
-                named = Resources({GPU: cost[GPU]})
+            named = self._named(pod.requests)
+            if made is not None:
+                named = _lesser(named, accounting.estimate(Claim(key="", uid="", spec=made.spec), self._inventory))
             parts.append(named)
             for key in claims_of(pod):
                 claim = self._claims.get(key)
@@ -109,7 +110,7 @@ class Accounts:
         """What a pod costs with the devices that were chosen for its claims, made ones included. A claim that held
         devices before, for which neither a pod on a node nor the gang (`paid`) pays, is paid by this pod; it is added
         to `paid`."""
-        parts = [own(pod), by_name(self._shapes.requests(pod, node))]
+        parts = [own(pod), self._named(self._shapes.requests(pod, node))]
         parts += [accounting.charge(claim.spec, allocation, self._inventory) for claim, allocation in allocated]
         for key in claims_of(pod):
             claim = self._claims.get(key)
@@ -117,6 +118,21 @@ class Accounts:
                 paid.add(key)
                 parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
         return total(parts)
+
+    def _named(self, requests: Resources) -> Resources:
+        """What a device plugin serves, by the names of the resources: GPUs, and devices of classes."""
+        extended = _extended(requests)
+        return total([by_name(requests), self._of_classes(extended)]) if extended else NOTHING
+
+    def _of_classes(self, extended: Resources) -> Resources:
+        """These resources as devices of the classes that serve them where no device plugin does."""
+        amounts: dict[str, int] = {}
+        for name, count in extended.amounts.items():
+            serving = self._shapes.serving(name)
+            if serving is not None:
+                key = accounting.of_class(serving)
+                amounts[key] = amounts.get(key, 0) + count * accounting.WHOLE
+        return Resources(amounts) if amounts else NOTHING
 
 
 def own(pod: Pod) -> Resources:
@@ -133,6 +149,18 @@ def _own(requests: Resources) -> Resources:
     return Resources({"cpu": requests["cpu"], "memory": requests["memory"]})
 
 
+def _extended_only(amounts: Resources) -> Resources:
+    """Resources that Kubernetes does not know by itself: their names have a domain."""
+    return Resources({name: amount for name, amount in amounts.amounts.items() if "/" in name})
+
+
+def _lesser(named: Resources, claimed: Resources) -> Resources:
+    """The least that extended resources cost: through a device plugin as their names tell, or through a claim. GPUs
+    that the names tell count as they do."""
+    amounts = {name: min(amount, claimed[name]) for name, amount in named.amounts.items()}
+    return Resources({**amounts, GPU: named[GPU] or claimed[GPU]})
+
+
 def _by_name(amounts: Resources) -> Resources:
     gpus = amounts[GPU_RESOURCE] * accounting.WHOLE
     for name, amount in amounts.amounts.items():
@@ -144,26 +172,30 @@ def _by_name(amounts: Resources) -> Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """Of a gang's pods on nodes: what they cost together whatever their claims hold (`plain`), and those that have
-    claims, with the keys of these and the GPUs that are to be paid by name unless a claim serves them. It follows from
-    the gang alone, so that it is the same as long as the gang is the same object."""
+    """Of a gang's pods on nodes: what they cost together whatever their claims hold (`plain`); the extended resources
+    that those without claims ask for (`named`); and those that have claims, with the keys of these: what they ask for
+    by name is paid unless a claim serves it. It follows from the gang alone, so that it is the same as long as the gang
+    is the same object."""
 
     plain: Resources
-    consumers: tuple[tuple[Pod, tuple[str, ...], Resources], ...]
+    named: Resources
+    consumers: tuple[tuple[Pod, tuple[str, ...]], ...]
 
 
 @PerObject
 def _running(gang: Gang) -> _Running:
     plain: dict[str, int] = {}
-    consumers: list[tuple[Pod, tuple[str, ...], Resources]] = []
+    named: dict[str, int] = {}
+    consumers: list[tuple[Pod, tuple[str, ...]]] = []
     for pod in gang.bound:
-        keys, named = claims_of(pod), _by_name(pod.requests)
+        keys = claims_of(pod)
         _add(plain, _own(pod.requests))
         if keys:
-            consumers.append((pod, tuple(keys), named))
+            consumers.append((pod, tuple(keys)))
         else:
-            _add(plain, named)
-    return _Running(plain=Resources(plain), consumers=tuple(consumers))
+            _add(plain, _by_name(pod.requests))
+            _add(named, _extended_only(pod.requests))
+    return _Running(plain=Resources(plain), named=Resources(named), consumers=tuple(consumers))
 
 
 def _add(amounts: dict[str, int], part: Resources) -> None:
@@ -173,6 +205,7 @@ def _add(amounts: dict[str, int], part: Resources) -> None:
 
 _cpu_and_memory = PerObject(_own)
 _gpus_by_name = PerObject(_by_name)
+_extended = PerObject(_extended_only)
 
 
 def pool(nodes: Iterable[Node], inventory: Inventory) -> Resources:

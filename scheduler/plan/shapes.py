@@ -173,7 +173,11 @@ class Shapes:
     def served(self, pod: Pod) -> tuple[str, ...]:
         """The pod's extended resources that a device class serves, sorted."""
         names = sorted({name for container in pod.extended for name in container.requests})
-        return tuple(name for name in names if class_of(name, self._classes, self._serving) is not None)
+        return tuple(name for name in names if self.serving(name) is not None)
+
+    def serving(self, resource: str) -> str | None:
+        """The device class that serves an extended resource, None if none does."""
+        return class_of(resource, self._classes, self._serving)
 
     def requests(self, pod: Pod, node: Node) -> Resources:
         """What the pod takes of the node's own amounts there: without what a claim serves."""

@@ -106,6 +106,7 @@ def _bill(case: Case, tree: QueueTree) -> Bill:
             continue
         there = _standing(gang)
         bill.put(queue, gang, there.cost)
+        bill.put(queue, gang, accounts.as_classes(there.named))
         for pod in there.consumers:
             for cost in accounts.held(gang, pod):
                 bill.put(queue, gang, cost)
@@ -121,9 +122,11 @@ def _bill(case: Case, tree: QueueTree) -> Bill:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Standing:
     """Of a gang's pods on nodes: those whose extended resources a claim may serve (`extended`); what the others cost
-    together beside their claims, and those of them that have some (`consumers`). Pods by key."""
+    together beside their claims, the extended resources that they ask for (`named`), and those of them that have claims
+    (`consumers`). Pods by key."""
 
     cost: Resources
+    named: Sums
     consumers: tuple[Pod, ...]
     extended: tuple[Pod, ...]
 
@@ -132,13 +135,16 @@ class _Standing:
 def _standing(gang: Gang) -> _Standing:
     """Looks at nothing but the gang: it is as true in the next check, as long as the gang is the same object."""
     sums: Sums = {}
+    named: Sums = {}
     pods = sorted((pod for pod in gang.pods if pod.node), key=lambda pod: pod.key)
     for pod in pods:
         if not pod.extended_claim:
             _add(sums, Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]}))
             _add(sums, _by_plugin(pod.requests.amounts))
+            _add(named, Resources({name: count for name, count in pod.requests.amounts.items() if "/" in name}))
     return _Standing(
         cost=Resources(sums),
+        named=named,
         consumers=tuple(pod for pod in pods if pod.claims and not pod.extended_claim),
         extended=tuple(pod for pod in pods if pod.extended_claim),
     )
@@ -201,6 +207,7 @@ class _Accounts:
         self._claims = case.snapshot.claims
         self._inventory = inventory
         self._payers = payers
+        self._classes = case.snapshot.classes
         self._paid: set[tuple[str, str]] = set()
 
     def cost(self, gang: Gang, pod: Pod, placement: Placement | None) -> Resources:
@@ -227,8 +234,24 @@ class _Accounts:
             if self._pays(gang, pod, key) or not held_before:
                 self._paid.add((gang.key, key))
                 parts.append(accounting.charge(spec, allocation, self._inventory))
-        parts.append(_by_plugin({name: amount for name, amount in pod.requests.amounts.items() if name not in served}))
-        return total(parts)
+        plugin = {name: amount for name, amount in pod.requests.amounts.items() if name not in served}
+        return total([*parts, _by_plugin(plugin), self.as_classes(plugin)])
+
+    def as_classes(self, requests: Mapping[str, int]) -> Resources:
+        """What a device plugin serves, as devices of the classes that serve these resources on other nodes."""
+        sums: Sums = {}
+        for resource, count in requests.items():
+            if "/" not in resource:  # what Kubernetes knows by itself
+                continue
+            named = resource.removeprefix(dra.IMPLICIT_EXTENDED_RESOURCE_PREFIX)
+            serving = [each for each in self._classes.values() if each.spec.extended_resource_name == resource]
+            if named != resource:
+                serving = [self._classes[named]] if named in self._classes else []
+            if serving:
+                newest = max(each.metadata.creation_timestamp or "" for each in serving)
+                name = min(e.metadata.name for e in serving if (e.metadata.creation_timestamp or "") == newest)
+                _add(sums, Resources({f"deviceclass/{name}": count * accounting.WHOLE}))
+        return Resources(sums)
 
     def held(self, gang: Gang, pod: Pod) -> Iterator[Resources]:
         """What the claims cost that a pod on a node pays for."""

@@ -1,6 +1,11 @@
 """Queues: limits at every level, quota for what cannot be preempted, order."""
 
+from dataclasses import replace
+
+import pytest
+
 from queues.reasons import NoQueueNamed, OverLimit, OverQuota, QueueDoesNotExist, QueueIsNoLeaf, QueueUnusable
+from queues.resources import Resources
 from queues.tree import Queue, QueueResource
 from scheduler.model.plan import Plan, Verdict
 from scheduler.plan.planner import plan
@@ -26,6 +31,7 @@ from tests.builders import (
     queue,
     world,
 )
+from tests.strategies import carried_out
 
 
 def decide(made: World) -> Plan:
@@ -86,6 +92,34 @@ def test_a_quota_per_device_class_counts_devices_of_that_class() -> None:
     reason = decided.why("three")
     assert isinstance(reason, OverLimit)
     assert reason.resource == "deviceclass/gpu.nvidia.com"
+
+
+def of_class(name: str, limit: int) -> World:
+    return queue("red", **{f"deviceclass/{name}": QueueResource(limit=limit * 1000)})
+
+
+@pytest.mark.parametrize("dra", [True, False])
+def test_a_quota_per_device_class_counts_on_nodes_with_a_device_plugin_as_well(dra: bool) -> None:
+    """Source: KEP 5004; Kubernetes' ResourceQuota counts both forms."""
+    made = node("n", gpus=4, dra=dra) + gpu_class(serves="nvidia.com/gpu") + of_class("gpu.nvidia.com", limit=2)
+    made += gang("two", pods=2, gpus=1, queue="red", priority=1)
+    first = decide(made + gang("three", gpus=1, queue="red"))
+    assert started(first) == ["two"]
+    refused = OverLimit(queue="red", resource="deviceclass/gpu.nvidia.com", asked=1000, allocated=2000, limit=2000)
+    assert first.why("three") == refused
+    second = decide(carried_out(made, decide(made)) + gang("three", gpus=1, queue="red"))
+    assert second.why("three") == refused
+
+
+def test_resources_named_after_a_class_count_for_it_and_others_for_none() -> None:
+    implicit = "deviceclass.resource.kubernetes.io/gpu.nvidia.com"
+    fpga = "example.com/fpga"
+    made = node("n", **{implicit: 2, fpga: 2}) + gpu_class() + of_class("gpu.nvidia.com", limit=1)
+    asking = [replace(one, requests=one.requests + Resources({implicit: 1, fpga: 1})) for one in (pod("a"), pod("b"))]
+    made += gang_of("a", [asking[0]], queue="red", priority=1) + gang_of("b", [asking[1]], queue="red")
+    decided = decide(made)
+    assert started(decided) == ["a"]
+    assert list(decided.queues[0].allocated) == ["cpu", "deviceclass/gpu.nvidia.com", "memory"]
 
 
 def test_running_work_is_charged_before_anything_starts() -> None:

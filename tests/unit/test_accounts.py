@@ -30,6 +30,7 @@ def test_an_estimate_counts_claims_once_and_made_claims_by_their_resource() -> N
     assert book.estimate(pair)["cpu"] == 2000
     (made_for,) = shapes.bundles([pod("c", gpus=3)])
     assert book.estimate(made_for)["gpu"] == 3000
+    assert book.estimate(made_for)["deviceclass/gpu.nvidia.com"] == 3000
 
 
 def test_a_claim_is_paid_by_the_first_of_its_consumers_only() -> None:

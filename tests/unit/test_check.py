@@ -459,6 +459,23 @@ def test_slices_of_boards_that_a_device_plugin_serves_count_for_the_limit() -> N
     assert told(check(limited, good), "queue default goes past its limit of gpu: 857 of 800")
 
 
+def test_what_a_device_plugin_serves_counts_for_the_limit_of_its_class() -> None:
+    """Of two classes for one resource the newer one counts, running work included."""
+    old, new = gpu_class("old", serves="nvidia.com/gpu"), gpu_class("new", serves="nvidia.com/gpu")
+    dated = msgspec.structs.replace(
+        new.classes["new"], metadata=ObjectMeta(name="new", creation_timestamp="2026-01-01T00:00:00Z")
+    )
+    made = queue("default") + old + world(classes={"new": dated}) + node("n", gpus=4)
+    made += gang("there", gpus=1, on=["n"]) + gang("train", gpus=2)
+    good = plan(made)
+    assert check(made, good) == ()
+    for name, told_of in (("new", ["past its limit of deviceclass/new: 3000 of 2500"]), ("old", [])):
+        limited = replace(made, queues=queue("default", **{f"deviceclass/{name}": QueueResource(limit=2500)}).queues)
+        assert [text for text in check(limited, good) if "limit" in text] == [
+            f"queue default goes {t}" for t in told_of
+        ]
+
+
 def _asking_for(one: Pod, resource: str, count: int) -> Pod:
     asks = (ContainerAsk(name="main", index=0, requests={resource: count}),)
     return replace(one, requests=Resources({**one.requests.amounts, resource: count}), extended=asks)
