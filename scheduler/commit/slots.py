@@ -5,16 +5,20 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+COMMITS_PER_REPORT = 32
+"""Writes of commits after which a report is written although many more are under way."""
+
 
 class Slots:
-    """At most `size` writes under way. Reports take a turn only while no commit waits for one, never the last, and one
-    at a time while commits are under way, so that a burst of reports takes no bind's time at the server. First come,
-    first served within each."""
+    """At most `size` writes under way. Reports take a turn only while no commit waits for one, and never the last. While
+    commits take more than half of the turns, one report follows every so many of their writes: a burst of reports shall
+    take little of the binds' time at the server. First come, first served within each."""
 
     def __init__(self, size: int) -> None:
         self._free = size
+        self._many = size // 2
         self._committing = 0
-        self._reporting = 0
+        self._since_report = 0
         self._spare_for_commits = 1 if size > 1 else 0
         self._commits: deque[asyncio.Future[None]] = deque()
         self._reports: deque[asyncio.Future[None]] = deque()
@@ -35,7 +39,7 @@ class Slots:
         try:
             yield
         finally:
-            self._end_report()
+            self._give_back()
 
     async def _take(self, line: deque[asyncio.Future[None]]) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -45,35 +49,37 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                (self._end_commit if line is self._commits else self._end_report)()
+                (self._end_commit if line is self._commits else self._give_back)()
             raise
 
     def _end_commit(self) -> None:
-        self._free += 1
         self._committing -= 1
-        self._serve()
+        self._since_report += 1
+        self._give_back()
 
-    def _end_report(self) -> None:
+    def _give_back(self) -> None:
         self._free += 1
-        self._reporting -= 1
         self._serve()
 
     def _serve(self) -> None:
         while self._free:
             if self._commits:
-                self._committing += self._begin(self._commits.popleft())
+                if self._begin(self._commits.popleft()):
+                    self._committing += 1
             elif self._reports and self._may_report():
-                self._reporting += self._begin(self._reports.popleft())
+                if self._begin(self._reports.popleft()):
+                    self._since_report = 0
             else:
                 return
 
     def _may_report(self) -> bool:
-        return self._free > self._spare_for_commits and not (self._committing and self._reporting)
+        its_turn = self._committing <= self._many or self._since_report >= COMMITS_PER_REPORT
+        return its_turn and self._free > self._spare_for_commits
 
-    def _begin(self, turn: asyncio.Future[None]) -> int:
-        """How many writes begin with this: none if who waited has given up."""
+    def _begin(self, turn: asyncio.Future[None]) -> bool:
+        """Whether a write begins with this: not if who waited has given up."""
         if turn.done():
-            return 0
+            return False
         self._free -= 1
         turn.set_result(None)
-        return 1
+        return True

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scheduler.commit.slots import Slots
+from scheduler.commit.slots import COMMITS_PER_REPORT, Slots
 
 
 class Writers:
@@ -73,17 +73,20 @@ async def test_reports_leave_one_slot_to_commits(writers):
     assert writers.order == ["report-1", "a"]
 
 
-async def test_while_commits_are_under_way_one_report_is_written_at_a_time():
+async def test_while_many_commits_are_under_way_a_report_follows_so_many_of_them():
     writers = Writers(Slots(8))
-    for name in ("a", "report-1", "report-2"):
+    held = ["a", "b", "c", "d", "e"]
+    for name in (*held, "report-1", "report-2"):
         await writers.start(name)
-    assert writers.order == ["a", "report-1"]
-    await writers.end("report-1")
-    assert writers.order == ["a", "report-1", "report-2"]
-    await writers.start("report-3")
+    commits = [str(number) for number in range(COMMITS_PER_REPORT)]
+    for name in commits:
+        assert "report-1" not in writers.order
+        await writers.start(name)
+        await writers.end(name)
+    assert writers.order == [*held, *commits, "report-1"]
     await writers.end("a")
-    assert writers.order == ["a", "report-1", "report-2", "report-3"]
-    for name in ("report-2", "report-3"):
+    assert writers.order[-1] == "report-2", "few are under way now"
+    for name in ("b", "c", "d", "e", "report-1", "report-2"):
         await writers.end(name)
 
 
