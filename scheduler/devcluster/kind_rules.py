@@ -8,7 +8,7 @@ from scheduler.devcluster.definitions import DEFINITION_RULES
 from scheduler.devcluster.kinds import Kind
 from scheduler.devcluster.pod_rules import POD_RULES
 from scheduler.devcluster.rules import PLAIN, Rules
-from scheduler.devcluster.slice_rules import DEVICE_CLASS_RULES, SLICE_RULES
+from scheduler.devcluster.slice_rules import DEVICE_CLASS_RULES, SLICE_RULES, TAINT_RULE_RULES
 from scheduler.devcluster.workload_rules import (
     DAEMON_SET_RULES,
     DEPLOYMENT_RULES,
@@ -38,6 +38,7 @@ _RULES: dict[str, Rules] = {
     kinds.CLAIM.key: CLAIM_RULES,
     kinds.CLAIM_TEMPLATE.key: CLAIM_TEMPLATE_RULES,
     kinds.DEVICE_CLASS.key: DEVICE_CLASS_RULES,
+    kinds.TAINT_RULE.key: TAINT_RULE_RULES,
 }
 
 

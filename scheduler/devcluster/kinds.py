@@ -118,6 +118,8 @@ SLICE = _kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", cluster=T
 CLAIM = _kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", **_STATUS)
 CLAIM_TEMPLATE = _kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 DEVICE_CLASS = _kind("resource.k8s.io/v1", "DeviceClass", "deviceclasses", cluster=True)
+# As 1.36 serves it where DRADeviceTaintRules is on. Nothing here evicts for NoExecute.
+TAINT_RULE = _kind("resource.k8s.io/v1beta2", "DeviceTaintRule", "devicetaintrules", cluster=True, **_STATUS)
 CUSTOM_RESOURCE = _kind(
     "apiextensions.k8s.io/v1",
     "CustomResourceDefinition",
@@ -182,6 +184,7 @@ BUILT_IN: tuple[Kind, ...] = (
     CLAIM,
     CLAIM_TEMPLATE,
     SLICE,
+    TAINT_RULE,
 )
 
 

@@ -1,4 +1,4 @@
-"""ResourceSlice and DeviceClass (resource.k8s.io/v1): canonical quantities, taint times, validation, what stays.
+"""ResourceSlice, DeviceClass and DeviceTaintRule: canonical quantities, taint times, validation, what stays.
 
 Source: KEP 4381, 4815 (partitionable devices), 5055 (device taints), 5075 (consumable capacity).
 """
@@ -23,6 +23,7 @@ _SEMVER = re.compile(
     r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$",
     re.ASCII,
 )
+_EFFECTS = ("NoExecute", "NoSchedule", "None")
 _NODE_CHOICES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
 _VALUES: dict[str, type] = {"int": int, "bool": bool, "string": str, "version": str}
 _LIST_VALUES: dict[str, type] = {"ints": int, "bools": bool, "strings": str, "versions": str}
@@ -126,11 +127,7 @@ def _attribute_faults(name: str, value: Any, path: str) -> list[FieldError]:
 def _device_faults(device: Any, path: str, per_device_nodes: bool) -> list[FieldError]:
     if not isinstance(device, dict):
         return [errors.invalid(path, device, "must be an object")]
-    faults = []
-    if not device.get("name"):
-        faults.append(errors.required(f"{path}.name"))
-    elif not is_label(device["name"]):
-        faults.append(errors.invalid(f"{path}.name", device["name"], LABEL_TEXT))
+    faults = _device_name_faults(device.get("name"), f"{path}.name")
     attributes, capacity = device.get("attributes") or {}, device.get("capacity") or {}
     if len(attributes) + len(capacity) > MAX_PROPERTIES:
         faults.append(errors.too_many(path, len(attributes) + len(capacity), MAX_PROPERTIES))
@@ -144,13 +141,7 @@ def _device_faults(device: Any, path: str, per_device_nodes: bool) -> list[Field
     if len(taints) > MAX_TAINTS:
         faults.append(errors.too_many(f"{path}.taints", len(taints), MAX_TAINTS))
     for index, taint in enumerate(taints):
-        if not taint.get("key"):
-            faults.append(errors.required(f"{path}.taints[{index}].key"))
-        if not taint.get("effect"):
-            faults.append(errors.required(f"{path}.taints[{index}].effect"))
-        elif taint["effect"] not in ("None", "NoSchedule", "NoExecute"):
-            known = ("NoExecute", "NoSchedule", "None")
-            faults.append(errors.unsupported(f"{path}.taints[{index}].effect", taint["effect"], known))
+        faults += _taint_faults(taint, f"{path}.taints[{index}]")
     begins, fails = device.get("bindingConditions"), device.get("bindingFailureConditions")
     if bool(begins) != bool(fails):
         given, lacks = ("bindingConditions", "bindingFailureConditions")[:: 1 if begins else -1]
@@ -169,6 +160,16 @@ def _device_faults(device: Any, path: str, per_device_nodes: bool) -> list[Field
     elif not per_device_nodes and chosen:
         text = f"`{chosen[0]}` can only be set with `perDeviceNodeSelection`"
         faults.append(errors.invalid(path, device[chosen[0]], text))
+    return faults
+
+
+def _taint_faults(taint: Any, path: str) -> list[FieldError]:
+    key, effect = field_of(taint, "key"), field_of(taint, "effect")
+    faults = [] if key else [errors.required(f"{path}.key")]
+    if not effect:
+        faults.append(errors.required(f"{path}.effect"))
+    elif effect not in _EFFECTS:
+        faults.append(errors.unsupported(f"{path}.effect", effect, _EFFECTS))
     return faults
 
 
@@ -200,13 +201,21 @@ def _node_faults(spec: Obj) -> list[FieldError]:
     return []
 
 
-def _pool_faults(pool: Any) -> list[FieldError]:
-    faults = []
-    name = field_of(pool, "name")
+def _driver_faults(driver: Any, path: str) -> list[FieldError]:
+    if not driver:
+        return [errors.required(path)]
+    return [] if is_subdomain(driver) and len(driver) <= 63 else [errors.invalid(path, driver, SUBDOMAIN_TEXT)]
+
+
+def _pool_name_faults(name: Any, path: str) -> list[FieldError]:
     if not name:
-        faults.append(errors.required("spec.pool.name"))
-    elif len(name) > 253 or not all(is_subdomain(part) for part in name.split("/")):
-        faults.append(errors.invalid("spec.pool.name", name, SUBDOMAIN_TEXT))
+        return [errors.required(path)]
+    well = isinstance(name, str) and len(name) <= 253 and all(is_subdomain(part) for part in name.split("/"))
+    return [] if well else [errors.invalid(path, name, SUBDOMAIN_TEXT)]
+
+
+def _pool_faults(pool: Any) -> list[FieldError]:
+    faults = _pool_name_faults(field_of(pool, "name"), "spec.pool.name")
     count, generation = field_of(pool, "resourceSliceCount"), field_of(pool, "generation") or 0
     if not isinstance(count, int) or count <= 0:
         faults.append(errors.invalid("spec.pool.resourceSliceCount", count, "must be greater than zero"))
@@ -219,11 +228,7 @@ def _check(slice_: Obj) -> list[FieldError]:
     spec = slice_.get("spec")
     if not isinstance(spec, dict):
         return [errors.required("spec")]
-    faults = []
-    if not spec.get("driver"):
-        faults.append(errors.required("spec.driver"))
-    elif not is_subdomain(spec["driver"]) or len(spec["driver"]) > 63:
-        faults.append(errors.invalid("spec.driver", spec["driver"], SUBDOMAIN_TEXT))
+    faults = _driver_faults(spec.get("driver"), "spec.driver")
     faults += _pool_faults(spec.get("pool")) + _node_faults(spec)
     devices, sets = spec.get("devices") or [], spec.get("sharedCounters") or []
     if devices and sets:
@@ -282,5 +287,28 @@ def _check_class(device_class: Obj) -> list[FieldError]:
     return faults
 
 
+def _check_taint_rule(rule: Obj) -> list[FieldError]:
+    selector = field_of(rule, "spec", "deviceSelector") or {}
+    faults = _taint_faults(field_of(rule, "spec", "taint"), "spec.taint")
+    for field, check in (("driver", _driver_faults), ("pool", _pool_name_faults), ("device", _device_name_faults)):
+        if field_of(selector, field) is not None:
+            faults += check(selector[field], f"spec.deviceSelector.{field}")
+    return faults
+
+
+def _device_name_faults(name: Any, path: str) -> list[FieldError]:
+    if not name:
+        return [errors.required(path)]
+    return [] if is_label(name) else [errors.invalid(path, name, LABEL_TEXT)]
+
+
+def _stamped_rule(rule: Obj, now: str) -> Obj:
+    taint = field_of(rule, "spec", "taint")
+    if not isinstance(taint, dict) or taint.get("timeAdded"):
+        return rule
+    return {**rule, "spec": {**rule["spec"], "taint": {**taint, "timeAdded": now}}}
+
+
 SLICE_RULES = Rules(defaults=_with_defaults, stamp=_stamped, check=_check, check_change=_check_change)
 DEVICE_CLASS_RULES = Rules(check=_check_class)
+TAINT_RULE_RULES = Rules(stamp=_stamped_rule, check=_check_taint_rule)

@@ -216,6 +216,7 @@ SPEC_FIELDS = {
     kinds.CLAIM: ("devices",),
     kinds.CLAIM_TEMPLATE: ("spec", "metadata"),
     kinds.SLICE: ("driver", "pool", "devices", "sharedCounters", "nodeSelector"),
+    kinds.TAINT_RULE: ("deviceSelector", "taint"),
     kinds.DEPLOYMENT: ("replicas", "selector", "template"),
     kinds.JOB: ("parallelism", "template", "completions"),
     kinds.DISRUPTION_BUDGET: ("selector", "minAvailable"),

@@ -243,6 +243,35 @@ def test_taints_get_the_time_and_capacity_its_canonical_form():
     assert done["taints"] == [{"key": "k", "effect": "NoSchedule", "timeAdded": NOW}]
 
 
+def taint_rule(taint: dict[str, Any], **selector: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "drain"}, "spec": {"deviceSelector": selector, "taint": taint}}
+
+
+def test_a_taint_rule_gets_its_time_and_may_change():
+    store = new_store()
+    taint = {"key": "k", "effect": "NoSchedule"}
+    done = store.create(kinds.TAINT_RULE, taint_rule(taint, driver="gpu.example.com", pool="a.b/c", device="gpu-0"))
+    assert done["spec"]["taint"] == {**taint, "timeAdded": NOW}
+    done = store.patch(kinds.TAINT_RULE, "", "drain", MERGE_PATCH, {"spec": {"deviceSelector": {"pool": "d"}}})
+    assert done["spec"]["deviceSelector"]["pool"] == "d"
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields"),
+    [
+        (taint_rule({}), ["spec.taint.key", "spec.taint.effect"]),
+        (taint_rule({"key": "k", "effect": "Run"}), ["spec.taint.effect"]),
+        (taint_rule({"key": "k", "effect": "None"}, driver="A b"), ["spec.deviceSelector.driver"]),
+        (taint_rule({"key": "k", "effect": "None"}, pool=""), ["spec.deviceSelector.pool"]),
+        (taint_rule({"key": "k", "effect": "None"}, device="a.b"), ["spec.deviceSelector.device"]),
+    ],
+)
+def test_a_faulty_taint_rule_is_refused_with_the_fields(rule: dict[str, Any], fields: list[str]):
+    with refusal(422, "Invalid") as caught:
+        new_store().create(kinds.TAINT_RULE, rule)
+    assert faulty_fields(caught.value) == fields
+
+
 def test_slices_are_found_by_driver_and_node():
     store = new_store()
     store.create(kinds.SLICE, resource_slice("a"))
