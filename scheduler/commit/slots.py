@@ -10,7 +10,7 @@ COMMITS_PER_REPORT = 32
 
 
 class Slots:
-    """At most `size` writes under way. Reports take a turn only while no commit waits for one, and never the last. While
+    """At most `size` writes under way. Reports take a turn while no commit waits for one, and never the last. While
     commits take more than half of the turns, one report follows every so many of their writes: a burst of reports shall
     take little of the binds' time at the server. First come, first served within each."""
 
