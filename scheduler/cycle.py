@@ -21,7 +21,7 @@ from scheduler.commit.outcome import GangOutcome, InternalError, Withdrawn
 from scheduler.decision import decide
 from scheduler.explain import status, why
 from scheduler.model.plan import Plan
-from scheduler.model.reasons import Reason
+from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
@@ -153,6 +153,7 @@ class Cycle:
         clock.lap("snapshot")
         plan = await asyncio.to_thread(decide, snapshot)
         self._hold_back_defects(plan)
+        self._forgive(snapshot, plan)
         clock.lap("plan")
         for commit in self._committer.begin(plan, snapshot):
             self._follow(self._conclude(commit))
@@ -208,6 +209,17 @@ class Cycle:
             if isinstance(decision.reason, InternalError) and decision.gang not in self._held.gangs:
                 outcome = GangOutcome(gang=decision.gang, reason=decision.reason)
                 self._held.note(outcome, time.monotonic())
+
+    def _forgive(self, snapshot: Snapshot, plan: Plan) -> None:
+        """A gang has no place without the devices that its claims avoid: from the next cycle on any of them will do."""
+        if not self._state.avoided:
+            return
+        nowhere = {decision.gang for decision in plan.gangs if isinstance(decision.reason, NoNodeFits | GangDoesNotFit)}
+        pods = (pod for gang in snapshot.gangs if gang.key in nowhere for pod in gang.pods)
+        wanted = dict.fromkeys(entry.claim for pod in pods for entry in pod.claims if entry.claim)
+        for claim in filter(None, map(snapshot.claims.get, wanted)):
+            if claim.avoids:
+                self._state.forgive(claim.key, claim.uid)
 
     async def _conclude(self, commit: asyncio.Task[GangOutcome]) -> None:
         outcome = await commit

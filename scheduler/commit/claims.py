@@ -40,6 +40,7 @@ from scheduler.commit.documents import (
     placeholder,
     reservation,
     reservations_of,
+    unready_devices,
     wanted_devices,
     with_finalizer,
     with_status,
@@ -170,13 +171,15 @@ class Claims:
     async def wait_until_ready(self, key: str) -> None:
         """Until every device of the claim that has binding conditions meets them. Returns at once if there are none.
 
-        Raises WriteRefused when a failure condition is true or the time since the allocation is up."""
+        Raises WriteRefused when a failure condition is true or the time since the allocation is up. The devices that
+        are to blame are not the first choice for the claim any more."""
         while True:
             claim = await self._known(key)
             if not (claim.get("status") or {}).get("allocation"):
                 raise WriteRefused(named(key), "lost its allocation before its pods were bound")
             waiting, failed = binding_conditions(claim)
             if failed:
+                self._avoid(claim)
                 raise WriteRefused(named(key), f"cannot be used: {failed[0]}")
             if not waiting:
                 return
@@ -186,10 +189,14 @@ class Claims:
             try:
                 await asyncio.wait_for(changed, max(left, 0))
             except TimeoutError:
+                self._avoid(claim)
                 raise WriteRefused(
                     named(key),
                     f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}",
                 ) from None
+
+    def _avoid(self, claim: Document) -> None:
+        self._state.avoid(key_of(claim), claim["metadata"]["uid"], unready_devices(claim))
 
     def changed(self, key: str) -> None:
         """The watch has seen the claim change: look at its binding conditions again."""

@@ -105,6 +105,22 @@ def binding_conditions(claim: Document) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(waiting), tuple(failed)
 
 
+def unready_devices(claim: Document) -> frozenset[tuple[str, str, str]]:
+    """The claim's devices (driver, pool, name) with a condition that has failed; if there are none, those that still
+    wait for one."""
+    allocation = allocation_of(claim)
+    reported = _conditions(claim)
+    waiting, failed = set(), set()
+    for result in (allocation.devices.results or ()) if allocation is not None else ():
+        conditions = reported.get(_device(result), {})
+        device = result.driver, result.pool, result.device
+        if any(conditions.get(name) == "True" for name in result.binding_failure_conditions or ()):
+            failed.add(device)
+        if any(conditions.get(name) != "True" for name in result.binding_conditions or ()):
+            waiting.add(device)
+    return frozenset(failed or waiting)
+
+
 def devices_of(claim: Document) -> frozenset[DeviceName]:
     """The devices the claim holds; the share tells parts of one device apart."""
     allocation = allocation_of(claim)

@@ -1,6 +1,6 @@
 """What the committer must know of the cluster, and where it notes what it has written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from scheduler.api.changes import Change
@@ -32,3 +32,5 @@ class Known(Protocol):
     def assume_claim(self, document: Mapping[str, Any], *, in_flight: bool = False, now_ms: int = 0) -> None: ...
 
     def forget_claim(self, claim: str) -> None: ...
+
+    def avoid(self, claim: str, uid: str, devices: Iterable[tuple[str, str, str]]) -> None: ...

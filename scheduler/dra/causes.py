@@ -154,7 +154,9 @@ def _devices(want: Want) -> str:
 
 
 def _tainted(options: Options, want: Want, found: Candidates) -> str:
-    taints = options.room.view.taints
+    taints, devices = options.room.view.taints, options.room.view.devices
+    if any(devices[n].id in want.avoids for n in found.selected):
+        return f"has devices of class {want.device_class} that did not become ready for the claim before"
     if all(any(taint.key == OUTSIDE_FENCE for taint in taints[n]) for n in found.selected if n not in found.usable):
         return f"has devices of class {want.device_class} outside the fence, which are for other schedulers"
     return f"has taints on devices of class {want.device_class} that request {want.main} does not tolerate"

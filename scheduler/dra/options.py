@@ -126,7 +126,7 @@ class Options:
             covering = tuple(c for c in self.questions[claim].constraints if c.covers(want))
             kind = (
                 (claim, covering) if covering or want.admin else None,
-                (want.expressions, want.every, want.count, want.admin, want.tolerations, want.capacity),
+                (want.expressions, want.every, want.count, want.admin, want.tolerations, want.capacity, want.avoids),
             )
             item = Item(
                 claim=claim,

@@ -57,7 +57,8 @@ class NodeDevices:
 
     `taints`: per device, those that stop a claim unless tolerated. `counters`: what the pools have in total.
     `local`: pools that no other node can use. `invalid`, `incomplete`: pools left out, in pool order. `beyond`: fields
-    newer than us, for which devices are left out. `memo`: answers derived from the rest, by question.
+    newer than us, for which devices are left out. `avoided`: devices that some claim avoids; none is like them. `memo`:
+    answers derived from the rest, by question.
     """
 
     devices: tuple[Device, ...] = ()
@@ -69,6 +70,7 @@ class NodeDevices:
     invalid: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
+    avoided: frozenset[tuple[str, str, str]] = frozenset()
     memo: dict[Hashable, object] = field(default_factory=dict)
 
     def remember(self, question: Hashable, answer: T) -> T:
@@ -103,6 +105,7 @@ class Inventory:
         fence_taint: str,
         features: Features,
         withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]],
+        avoided: frozenset[tuple[str, str, str]],
     ) -> None:
         self.classes = classes
         self.features = features
@@ -111,6 +114,7 @@ class Inventory:
         self._rules = taint_rules
         self._fence = fence_taint
         self._withdrawn = withdrawn
+        self._avoided = avoided
         self._on_node: dict[str, list[_Pool]] = {}
         self._anywhere: list[_Pool] = []
         for pool in pools.values():
@@ -131,10 +135,12 @@ class Inventory:
         fence_taint: str = "",
         features: Features = EVERYTHING,
         withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]] = MappingProxyType({}),
+        avoided: Iterable[tuple[str, str, str]] = (),
     ) -> "Inventory":
         """The inventory of these slices, whatever their order.
 
         `withdrawn`: what devices that are in no slice any more drew on counters when they were, where that is known.
+        `avoided`: all that any claim to be allocated avoids.
         `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us. Where it is
         set, devices without it are for others and get a taint that says so.
         """
@@ -144,7 +150,7 @@ class Inventory:
             pools.setdefault(read.pool, []).append(read)
         rules = tuple(sorted(taint_rules, key=lambda rule: rule.metadata.name)) if features.taints else ()
         made = {key: _pool(key, pools[key]) for key in sorted(pools)}
-        return cls(made, classes, rules, fence_taint, features, withdrawn)
+        return cls(made, classes, rules, fence_taint, features, withdrawn, frozenset(avoided))
 
     def on(self, node: Node) -> NodeDevices:
         """What this node can use."""
@@ -152,12 +158,13 @@ class Inventory:
         if known is not None and known[0] is node:
             return known[1]
         pools = self._on_node.get(node.name, [])
-        key = (tuple(read for pool in pools for read in pool.slices), self._policy)
+        avoided = self._avoided_in(pools)
+        key = (tuple(read for pool in pools for read in pool.slices), self._policy, avoided)
         last = _LAST_VIEWS.get(node.name)
         if last is not None and last[0] == key and (not self._anywhere or last[1].labels == node.labels):
             view = last[2]
         else:
-            view = self._gather(node)
+            view = self._gather(node, avoided)
             if len(_LAST_VIEWS) > 50_000:
                 _LAST_VIEWS.clear()
             _LAST_VIEWS[node.name] = key, node, view
@@ -244,7 +251,13 @@ class Inventory:
             known = self._names[pool.key] = joined
         return known
 
-    def _gather(self, node: Node) -> NodeDevices:
+    def _avoided_in(self, pools: Sequence[_Pool]) -> frozenset[tuple[str, str, str]]:
+        if not self._avoided:
+            return self._avoided
+        keys = {pool.key for pool in (*pools, *self._anywhere)}
+        return frozenset(device for device in self._avoided if device[:2] in keys)
+
+    def _gather(self, node: Node, avoided: frozenset[tuple[str, str, str]]) -> NodeDevices:
         usable: list[tuple[_Pool, list[SliceDevices]]] = []
         invalid: list[str] = []
         incomplete: list[str] = []
@@ -286,6 +299,7 @@ class Inventory:
             invalid=tuple(invalid),
             incomplete=tuple(incomplete),
             beyond=tuple(sorted({device.beyond for device in served if device.beyond})),
+            avoided=avoided,
         )
 
     def _served(self, read: SliceDevices) -> bool:

@@ -28,6 +28,7 @@ class Want:
     """One alternative of one request. `request`: its name in the result, "main" or "main/sub"; `main`: the request's.
 
     `every`: mode All, then `count` means nothing. `capacity`: what is asked of consumable capacity, by published name.
+    `avoids`: devices that are not to be given, as in Claim; mode All asks for them all the same.
     """
 
     main: str
@@ -39,6 +40,7 @@ class Want:
     admin: bool = False
     tolerations: tuple[dra.DeviceToleration, ...] = ()
     capacity: tuple[tuple[str, Amount], ...] = ()
+    avoids: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Candidates:
     """Numbers of a node's devices for one Want, by what stands in the way.
 
     `selected`: by class and selectors, and with the capacity asked for; `usable`: of these, those whose taints are
-    tolerated. `failures`: where a selector failed. `short`: how many lack capacity.
+    tolerated and that need not be avoided. `failures`: where a selector failed. `short`: how many lack capacity.
     """
 
     selected: tuple[int, ...]
@@ -96,7 +98,7 @@ _shape_of = PerObject(msgspec.json.encode)
 def ask_shape(claim: Claim) -> bytes:
     """Equal for claims that ask for the same; names and uids do not matter."""
     shape = _shape_of(claim.spec) + (b"+" if claim.admin_access_allowed else b"-")
-    return shape + msgspec.json.encode(claim.newer) if claim.newer else shape
+    return shape + msgspec.json.encode((claim.newer, claim.avoids)) if claim.newer or claim.avoids else shape
 
 
 def question(claim: Claim, inventory: Inventory) -> Question | Problem:
@@ -111,7 +113,7 @@ def question(claim: Claim, inventory: Inventory) -> Question | Problem:
 
 def candidates(want: Want, view: NodeDevices, features: Features) -> Candidates:
     """Which devices of the node may serve this want, whoever holds them now; kept with the node's view."""
-    key = ("candidates", want.expressions, want.tolerations, want.capacity, features)
+    key = ("candidates", want.expressions, want.tolerations, want.capacity, want.avoids, features)
     known = view.memo.get(key)
     if known is None:
         known = view.remember(key, _candidates(want, view, features))
@@ -136,7 +138,8 @@ def _candidates(want: Want, view: NodeDevices, features: Features) -> Candidates
     found = selected(want.expressions, view, features)
     asked: Mapping[str, Amount] = dict(want.capacity)
     able = tuple(n for n in found.numbers if not asked or taken_by(asked, view.devices[n]) is not None)
-    usable = tuple(n for n in able if tolerated(view.taints[n], want.tolerations))
+    avoids = frozenset(want.avoids)
+    usable = tuple(n for n in able if tolerated(view.taints[n], want.tolerations) and view.devices[n].id not in avoids)
     return Candidates(selected=able, usable=usable, failures=found.failures, short=len(found.numbers) - len(able))
 
 
@@ -209,6 +212,7 @@ def _want(
         admin=admin,
         tolerations=asked.tolerations or (),
         capacity=_capacity(name, asked.capacity),
+        avoids=claim.avoids if asked.allocation_mode == "ExactCount" else (),
     )
 
 

@@ -65,6 +65,7 @@ def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
             tuple(sorted((name, c.value, repr(c.policy)) for name, c in device.capacity.items())),
             tuple((taint.key, taint.value, taint.effect) for taint in taints),
             (device.shareable, bool(device.published.binding_conditions)),
+            device.id if device.id in view.avoided else None,
         ]
         patterns: list[tuple[str, Hashable]] = []
         for name, attribute in sorted(device.attributes.items()):

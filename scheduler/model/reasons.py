@@ -14,6 +14,7 @@ _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes":
 
 _WAYS = (
     ("is incomplete", "wait until the driver has published its devices in full"),
+    ("did not become ready", "look at what the driver reports of the device"),
     ("has the taint", "tolerate the taint that is in the way"),
     ("unschedulable", "uncordon a node"),
     ("node selector", "loosen the pod's node selector"),

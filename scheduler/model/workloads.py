@@ -37,6 +37,8 @@ class Claim:
     """Whether the claim's namespace carries the admin-access label."""
     newer: tuple[str, ...] = ()
     """Paths of fields of its spec that we do not know: it cannot be allocated. Told only while it is not allocated."""
+    avoids: tuple[tuple[str, str, str], ...] = ()
+    """Devices (driver, pool, name) that it had and that did not become ready: not to be given to it again for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,7 @@ class Desk:
             snapshot.taint_rules,
             fence_taint=policy.device_fence_taint,
             withdrawn=snapshot.withdrawn,
+            avoided=(device for claim in snapshot.claims.values() if claim.avoids for device in claim.avoids),
         )
         neighbours = Neighbours(
             {node.name: node for node in snapshot.nodes},

@@ -16,7 +16,7 @@ from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, WATCH
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
 from scheduler.state.pods import resize_is_infeasible
-from scheduler.state.withdrawn import Withdrawn
+from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 
 class ClusterState:
@@ -32,6 +32,8 @@ class ClusterState:
         self.derived: object | None = None
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
         self.withdrawn = Withdrawn()
+        self._avoided: dict[str, frozenset[DeviceKey]] = {}
+        """Devices that did not become ready for a claim, by its uid."""
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
         self._listed: set[Kind] = set()
         self._assumed = Assumed()
@@ -55,6 +57,7 @@ class ClusterState:
         if change.type == "DELETED":
             if known is not None and change.meta.uid in ("", known.meta.uid):
                 del told[change.key]
+                self._avoided.pop(known.meta.uid, None)
         elif known is not None and change.meta.uid == known.meta.uid and _older(change, known):
             return
         else:
@@ -161,6 +164,20 @@ class ClusterState:
         if self._assumed.claims.pop(claim, None) is not None:
             self._note(RESOURCE_CLAIM, claim, before, certain=True)
 
+    @property
+    def avoided(self) -> Mapping[str, frozenset[DeviceKey]]:
+        """Devices not to be given to a claim again for now, by its uid."""
+        return self._avoided
+
+    def avoid(self, claim: str, uid: str, devices: Iterable[DeviceKey]) -> None:
+        """The claim (key) had these devices, and they did not become ready for it."""
+        before = self._avoided.get(uid, frozenset())
+        self._avoid(claim, uid, before | frozenset(devices))
+
+    def forgive(self, claim: str, uid: str) -> None:
+        """Without the devices that the claim is to avoid there is no place for it: it may have any of them again."""
+        self._avoid(claim, uid, frozenset())
+
     def overdue(self, before_ms: int) -> tuple[str, ...]:
         """What was assumed before this time and is still not seen ("Pod/a/p", "ResourceClaim/a/c"): read it again."""
         return self._assumed.overdue(before_ms)
@@ -178,7 +195,15 @@ class ClusterState:
         copy._listed = set(self._listed)
         copy._assumed = self._assumed.copy()
         copy.withdrawn = self.withdrawn.copy()
+        copy._avoided = dict(self._avoided)
         return copy
+
+    def _avoid(self, claim: str, uid: str, devices: frozenset[DeviceKey]) -> None:
+        self._avoided.pop(uid, None)
+        if devices:
+            self._avoided[uid] = devices
+        self._changed.setdefault(RESOURCE_CLAIM, set()).add(claim)
+        self.version += 1
 
     def _relist(self, before: Change | None, after: Change | None) -> None:
         was, now = (change.object if change is not None else None for change in (before, after))

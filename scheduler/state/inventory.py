@@ -1,6 +1,6 @@
 """Nodes and claims -> the model's; slices and classes are used as they come."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -32,7 +32,13 @@ def node(found: core.Node) -> Node:
     )
 
 
-def claim(found: dra.ResourceClaim, raw: bytes, *, admin_access_allowed: bool) -> Claim:
+def claim(
+    found: dra.ResourceClaim,
+    raw: bytes,
+    *,
+    admin_access_allowed: bool,
+    avoids: Iterable[tuple[str, str, str]] = (),
+) -> Claim:
     """The model's claim. `raw`: the document that `found` was decoded from."""
     meta = found.metadata
     labels = meta.labels or {}
@@ -49,6 +55,7 @@ def claim(found: dra.ResourceClaim, raw: bytes, *, admin_access_allowed: bool) -
         queue=labels.get(QUEUE_LABEL) or labels.get(KAI_QUEUE_LABEL) or "",
         admin_access_allowed=admin_access_allowed,
         newer=newer_fields(raw) if held is None else (),
+        avoids=tuple(sorted(avoids)) if held is None else (),
     )
 
 

@@ -120,6 +120,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     objects: dict[str, list[msgspec.Raw]]
     unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
     withdrawn: list[_Device] = msgspec.field(default_factory=list)
+    avoided: dict[str, list[tuple[str, str, str]]] = msgspec.field(default_factory=dict)
     held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
     decided: dict[str, Any] | None = None
 
@@ -156,6 +157,7 @@ def dump(
                 _Device(driver=driver, pool=pool, device=device, consumes_counters=draws)
                 for (driver, pool, device), draws in state.withdrawn.in_order().items()
             ],
+            avoided={uid: sorted(devices) for uid, devices in sorted(state.avoided.items())},
             held_back={
                 gang: HeldBack(code=why.code, message=why.message, cure=why.cure)
                 for gang, why in sorted((held_back or {}).items())
@@ -193,6 +195,10 @@ def load(data: bytes) -> Recording:
             state.apply(_unreadable(kind, each))
         if _name(kind) in file.listed:
             state.apply(listed(kind))
+    for key, claim in state.objects(RESOURCE_CLAIM):
+        uid = claim.metadata.uid  # type: ignore[attr-defined]
+        if uid in file.avoided:
+            state.avoid(key, uid, file.avoided[uid])
     state.withdrawn = Withdrawn(
         {(each.driver, each.pool, each.device): each.consumes_counters for each in file.withdrawn}
     )

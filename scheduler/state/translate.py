@@ -264,7 +264,8 @@ class Translation:
         claim = None
         if isinstance(found, dra.ResourceClaim) and change is not None:
             allowed = self._admin_access_in(found.metadata.namespace)
-            claim = inventory.claim(found, change.raw, admin_access_allowed=allowed)
+            avoids = self._state.avoided.get(found.metadata.uid, ())
+            claim = inventory.claim(found, change.raw, admin_access_allowed=allowed, avoids=avoids)
         self._claims.put(key, claim)
 
     def _store(self, kind: Kind, key: str, change: Change | None, found: Wire | None) -> None:

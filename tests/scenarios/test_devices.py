@@ -138,6 +138,24 @@ def test_a_half_that_its_driver_has_withdrawn_goes_on_taking_half_of_the_gpu(
     assert given(decided) == ({"late-0": [f"n/{gets}"]} if gets else {})
 
 
+def test_a_claim_goes_to_another_node_rather_than_to_a_device_that_did_not_become_ready_for_it() -> None:
+    """Both nodes are alike; the second claim, which has not met the device, gets it."""
+    made = cluster(nodes=2, gpus=1, dra=True)
+    made += gang("again", claims={"gpu": ask()}) + gang("new", claims={"gpu": ask()})
+    ((burnt, _), _) = sorted(made.claims.items())
+    avoided = (GPU, "node-0", "gpu-0")
+    made += world(claims={burnt: replace(made.claims[burnt], avoids=(avoided,))})
+    assert given(decide(made)) == {"again-0": ["node-1/gpu-0"], "new-0": ["node-0/gpu-0"]}
+    alone = cluster(nodes=1, gpus=1, dra=True) + gang("again", claims={"gpu": ask()})
+    alone += world(
+        claims={key: replace(each, avoids=((GPU, "node-0", "gpu-0"),)) for key, each in alone.claims.items()}
+    )
+    reason = decide(alone).why("again")
+    assert isinstance(reason, NoNodeFits)
+    assert "did not become ready for the claim before" in reason.message
+    assert reason.cure.startswith("Look at what the driver reports of the device")
+
+
 def test_three_that_want_whole_or_half_of_one_gpu_wait_and_it_is_proved() -> None:
     reason = decide(divided() + gang("three", pods=3, claims={"gpu": WHOLE_OR_HALF})).why("three")
     assert isinstance(reason, GangDoesNotFit)

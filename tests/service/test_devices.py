@@ -143,6 +143,35 @@ async def test_a_pod_is_bound_when_its_device_has_been_made_ready(cluster: Clust
     await cluster.running("default", 1)
 
 
+async def test_a_device_that_does_not_become_ready_is_not_the_next_choice(cluster: Cluster) -> None:
+    await cluster.needs_gate("DRADeviceBindingConditions")
+    (node,) = await cluster.add_nodes("cpu")
+    conditions = "bindsToNode: true, bindingConditions: [Attached], bindingFailureConditions: [Broken]"
+    await publish(cluster, node, f"[{{name: first, {conditions}}}, {{name: second, {conditions}}}]")
+    await device_class(cluster, "attached", f'device.driver == "{DRIVER}"')
+    await claim_template(cluster, "gpus", "{name: gpus, exactly: {deviceClassName: attached}}")
+    await cluster.apply(gang("one", 1))
+    for device, condition in (("first", "Broken"), ("second", "Attached")):
+
+        def given(claims: Objects, device: str = device) -> bool:
+            return any(held[2] == device for claim in claims.values() for held in allocated(claim))
+
+        claims = await cluster.until(kinds.RESOURCE_CLAIM, given, f"the claim has device {device}")
+        (claim,) = claims.values()
+        told = {
+            "type": condition,
+            "status": "True",
+            "reason": "Told",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        about = {"driver": DRIVER, "pool": node, "device": device, "conditions": [told]}
+        body = {"status": {"devices": [about]}}
+        name = claim["metadata"]["name"]
+        await cluster.client.patch(kinds.RESOURCE_CLAIM, "default", name, body, subresource="status")
+    await cluster.running("default", 1)
+
+
 async def test_every_class_serves_a_resource_of_its_own(cluster: Cluster) -> None:
     """`deviceclass.resource.kubernetes.io/<class>`, without a claim in the pod and without a device plugin."""
     await cluster.needs_gate("DRAExtendedResource")

@@ -26,8 +26,9 @@ from scheduler.devcluster.run import DevCluster
 from scheduler.kube.client import Client
 from scheduler.model.nodes import Node
 from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
-from scheduler.model.snapshot import Snapshot
+from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim
+from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from tests.proxy import Around, LoseAnswer, LoseRequest, Meddling, Proxy, Refuse, Write
 
@@ -548,6 +549,12 @@ async def test_a_binding_condition_that_fails_frees_the_devices(world: World):
     assert "condition broken of device gpu.example/n1/gpu-0 is true" in outcome.reason.message
     assert await world.holds("c") == ([], [])
     assert await world.node_of("p") == ""
+    assert avoided(world) == (("gpu.example", "n1", "gpu-0"),)
+
+
+def avoided(world: World) -> tuple[tuple[str, str, str], ...]:
+    """What the next decision is not to give to the claim again."""
+    return translate.snapshot(world.state, now_ms=0, policy=Policy()).claims["default/c"].avoids
 
 
 async def test_binding_conditions_are_waited_for_only_so_long(world: World):

@@ -364,3 +364,21 @@ def test_the_wait_of_a_gang_that_never_succeeds_has_a_bound():
 )
 def test_a_long_cycle_leaves_the_interpreter_to_watches_and_writes(last: float, committing: bool, rest: float):
     assert Rhythm(interval=0.1).rest(last, committing=committing) == pytest.approx(rest)
+
+
+async def test_devices_that_a_claim_avoids_are_forgiven_where_there_are_no_others(world: World):
+    world.add(
+        *manifests.h100_node("gpus", gpus=1),
+        manifests.device_class(),
+        manifests.resource_claim("c", "a", manifests.request("gpu")),
+        manifests.pod("p", claims={"gpu": "c"}),
+    )
+    avoided = ("gpu.nvidia.com", "gpus", "gpu-0")
+    world.state.avoid("a/c", "uid-a-c", [avoided])
+
+    first = await world.cycle.run_once()
+    second = await world.cycle.run_once()
+
+    assert first.snapshot.claims["a/c"].avoids == (avoided,)
+    assert first.plan.placements == ()
+    assert [placement.pod for placement in second.plan.placements] == ["a/p"]

@@ -96,6 +96,15 @@ def test_what_withdrawn_devices_drew_is_recorded() -> None:
     assert recording.load(recording.dump(found, now_ms=0, policy=POLICY)).snapshot() == seen
 
 
+def test_what_a_claim_avoids_is_recorded() -> None:
+    found = state(resource_claim("c"))
+    found.avoid("a/c", "uid-a-c", [("d", "p", "b"), ("d", "p", "a")])
+    data = recording.dump(found, now_ms=0, policy=POLICY)
+    replayed = recording.load(data)
+    assert replayed.snapshot().claims["a/c"].avoids == (("d", "p", "a"), ("d", "p", "b"))
+    assert recording.dump(replayed.state, now_ms=0, policy=POLICY) == data
+
+
 def test_what_no_decision_reads_is_not_recorded() -> None:
     secret = container(env=[{"name": "TOKEN", "value": "hunter2"}], command=["run", "--password=hunter3"])
     applied = {"kubectl.kubernetes.io/last-applied-configuration": "hunter4", "tutti.scheduler/pod-group": "g"}

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from scheduler.api import dra
-from scheduler.dra.allocate import Refused, ask_shape
+from scheduler.dra.allocate import NoRoom, Refused, ask_shape
 from scheduler.dra.devices import Features
+from scheduler.dra.pools import Inventory
 from scheduler.dra.requests import Problem, candidates, question, reads
 from scheduler.dra.shapes import EVERY_ATTRIBUTE
 from scheduler.dra.taints import tolerates
@@ -22,6 +23,7 @@ from tests.published import (
     first_of,
     gpu,
     inventory,
+    names,
     node,
     request,
     slice_of,
@@ -113,6 +115,20 @@ def test_a_claim_with_fields_that_nobody_here_knows_is_refused_with_their_names(
         "Upgrade the scheduler, or ask without what it does not know.",
     )
     assert ask_shape(newer) != ask_shape(known), "what is known of one says nothing about the other"
+
+
+def test_a_device_that_a_claim_avoids_is_for_all_others_and_for_who_asks_for_all():
+    both = (DRIVER, "n1", "gpu-0"), (DRIVER, "n1", "gpu-1")
+    found = Inventory.of([slice_of("n1", gpu(0), gpu(1)), slice_of("n2", gpu(0), gpu(1))], CLASSES, avoided=both)
+    plain = claim("c")
+    assert names(ask(found, plain)) == [["gpu-0"]]
+    assert names(ask(found, replace(plain, avoids=both[:1]))) == [["gpu-1"]]
+    nothing = ask(found, replace(plain, avoids=both))
+    assert isinstance(nothing, NoRoom)
+    assert nothing.cause == f"has devices of class {DRIVER} that did not become ready for the claim before"
+    assert names(ask(found, replace(claim("c", request("r", every=True)), avoids=both))) == [["gpu-0", "gpu-1"]]
+    assert found.shape(node("n1")) != found.shape(node("n2")), "what one of them answers is no answer of the other"
+    assert ask_shape(plain) != ask_shape(replace(plain, avoids=both))
 
 
 def test_more_devices_than_an_allocation_can_hold_are_refused():

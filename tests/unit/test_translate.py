@@ -399,6 +399,23 @@ def test_a_taint_rule_that_can_be_read_again_is_no_longer_set_aside() -> None:
     assert len(_now(found).taint_rules) == 1
 
 
+def test_what_a_claim_is_to_avoid_is_told_until_it_is_forgiven_or_gone() -> None:
+    found = state(resource_claim("c"), resource_claim("d"))
+    first, second = ("d", "p", "a"), ("d", "p", "b")
+    version = found.version
+    found.avoid("a/c", "uid-a-c", [second])
+    found.avoid("a/c", "uid-a-c", [first])
+    assert found.version > version
+    assert {key: claim.avoids for key, claim in _now(found).claims.items()} == {"a/c": (first, second), "a/d": ()}
+    assert _now(found.fork()).claims["a/c"].avoids == (first, second)
+    found.forgive("a/c", "uid-a-c")
+    assert _now(found).claims["a/c"].avoids == ()
+    found.avoid("a/c", "uid-a-c", [first])
+    found.apply(change(resource_claim("c"), "DELETED"))
+    found.apply(change(resource_claim("c")))
+    assert _now(found).claims["a/c"].avoids == ()
+
+
 def part(name: str, slices: int = 1) -> Document:
     """A device that takes so many slices of its board."""
     return {"name": name, "consumesCounters": [{"counterSet": "b", "counters": {"slices": {"value": str(slices)}}}]}
