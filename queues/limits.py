@@ -6,6 +6,7 @@ states a quota for GPUs need not state one for CPU and memory as well (`under_qu
 
 from collections.abc import Mapping
 
+from queues.measures import measure
 from queues.reasons import OverLimit, OverQuota
 from queues.resources import NOTHING, Resources
 from queues.tree import Queue, QueueTree
@@ -44,9 +45,9 @@ def under_quota(queue: Queue, asked: Resources) -> tuple[str, ...]:
     count, with quota 0; and if it states none for anything asked, everything counts."""
     asks = tuple(name for name in asked if asked[name] > 0)
     stated = tuple(name for name in asks if queue[name].quota > 0)
-    if not stated or any(is_device(name) for name in stated):
+    if not stated or any(is_of_devices(name) for name in stated):
         return stated or asks
-    return tuple(name for name in asks if name in stated or is_device(name))
+    return tuple(name for name in asks if name in stated or is_of_devices(name))
 
 
 def within_quota(queue: Queue, asked: Resources, allocated: Resources) -> bool:
@@ -57,6 +58,11 @@ def within_quota(queue: Queue, asked: Resources, allocated: Resources) -> bool:
 def is_device(resource: str) -> bool:
     """Whether the resource counts devices, in thousandths; all others are divisible."""
     return resource == "gpu" or resource.startswith("deviceclass/")
+
+
+def is_of_devices(resource: str) -> bool:
+    """Whether the resource says how much of devices may be used, in whatever unit."""
+    return is_device(resource) or measure(resource) is not None
 
 
 def _over_limit(queue: Queue, asked: Resources, allocated: Resources) -> OverLimit | None:

@@ -26,7 +26,8 @@ UNSET = QueueResource()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """One queue as configured. `resources` by name: "gpu" and "cpu" in thousandths, "memory" in bytes,
-    "deviceclass/<DeviceClass>" in thousandths of a device. A name that is absent means quota 0, no limit, weight 1."""
+    "deviceclass/<DeviceClass>" in thousandths of a device, and in units what `queues.measures` knows. A name that is
+    absent means quota 0, no limit, weight 1."""
 
     name: str
     parent: str | None = None

@@ -2,6 +2,8 @@
 
 from fractions import Fraction
 
+from queues.measures import measure
+
 _BINARY = ((5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki"))
 
 
@@ -22,6 +24,10 @@ def amount(resource: str, value: int) -> str:
         return _measured(value, f"device of class {of}", f"devices of class {of}")
     if resource == "memory" or resource.endswith("storage"):
         return f"{_bytes(value)} of {resource}"
+    measured = measure(resource)
+    if measured is not None:
+        much = _bytes(value) if measured.amount == "memory" else f"{value}"
+        return f"{much} of {measured.amount} on devices of class {measured.device_class}"
     return f"{value} {resource}"
 
 

@@ -38,7 +38,19 @@ def _rules(draw: st.DrawFn) -> dict[str, QueueResource]:
         return {}
     limit = draw(st.none() | st.integers(1, 16))
     quota = draw(st.integers(0, 12))
-    return {"gpu": QueueResource(quota=quota * 1000, limit=None if limit is None else limit * 1000)}
+    rules = {"gpu": QueueResource(quota=quota * 1000, limit=None if limit is None else limit * 1000)}
+    for name, unit in draw(st.dictionaries(st.sampled_from(sorted(MEASURED)), st.integers(0, 8), max_size=2)).items():
+        rules[name] = QueueResource(limit=unit * MEASURED[name])
+    return rules
+
+
+MEASURED = {
+    "deviceclass/gpu.nvidia.com": 1000,
+    "memory.deviceclass/gpu.nvidia.com": 80 << 30,
+    "parts.counters.deviceclass/gpu.nvidia.com": 1,
+    f"parts.counters.deviceclass/{MIG}": 1,
+}
+"""What queues may count devices by, with one of it."""
 
 
 @st.composite

@@ -97,14 +97,17 @@ class QueueSpec(_Model):
     priority: int = Field(
         default=100, ge=-1_000_000_000, le=1_000_000_000, description="Served before lower ones over quota."
     )
-    resources: dict[Annotated[str, Field(max_length=280)], QueueResource] = Field(
+    resources: dict[Annotated[str, Field(max_length=340)], QueueResource] = Field(
         default_factory=dict,
-        description="By name: gpu, cpu, memory, or deviceclass/<DeviceClass>.",
+        description="By name: gpu, cpu, memory, or deviceclass/<DeviceClass>; and by what devices of a class amount to,"
+        " <capacity>.deviceclass/<DeviceClass> or <counter>.counters.deviceclass/<DeviceClass>.",
         max_length=64,
         json_schema_extra=_rules(
             (
-                "self.all(name, name in ['gpu', 'cpu', 'memory'] || name.startsWith('deviceclass/'))",
-                "a resource is none of gpu, cpu, memory and deviceclass/<DeviceClass>; correct its name",
+                "self.all(name, name in ['gpu', 'cpu', 'memory'] || name.startsWith('deviceclass/')"
+                " || name.matches('^[a-zA-Z0-9_-]+([.]counters)?[.]deviceclass/.'))",
+                "a resource is none of gpu, cpu, memory and deviceclass/<DeviceClass>, the last alone or after"
+                " <capacity>. or <counter>.counters.; correct its name",
             )
         ),
     )
@@ -242,7 +245,7 @@ class ConditionStatus(_Model):
 
 
 Conditions = Annotated[list[ConditionStatus], Field(max_length=16, json_schema_extra=_BY_TYPE)]
-Amounts = Annotated[dict[Annotated[str, Field(max_length=280)], QuantityText], Field(max_length=64)]
+Amounts = Annotated[dict[Annotated[str, Field(max_length=340)], QuantityText], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -1,4 +1,4 @@
-"""What claims cost their queue: thousandths of a GPU, and devices per class.
+"""What claims cost their queue: thousandths of a GPU, devices per class, and what queues measure devices by.
 
 A whole accelerator is 1; a MIG slice its compute slices over those of the board; a partition of another maker one part
 of its parent; a share of a shared device its part of the memory; admin access nothing.
@@ -17,6 +17,7 @@ from scheduler.api.quantity import QuantityError
 from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
 from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
+from scheduler.dra.measures import Measures, taken, would_take
 from scheduler.dra.pools import Inventory, PoolKey
 from scheduler.dra.requests import Question, Want, question
 from scheduler.dra.verdicts import verdict
@@ -60,36 +61,46 @@ def of_class(name: str) -> str:
     return f"deviceclass/{name}"
 
 
-def charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
-    """What an allocation costs: "gpu" and "deviceclass/<name>", in thousandths."""
-    last = _last_charge(allocation)
-    if last and last[0].holds(spec, inventory):
-        return last[0].cost
+def charge(
+    spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory, measures: Measures = ()
+) -> Resources:
+    """What an allocation costs: "gpu" and "deviceclass/<name>", in thousandths, and by these measures."""
+    known = _last_charges(allocation)
+    for last in known:
+        if last.holds(spec, inventory, measures):
+            return last.cost
     pools = tuple(dict.fromkeys((result.driver, result.pool) for result in allocation.devices.results or ()))
     slices = tuple(map(inventory.published, pools))
-    last[:] = [_Charge(spec=spec, pools=pools, slices=slices, cost=_charge(spec, allocation, inventory))]
-    return last[0].cost
+    cost = _charge(spec, allocation, inventory, measures)
+    others = [last for last in known if last.measures != measures][:1]
+    known[:] = [_Charge(spec=spec, measures=measures, pools=pools, slices=slices, cost=cost), *others]
+    return cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Charge:
-    """What an allocation cost, with all that this depended on: what was asked, and the slices of the pools that its
-    devices are of, each the same object."""
+    """What an allocation cost, with all that this depended on: what was asked, what queues measure by, and the slices
+    of the pools that its devices are of, each the same object."""
 
     spec: ResourceClaimSpec
+    measures: Measures
     pools: tuple[PoolKey, ...]
     slices: tuple[tuple[SliceDevices, ...], ...]
     cost: Resources
 
-    def holds(self, spec: ResourceClaimSpec, inventory: Inventory) -> bool:
+    def holds(self, spec: ResourceClaimSpec, inventory: Inventory, measures: Measures) -> bool:
         """Whether it would come out the same now. Slices are compared by identity, which is how they are equal."""
-        return spec is self.spec and tuple(map(inventory.published, self.pools)) == self.slices
+        same = spec is self.spec and measures == self.measures
+        return same and tuple(map(inventory.published, self.pools)) == self.slices
 
 
-_last_charge: PerObject[AllocationResult, list[_Charge]] = PerObject(lambda _: [])
+# With measures and without: who plans uses the one, who verifies the other.
+_last_charges: PerObject[AllocationResult, list[_Charge]] = PerObject(lambda _: [])
 
 
-def _charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory) -> Resources:
+def _charge(
+    spec: ResourceClaimSpec, allocation: AllocationResult, inventory: Inventory, measures: Measures
+) -> Resources:
     classes = _classes(spec)
     amounts: dict[str, int] = {}
     for result in allocation.devices.results or ():
@@ -103,10 +114,13 @@ def _charge(spec: ResourceClaimSpec, allocation: AllocationResult, inventory: In
         if class_name:
             key = of_class(class_name)
             amounts[key] = amounts.get(key, 0) + _part(WHOLE, part)
+        for by in measures:
+            if by.device_class == class_name and device is not None:
+                amounts[by.resource] = amounts.get(by.resource, 0) + taken(by, result, device, part)
     return Resources(amounts)
 
 
-def estimate(claim: Claim, inventory: Inventory) -> Resources:
+def estimate(claim: Claim, inventory: Inventory, measures: Measures = ()) -> Resources:
     """What a claim without an allocation will cost at least: the cheapest devices that match, of each request.
 
     A claim that cannot be decided costs nothing: it does not start.
@@ -114,10 +128,10 @@ def estimate(claim: Claim, inventory: Inventory) -> Resources:
     asked = question(claim, inventory)
     if not isinstance(asked, Question):
         return NOTHING
-    key = ("estimate", asked)
+    key = ("estimate", asked, measures)
     known = inventory.memo.get(key)
     if known is None:
-        known = inventory.memo[key] = _estimate(asked, inventory)
+        known = inventory.memo[key] = _estimate(asked, inventory, measures)
     assert isinstance(known, Resources)
     return known
 
@@ -206,21 +220,21 @@ def _classes(spec: ResourceClaimSpec) -> Mapping[str, str]:
     return classes
 
 
-def _estimate(asked: Question, inventory: Inventory) -> Resources:
+def _estimate(asked: Question, inventory: Inventory, measures: Measures) -> Resources:
     amounts: dict[str, int] = {}
     for wants in asked.requests:
         if any(want.admin for want in wants):
             continue
-        costs = [(_cheapest(want, inventory), want) for want in wants]
+        costs = [(_cheapest(want, inventory, measures), want) for want in wants]
         known = [(cost, want) for cost, want in costs if cost is not None]
         if known:
-            (gpu, devices), want = min(known, key=lambda entry: (entry[0], entry[1].request))
+            cost, want = min(known, key=lambda entry: (entry[0], entry[1].request))
         else:
             want = wants[0]
-            gpu, devices = _by_class(want.device_class) * want.count, WHOLE * want.count
-        key = of_class(want.device_class)
-        amounts[GPU] = amounts.get(GPU, 0) + gpu
-        amounts[key] = amounts.get(key, 0) + devices
+            cost = (_by_class(want.device_class) * want.count, WHOLE * want.count)
+        names = (GPU, of_class(want.device_class), *(by.resource for by in _measuring(want, measures)))
+        for name, part in zip(names, cost, strict=False):
+            amounts[name] = amounts.get(name, 0) + part
     return Resources(amounts)
 
 
@@ -229,27 +243,33 @@ def _by_class(name: str) -> int:
     return WHOLE // SLICES_OF_A_BOARD if name == MIG_CLASS else WHOLE if name in CLASSES else 0
 
 
-def _cheapest(want: Want, inventory: Inventory) -> tuple[int, int] | None:
-    """The least that a want costs, as (GPU, devices of the class), in thousandths; None if nothing matches it.
+def _measuring(want: Want, measures: Measures) -> Measures:
+    return tuple(by for by in measures if by.device_class == want.device_class)
+
+
+def _cheapest(want: Want, inventory: Inventory, measures: Measures) -> tuple[int, ...] | None:
+    """The least that a want costs, each by itself: GPUs and devices of the class, in thousandths, then what it amounts
+    to by the measures of its class; None if nothing matches it.
 
     For mode All: the pool whose matching devices cost least, as pools are usually nodes.
     """
+    of_its_class = _measuring(want, measures)
     costs = []
     for pool in inventory.slices():
-        each = [cost for read in pool for cost in _costs_in(read, want, inventory)]
+        each = [cost for read in pool for cost in _costs_in(read, want, inventory, of_its_class)]
         if each:
-            costs.append((sum(g for g, _ in each), sum(d for _, d in each)) if want.every else min(each))
+            costs.append(tuple(map(sum if want.every else min, zip(*each, strict=True))))
     if not costs:
         return None
-    gpu, devices = min(costs)
-    return (gpu, devices) if want.every else (gpu * want.count, devices * want.count)
+    least = map(min, zip(*costs, strict=True))
+    return tuple(least) if want.every else tuple(part * want.count for part in least)
 
 
 _MOST_SELECTIONS = 256
 _matching: PerObject[SliceDevices, dict[object, list[Device]]] = PerObject(lambda _: {})
 
 
-def _costs_in(read: SliceDevices, want: Want, inventory: Inventory) -> Iterable[tuple[int, int]]:
+def _costs_in(read: SliceDevices, want: Want, inventory: Inventory, measures: Measures) -> Iterable[tuple[int, ...]]:
     """What each device of a slice that the want selects would cost it."""
     known = _matching(read)
     key = (want.expressions, inventory.features.list_attributes)
@@ -261,9 +281,12 @@ def _costs_in(read: SliceDevices, want: Want, inventory: Inventory) -> Iterable[
         devices = known[key] = found
     for device in devices:
         part: Amount = 1
+        consumed: dict[str, Amount] | None = None
         if device.shareable:
-            consumed = taken_by(dict(want.capacity), device)
-            if consumed is None:
+            share = taken_by(dict(want.capacity), device)
+            if share is None:
                 continue
-            part = _share(dict(consumed), device)
-        yield _part(weight(device, inventory), part), _part(WHOLE, part)
+            consumed = dict(share)
+            part = _share(consumed, device)
+        measured = (would_take(by, device, consumed, part) for by in measures)
+        yield _part(weight(device, inventory), part), _part(WHOLE, part), *measured

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from queues.resources import NOTHING, Resources, total
 from scheduler.api.attributes import GPU_RESOURCE
-from scheduler.api.dra import AllocationResult
+from scheduler.api.dra import AllocationResult, ResourceClaimSpec
 from scheduler.dra import accounting
 from scheduler.dra.caches import PerObject
+from scheduler.dra.measures import Measures
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim, Gang, Pod
@@ -31,10 +32,14 @@ _MIG_RESOURCE = re.compile(r"nvidia\.com/mig-(?P<slices>\d+)g\..*")
 class Accounts:
     """Charges of pods and claims. `paid`: claims (key) that somebody on a node pays for."""
 
-    def __init__(self, claims: Mapping[str, Claim], inventory: Inventory, shapes: Shapes) -> None:
+    def __init__(
+        self, claims: Mapping[str, Claim], inventory: Inventory, shapes: Shapes, measures: Measures = ()
+    ) -> None:
+        """`measures`: what queues count devices by."""
         self._claims = claims
         self._inventory = inventory
         self._shapes = shapes
+        self._measures = measures
         self.paid: set[str] = set()
         self._payers: dict[str, str] = {}
         self._estimates: dict[int, Resources] = {}
@@ -70,9 +75,17 @@ class Accounts:
                 served = served or key == pod.extended_claim
                 if key not in self.paid and self._payers.get(key, pod.key) == pod.key:
                     self.paid.add(key)
-                    _add(amounts, accounting.charge(claim.spec, claim.allocation, self._inventory))
+                    _add(amounts, self.of_allocation(claim.spec, claim.allocation))
             if not served:
                 _add(amounts, self._named(pod.requests))
+
+    def of_allocation(self, spec: ResourceClaimSpec, allocation: AllocationResult) -> Resources:
+        """What the devices cost that a claim holds."""
+        return accounting.charge(spec, allocation, self._inventory, self._measures)
+
+    def least(self, claim: Claim) -> Resources:
+        """What a claim without devices will cost at least."""
+        return accounting.estimate(claim, self._inventory, self._measures)
 
     def estimate(self, bundle: Bundle, paid: set[str] | None = None) -> Resources:
         """The least that a bundle will cost, before its devices are known. `paid`: claims that its gang pays for
@@ -90,18 +103,18 @@ class Accounts:
 
     def _estimate(self, bundle: Bundle, paid: set[str]) -> Resources:
         parts = [own(pod) for pod in bundle.pods]
-        parts += [accounting.estimate(claim, self._inventory) for claim in bundle.asks]
+        parts += [self.least(claim) for claim in bundle.asks]
         for pod in bundle.pods:
             made = self._shapes.extended(pod)
             named = self._named(pod.requests)
             if made is not None:
-                named = _lesser(named, accounting.estimate(Claim(key="", uid="", spec=made.spec), self._inventory))
+                named = _lesser(named, self.least(Claim(key="", uid="", spec=made.spec)))
             parts.append(named)
             for key in claims_of(pod):
                 claim = self._claims.get(key)
                 if claim is not None and claim.allocation is not None and key not in self.paid | paid:
                     paid.add(key)
-                    parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
+                    parts.append(self.of_allocation(claim.spec, claim.allocation))
         return total(parts)
 
     def placed(
@@ -111,12 +124,12 @@ class Accounts:
         devices before, for which neither a pod on a node nor the gang (`paid`) pays, is paid by this pod; it is added
         to `paid`."""
         parts = [own(pod), self._named(self._shapes.requests(pod, node))]
-        parts += [accounting.charge(claim.spec, allocation, self._inventory) for claim, allocation in allocated]
+        parts += [self.of_allocation(claim.spec, allocation) for claim, allocation in allocated]
         for key in claims_of(pod):
             claim = self._claims.get(key)
             if claim is not None and claim.allocation is not None and key not in self.paid | paid:
                 paid.add(key)
-                parts.append(accounting.charge(claim.spec, claim.allocation, self._inventory))
+                parts.append(self.of_allocation(claim.spec, claim.allocation))
         return total(parts)
 
     def _named(self, requests: Resources) -> Resources:

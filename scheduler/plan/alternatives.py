@@ -12,10 +12,9 @@ import msgspec
 
 from queues.reasons import OverLimit, OverQuota
 from scheduler.api.dra import DeviceRequest, DeviceSubRequest
-from scheduler.dra import accounting
-from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Claim
+from scheduler.plan.accounts import Accounts
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.pieces import Wanted
 
@@ -40,7 +39,7 @@ def within(
             drastic = any(answer.resource == before.resource for before in refusals)
             refusals.append(answer)
             less = _narrower(
-                [narrowed.get(claim.key, claim) for claim in claims], answer, desk.inventory, drastic=drastic
+                [narrowed.get(claim.key, claim) for claim in claims], answer, desk.accounts, drastic=drastic
             )
             if not less:
                 break
@@ -64,7 +63,7 @@ def may_pass(refusal: OverLimit | OverQuota) -> bool:
 
 
 def _narrower(
-    claims: Sequence[Claim], refusal: OverLimit | OverQuota, inventory: Inventory, *, drastic: bool
+    claims: Sequence[Claim], refusal: OverLimit | OverQuota, accounts: Accounts, *, drastic: bool
 ) -> dict[str, Claim]:
     """Those of the claims that can do with fewer alternatives: all of them if `drastic`, else from the last one on
     until as much is saved as is too much."""
@@ -73,7 +72,7 @@ def _narrower(
     found: dict[str, Claim] = {}
     for claim in reversed(claims):
         parts = [
-            _cheaper(claim, request, refusal.resource, inventory, drastic=drastic)
+            _cheaper(claim, request, refusal.resource, accounts, drastic=drastic)
             for request in claim.spec.devices.requests or ()
         ]
         saved = sum(part for _, part in parts)
@@ -86,12 +85,12 @@ def _narrower(
 
 
 def _cheaper(
-    claim: Claim, request: DeviceRequest, resource: str, inventory: Inventory, *, drastic: bool
+    claim: Claim, request: DeviceRequest, resource: str, accounts: Accounts, *, drastic: bool
 ) -> tuple[DeviceRequest, int]:
     """The request without its dearest alternatives, or with its cheapest alone if `drastic`; and what that saves of the
     resource at most."""
     costs = [
-        (accounting.estimate(_with_requests(claim, (_only(request, each),)), inventory)[resource], each)
+        (accounts.least(_with_requests(claim, (_only(request, each),)))[resource], each)
         for each in request.first_available or ()
     ]
     levels = sorted({cost for cost, _ in costs})

@@ -9,7 +9,7 @@ from queues.limits import may_start
 from queues.reasons import NoQueueNamed
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
-from scheduler.dra import requests
+from scheduler.dra import measures, requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import GangDecision, SolverReport
@@ -132,7 +132,7 @@ class Desk:
             shapes=shapes,
             ledger=ledger,
             rooms=Rooms(ledger, shapes, domains, policy),
-            accounts=Accounts(snapshot.claims, inventory, shapes),
+            accounts=Accounts(snapshot.claims, inventory, shapes, measures.of_queues(snapshot.queues)),
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
         desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods}

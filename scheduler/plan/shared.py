@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from queues.resources import total
 from scheduler.api.core import NodeSelector
 from scheduler.api.dra import AllocationResult
-from scheduler.dra import accounting
 from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.selection import usable_on
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, Reason
@@ -212,7 +211,7 @@ def _with_claims(desk: Desk, gang: Gang, placed: Placed, held: Held) -> Placed |
         number = next((number for number, grant in enumerate(grants) if claim.key in grant.joins), None)
         if number is not None:
             first = grants[number]
-            cost = first.cost + accounting.charge(claim.spec, allocation, desk.inventory)
+            cost = first.cost + desk.accounts.of_allocation(claim.spec, allocation)
             grants[number] = replace(first, allocated=(*first.allocated, (claim, allocation)), cost=cost)
     if grants == list(placed.grants):
         return placed

@@ -69,6 +69,7 @@ class _Pool:
     slices: list[dra.ResourceSliceSpec] = field(default_factory=list)
     wholes: dict[tuple[int, ...], _Whole] = field(default_factory=dict)
     drawing: dict[str, dra.Device] | None = None
+    latest: dict[str, Published] | None = None
 
     def drawing_on_counters(self) -> Mapping[str, dra.Device]:
         """Devices that take something of counters, by name, each as its newest slice publishes it."""
@@ -77,6 +78,14 @@ class _Pool:
             for spec in sorted(self.slices, key=lambda spec: spec.pool.generation):
                 self.drawing.update((device.name, device) for device in spec.devices or () if device.consumes_counters)
         return self.drawing
+
+    def as_last_published(self) -> Mapping[str, Published]:
+        """All devices by name, each as its newest slice publishes it."""
+        if self.latest is None:
+            oldest_first = sorted(self.slices, key=lambda spec: spec.pool.generation)
+            listed = [(device, spec) for spec in oldest_first for device in spec.devices or ()]
+            self.latest = {device.name: Published(device=device, spec=spec) for device, spec in listed}
+        return self.latest
 
     def newest(self, slices: Iterable[dra.ResourceSliceSpec]) -> list[dra.ResourceSliceSpec]:
         listed = list(slices)
@@ -128,6 +137,11 @@ class Pools:
         """The device, if its pool is usable on the node; whether the node reaches it is another question."""
         whole = self._whole(key, node)
         return whole.devices.get(key[2]) if whole is not None else None
+
+    def last(self, key: DeviceKey) -> Published | None:
+        """The device as its newest slice publishes it, whoever can use it; None if no slice does."""
+        pool = self._pools.get(key[:2])
+        return pool.as_last_published().get(key[2]) if pool is not None else None
 
     def total(self, key: DeviceKey, node: Node) -> Mapping[CounterKey, Fraction]:
         """What the device's pool has of its counters."""

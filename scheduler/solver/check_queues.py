@@ -1,6 +1,6 @@
 """Does a plan keep the limits and quotas of queues, and does it tell what they are charged? A part of the check of
-plans. What a pod costs is written apart from the planner's accounts; both read what an allocation is worth from one
-table (`scheduler.dra.accounting`).
+plans. What a pod costs is written apart from the planner's accounts; both read what an allocation is worth in GPUs from
+one table (`scheduler.dra.accounting`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ from scheduler.dra.pools import Inventory
 from scheduler.model.plan import Placement
 from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.solver.check_case import Case
+from scheduler.solver.check_measures import Measured
 
 MIG_RESOURCE = "nvidia.com/mig-"
 """A device plugin's slices of boards: nvidia.com/mig-3g.40gb."""
@@ -88,7 +89,7 @@ def _under_quota(queue: Queue, asked: Resources) -> list[str]:
     and everything, if nothing that is asked has a quota."""
     asks = [name for name in asked if asked[name] > 0]
     stated = [name for name in asks if queue[name].quota > 0]
-    devices = [name for name in asks if name == accounting.GPU or name.startswith("deviceclass/")]
+    devices = [name for name in asks if name == accounting.GPU or "deviceclass/" in name]
     if not stated:
         return asks
     return stated if set(stated) & set(devices) else sorted({*stated, *devices})
@@ -208,6 +209,7 @@ class _Accounts:
         self._inventory = inventory
         self._payers = payers
         self._classes = case.snapshot.classes
+        self._measure = Measured(case)
         self._paid: set[tuple[str, str]] = set()
 
     def cost(self, gang: Gang, pod: Pod, placement: Placement | None) -> Resources:
@@ -233,7 +235,7 @@ class _Accounts:
             held_before = key in self._claims and self._claims[key].allocation is not None
             if self._pays(gang, pod, key) or not held_before:
                 self._paid.add((gang.key, key))
-                parts.append(accounting.charge(spec, allocation, self._inventory))
+                parts += [accounting.charge(spec, allocation, self._inventory), self._measure(spec, allocation)]
         plugin = {name: amount for name, amount in pod.requests.amounts.items() if name not in served}
         return total([*parts, _by_plugin(plugin), self.as_classes(plugin)])
 
@@ -260,6 +262,7 @@ class _Accounts:
             if known is not None and known.allocation is not None and self._pays(gang, pod, known.key):
                 self._paid.add((gang.key, known.key))
                 yield accounting.charge(known.spec, known.allocation, self._inventory)
+                yield self._measure(known.spec, known.allocation)
 
     def _pays(self, gang: Gang, pod: Pod, claim: str) -> bool:
         payer = self._payers.get(claim)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from queues.measures import measure
 from queues.tree import WHOLE, Queue, QueueResource
 from scheduler.api.kinds import KAI_QUEUE, KAI_TOPOLOGY, QUEUE, SEED_QUEUE, TOPOLOGY, Document, Kind
 from scheduler.model.nodes import Topology
@@ -147,7 +148,8 @@ def _resources(spec: Fields) -> dict[str, QueueResource]:
             raise resources.bad(
                 str(name),
                 "a queue has no such resource",
-                "Name gpu, cpu, memory, or deviceclass/<name of a DeviceClass>.",
+                "Name gpu, cpu, memory, or deviceclass/<name of a DeviceClass>, the last alone or after <capacity>. or"
+                " <counter>.counters.",
             )
         amounts = resources.mapping(name)
         weight = amounts.whole("overQuotaWeight", most=1_000_000)
@@ -198,4 +200,4 @@ def _not_negative(spec: Fields, name: str) -> int | None:
 
 
 def _is_device_class(name: str) -> bool:
-    return name.startswith(DEVICE_CLASS_PREFIX) and len(name) > len(DEVICE_CLASS_PREFIX)
+    return (name.startswith(DEVICE_CLASS_PREFIX) and len(name) > len(DEVICE_CLASS_PREFIX)) or measure(name) is not None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from queues.tree import Queue, QueueResource
 from scheduler.explain import why
 from scheduler.model.workloads import Claim
 from scheduler.plan.desk import Desk
@@ -16,7 +17,7 @@ from scheduler.plan.rest import at_rest
 from scheduler.plan.wants import Wants
 from scheduler.solver.check import check
 from tests.builders import World, holding
-from tests.strategies import carried_out, worlds
+from tests.strategies import MEASURED, carried_out, worlds
 
 modest = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -45,6 +46,9 @@ def variants(world: World, dice: random.Random) -> list[World]:
         uids = [one.uid for gang in world.gangs for one in gang.pods]
         return replace(claim, reserved_for=tuple(dice.sample(uids, min(len(uids), 3))))
 
+    def measured(queue: Queue, dice: random.Random) -> dict[str, QueueResource]:
+        return {**queue.resources, dice.choice(sorted(MEASURED)): QueueResource(weight=2)}
+
     def moved(claim: Claim) -> Claim:
         return replace(claim, allocation=holding("n0", dice.randrange(3))) if claim.allocation else claim
 
@@ -55,6 +59,7 @@ def variants(world: World, dice: random.Random) -> list[World]:
         replace(world, gangs=tuple(replace(gang, queue=dice.choice(["red", "", "gone"])) for gang in world.gangs)),
         replace(world, queues=tuple(queue for queue in world.queues if queue.name != "red")),
         replace(world, gangs=tuple(replace(gang, preemptible=not gang.preemptible) for gang in world.gangs)),
+        replace(world, queues=tuple(replace(queue, resources=measured(queue, dice)) for queue in world.queues)),
         world.under(default_queue="blue"),
         replace(world, nodes=world.nodes[1:]),
     ]

@@ -33,6 +33,8 @@ from tests.builders import (
 )
 from tests.strategies import carried_out
 
+MIG = "mig.nvidia.com"
+
 
 def decide(made: World) -> Plan:
     decided = plan(made)
@@ -109,6 +111,46 @@ def test_a_quota_per_device_class_counts_on_nodes_with_a_device_plugin_as_well(d
     assert first.why("three") == refused
     second = decide(carried_out(made, decide(made)) + gang("three", gpus=1, queue="red"))
     assert second.why("three") == refused
+
+
+def boards(**more: int) -> World:
+    """Two GPUs that are given whole or in halves, and a queue "red" with these limits."""
+    parts = [divided_gpu(index) for index in range(2)]
+    made = node("n") + gpu_class() + gpu_class(MIG, kind="mig")
+    made += devices("n", [device for part, _ in parts for device in part], [counters for _, counters in parts])
+    return made + queue("red", **{name: QueueResource(limit=limit) for name, limit in more.items()})
+
+
+def test_a_limit_by_counters_lets_in_as_many_halves_as_are_a_whole_and_charges_what_was_chosen() -> None:
+    """Two alternatives are counted by their own classes: the third of those that prefer halves takes a whole GPU."""
+    name = f"parts.counters.deviceclass/{MIG}"
+    made = boards(**{name: 2})
+    first = [gang(f"g{n}", claims={"g": ask_first(("half", MIG, 1), ("whole", GPU, 1))}, queue="red") for n in range(3)]
+    decided = decide(made + first[0] + first[1] + first[2])
+    assert started(decided) == ["g0", "g1", "g2"]
+    red = next(report for report in decided.queues if report.name == "red")
+    used = [red.allocated[each] for each in (name, f"deviceclass/{MIG}", f"deviceclass/{GPU}")]
+    assert used == [2, 2000, 1000]
+    two = made + first[0] + first[1]
+    refused = decide(carried_out(two, decide(two)) + gang("more", claims={"g": ask(1, of=MIG)}, queue="red")).why(
+        "more"
+    )
+    assert refused == OverLimit(queue="red", resource=name, asked=1, allocated=2, limit=2)
+    assert "would exceed its limit of 2 of parts on devices of class mig.nvidia.com" in refused.message
+
+
+def test_a_limit_by_memory_counts_a_shared_claim_once_and_admin_access_never() -> None:
+    name = f"memory.deviceclass/{GPU}"
+    made = cluster(nodes=1) + gpu_class() + devices("node-0", [gpu(0), gpu(1)]) + claim("s", ask(1))
+    made += queue("red", **{name: QueueResource(limit=80 << 30)})
+    made += gang("pair", pods=2, shared={"g": "s"}, queue="red", priority=1) + gang(
+        "third", claims={"g": ask(1)}, queue="red"
+    )
+    decided = decide(made)
+    assert started(decided) == ["pair"]
+    assert decided.why("third") == OverLimit(
+        queue="red", resource=name, asked=80 << 30, allocated=80 << 30, limit=80 << 30
+    )
 
 
 def test_resources_named_after_a_class_count_for_it_and_others_for_none() -> None:

@@ -459,6 +459,27 @@ def test_slices_of_boards_that_a_device_plugin_serves_count_for_the_limit() -> N
     assert told(check(limited, good), "queue default goes past its limit of gpu: 857 of 800")
 
 
+@pytest.mark.parametrize(
+    ("name", "most", "used"),
+    [
+        ("parts.counters.deviceclass/mig", 2, 3),
+        ("parts.counters.deviceclass/gpu.nvidia.com", 1, 2),
+        ("memory.deviceclass/gpu.nvidia.com", 39, 40),
+    ],
+)
+def test_what_devices_amount_to_counts_for_the_limit(name: str, most: int, used: int) -> None:
+    """Three halves of two boards, a third board whole, and a GPU that is not divided, with 40 bytes."""
+    boards = [divided_gpu(index) for index in range(3)]
+    published = [gpu(9, memory="40"), *(device for parts, _ in boards for device in parts)]
+    made = queue("default") + gpu_class() + gpu_class("mig", kind="mig") + node("n")
+    made += devices("n", published, [counters for _, counters in boards])
+    made += gang("halves", pods=3, claims={"g": ask(1, of="mig")}, priority=1) + gang("wholes", claims={"g": ask(2)})
+    good = plan(made)
+    assert len(good.placements) == 4
+    limited = replace(made, queues=queue("default", **{name: QueueResource(limit=most)}).queues)
+    assert told(check(limited, good), f"queue default goes past its limit of {name}: {used} of {most}")
+
+
 def test_what_a_device_plugin_serves_counts_for_the_limit_of_its_class() -> None:
     """Of two classes for one resource the newer one counts, running work included."""
     old, new = gpu_class("old", serves="nvidia.com/gpu"), gpu_class("new", serves="nvidia.com/gpu")

@@ -104,7 +104,9 @@ def test_a_queue_with_amounts_that_contradict_each_other_is_refused(value, refus
 def test_a_queue_with_an_unknown_resource_is_refused():
     resources = schema("Queue", "spec", "resources")
     assert refusals(resources, {"gpu": {}, "memory": {}, "deviceclass/h100": {}}) == []
-    assert len(refusals(resources, {"gpus": {}})) == 1
+    assert refusals(resources, {"memory.deviceclass/h100": {}, "memory-slice.counters.deviceclass/a.b": {}}) == []
+    for name in ("gpus", "memory.deviceclass", "a.b.deviceclass/h100", ".deviceclass/h100", "memory.deviceclass/"):
+        assert len(refusals(resources, {name: {}})) == 1, name
 
 
 def test_a_pod_group_with_two_minima_is_refused():

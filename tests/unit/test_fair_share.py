@@ -96,6 +96,13 @@ def test_a_device_class_is_divided_like_gpus_in_whole_devices():
     assert [divided[name]["deviceclass/h100"] for name in "ab"] == [2000, 1000]
 
 
+def test_what_devices_amount_to_is_divided_to_the_last_unit():
+    tree = QueueTree.of([Queue(name="a"), Queue(name="b")])
+    name = "memory.deviceclass/h100"
+    divided = divide(Resources({name: 3001}), tree, dict.fromkeys("ab", Resources({name: 9000})))
+    assert [divided[queue][name] for queue in "ab"] == [1501, 1500]
+
+
 def test_the_share_of_a_department_is_divided_among_its_queues():
     queues = [
         queue("d1", weight=2),

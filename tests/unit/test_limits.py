@@ -81,6 +81,13 @@ def test_a_quota_by_device_class_covers_work_that_asks_for_that_class():
     assert not within_quota(queue, asked, Resources({"deviceclass/h100": 1000}))
 
 
+def test_a_quota_for_the_memory_of_devices_covers_work_that_asks_for_these_devices():
+    queue = Queue(name="a", resources={"memory.deviceclass/mig": QueueResource(quota=80)})
+    asked = Resources({"gpu": 428, "deviceclass/mig": 1000, "memory.deviceclass/mig": 40, "cpu": 1000})
+    assert under_quota(queue, asked) == ("memory.deviceclass/mig",)
+    assert under_quota(Queue(name="b", resources={"cpu": QueueResource(quota=1000)}), asked) == tuple(asked)
+
+
 def test_a_quota_of_all_there_is_never_refuses():
     tree = QueueTree.of([Queue(name="a", resources={"gpu": QueueResource(quota=WHOLE)})])
     assert may_start(tree, "a", gpus(10**6), {"a": gpus(10**6)}, {"a": gpus(10**6)}, False) is None

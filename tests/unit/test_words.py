@@ -33,6 +33,8 @@ def test_the_verb_agrees_as_well(count: int, said: str) -> None:
         ("memory", 1_000_000_000, "953.67Mi of memory"),
         ("ephemeral-storage", 3 << 20, "3Mi of ephemeral-storage"),
         ("nvidia.com/nic", 2, "2 nvidia.com/nic"),
+        ("memory.deviceclass/a", 40 << 30, "40Gi of memory on devices of class a"),
+        ("memory-slice.counters.deviceclass/a", 7, "7 of memory-slice on devices of class a"),
     ],
 )
 def test_an_amount_is_written_as_people_do(resource: str, value: int, said: str) -> None:
