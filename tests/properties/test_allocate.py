@@ -3,10 +3,11 @@
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from queues.resources import NOTHING
@@ -316,3 +317,59 @@ def test_what_is_taken_and_given_back_leaves_no_trace(situation: tuple[list[Json
         for allocation in got.allocations:
             fork.give_back(allocation)
         assert fork.signature(THE_NODE) == before
+
+
+def plainly_asked(asked: list[Json]) -> bool:
+    """No request for all devices, or for devices that others hold."""
+    wanted = [each for c in asked for r in c["spec"]["devices"]["requests"] for _, each in alternatives(r)]
+    return not any(each["allocationMode"] == "All" or each.get("adminAccess") for each in wanted)
+
+
+def named(device: Json) -> tuple[str, str, str]:
+    return DRIVER, pool_of(device), device["name"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations.filter(lambda situation: plainly_asked(situation[2])), st.data())
+def test_withdrawing_a_device_that_is_held_changes_no_answer(
+    situation: tuple[list[Json], list[Json], list[Json]], data: st.DataObject
+) -> None:
+    """A claim holds it before and after; afterwards only what it drew is known."""
+    published, _, asked = situation
+    drawing = [device for device in published if device.get("consumesCounters")]
+    assume(drawing)
+    gone = data.draw(st.sampled_from(drawing))
+    left = [device for device in published if device is not gone]
+    result = dra.DeviceRequestAllocationResult(request="r", driver=DRIVER, pool=pool_of(gone), device=gone["name"])
+    holder = Claim(
+        key="ns/h",
+        uid="h",
+        spec=dra.ResourceClaimSpec(),
+        allocation=dra.AllocationResult(devices=dra.DeviceAllocationResult(results=(result,))),
+    )
+    withdrawn = {named(gone): read(tuple[dra.DeviceCounterConsumption, ...], gone["consumesCounters"])}
+    found = []
+    for devices_now, remembered in ((published, {}), (left, withdrawn)):
+        now, rules = told(slices(devices_now))
+        inventory_now = Inventory.of(now, classes(), rules, withdrawn=remembered)
+        in_use = InUse.of([holder], inventory_now)
+        found.append(allocate(THE_NODE, [Ask(claim=claim(c)) for c in asked], inventory_now, in_use))
+    assert isinstance(found[0], Allocated) == isinstance(found[1], Allocated)
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations.filter(lambda situation: plainly_asked(situation[2])), st.data())
+def test_a_device_that_all_claims_avoid_might_as_well_not_be_there(
+    situation: tuple[list[Json], list[Json], list[Json]], data: st.DataObject
+) -> None:
+    published, holding, asked = situation
+    avoided = data.draw(st.sampled_from(published))
+    assume(
+        all(r["device"] != avoided["name"] for h in holding for r in h["status"]["allocation"]["devices"]["results"])
+    )
+    now, rules = told(slices(published))
+    found = Inventory.of(now, classes(), rules, avoided=[named(avoided)])
+    asks = [Ask(claim=replace(claim(c), avoids=(named(avoided),))) for c in asked]
+    made = allocate(THE_NODE, asks, found, InUse.of(map(claim, holding), found))
+    without = answer([device for device in published if device is not avoided], holding, asked)
+    assert isinstance(made, Allocated) == isinstance(without, Allocated)
