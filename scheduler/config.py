@@ -55,7 +55,7 @@ class Config(BaseModel):
     )
     solver_gangs: int = Field(_POLICY.solver_gangs, ge=1, le=10_000, description="Most gangs placed jointly.")
     allocator_steps: int = Field(
-        _POLICY.allocator_steps, ge=1, le=1_000_000_000, description="Search steps for the devices of one pod."
+        _POLICY.allocator_steps, ge=1, le=1_000_000_000, description="Search steps for the devices of pods on one node."
     )
     device_fence: Literal["none", "taint", "verify"] = Field(
         "none", description="What keeps others off our devices: a taint on them, or a look after each write."

@@ -23,7 +23,7 @@ from scheduler.model.nodes import Node
 from scheduler.model.reasons import ClaimRefused, Reason
 from scheduler.model.workloads import Claim
 
-DEFAULT_STEPS = 200_000
+DEFAULT_STEPS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

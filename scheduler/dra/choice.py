@@ -59,11 +59,12 @@ class Board:
         return sum(parts) / len(parts) if parts else 0.0
 
 
-def ordered(room: Room, numbers: Sequence[int], need: int, near: Near = NOWHERE) -> list[int]:
-    """Free devices in the order in which to try them, when `need` of them are wanted together."""
+def ordered(room: Room, numbers: Sequence[int], need: int, near: Near = NOWHERE, *, fresh: bool = False) -> list[int]:
+    """Free devices in the order in which to try them, when `need` of them are wanted together. `fresh`: boards of which
+    most is left come first, not those of which least is."""
     if len(numbers) < 2:
         return list(numbers)
-    rank = _Ranking(room)
+    rank = _Ranking(room, fresh=fresh)
     ranks = [rank.of(number) for number in numbers]
     if all(other == ranks[0] for other in ranks):
         return _side_by_side(room.view, numbers, need, near)
@@ -125,10 +126,11 @@ def sizes(view: NodeDevices) -> list[tuple[Amount, float]]:
 class _Ranking:
     """What makes one free device a better choice than another, as things stand."""
 
-    __slots__ = ("_boards", "_draws", "_left", "_room", "_sizes")
+    __slots__ = ("_boards", "_draws", "_left", "_room", "_sign", "_sizes")
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, *, fresh: bool) -> None:
         self._room = room
+        self._sign = -1.0 if fresh else 1.0
         self._sizes = sizes(room.view)
         self._draws = draws(room.view)
         self._boards = boards(room.view)
@@ -144,7 +146,7 @@ class _Ranking:
             used, hole = self._of_board(number)
         elif device.shareable:
             used = self._of_share(number, device)
-        return bool(device.published.binding_conditions), memory, part, used, hole
+        return bool(device.published.binding_conditions), memory, part, self._sign * used, hole
 
     def _of_board(self, number: int) -> tuple[float, tuple[float, ...]]:
         empty = 0.0

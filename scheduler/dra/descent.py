@@ -29,8 +29,13 @@ def in_order(items: "Sequence[Item]") -> list[int]:
     return sorted(range(len(items)), key=lambda p: (not items[p].whole, slack[p], p))
 
 
-def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> list[tuple[int, ...]] | None:
-    """The most preferred devices, item by item; None if that leads nowhere, which proves nothing."""
+def greedy(
+    room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]", *, fresh: bool = False
+) -> list[tuple[int, ...]] | None:
+    """The most preferred devices, item by item; None if that leads nowhere, which proves nothing.
+
+    `fresh`: spread over the boards. Where boards are filled to the last slice by parts of several sizes, the large ones
+    must not meet on one board, and a search that begins with them there hardly ever comes back from it."""
     mark = room.mark()
     picks: list[list[int]] = [[] for _ in items]
     used = [{t for p in group.items for n in items[p].pinned for t in group.tokens[n]} for group in distinct]
@@ -43,7 +48,7 @@ def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> 
         found = -1
         while found < len(picks[position]) < item.need:
             found = len(picks[position])
-            for number in _preferred(room, items, picks, position, ahead=True):
+            for number in _preferred(room, items, picks, position, ahead=True, fresh=fresh):
                 differs = all(seen.isdisjoint(group.tokens[number]) for group, seen in covering)
                 if differs and room.try_take(item.want, item.claim, number):
                     picks[position].append(number)
@@ -59,7 +64,13 @@ def greedy(room: Room, items: "Sequence[Item]", distinct: "Sequence[Group]") -> 
 
 
 def _preferred(
-    room: Room, items: "Sequence[Item]", picks: Sequence[Sequence[int]], position: int, *, ahead: bool = False
+    room: Room,
+    items: "Sequence[Item]",
+    picks: Sequence[Sequence[int]],
+    position: int,
+    *,
+    ahead: bool = False,
+    fresh: bool = False,
 ) -> list[int]:
     """Free candidates of an item, best first: near to what its claim has already, or with `ahead`, while it has
     nothing, where its other items find devices as well."""
@@ -75,7 +86,7 @@ def _preferred(
             near = choice.meeting(room.view, wanted)
     mine = picks[position]
     free = [n for n in item.candidates if n not in mine and room.is_free(item.want, n)]
-    return choice.ordered(room, free, item.need - len(mine), near)
+    return choice.ordered(room, free, item.need - len(mine), near, fresh=fresh)
 
 
 class Descent:

@@ -1,8 +1,9 @@
 """The exact search: devices for all requests of all claims at once, or the proof that there are none.
 
 Four stages, each exact: a common value is fixed for every matchAttribute, tightest group first; impossible sums are
-recognised; what is then a plain matching (no counters, shares or distinct values) is solved as one; the rest is tried
-depth first, where boards in the same state count as one and a state that failed is not entered again.
+recognised; what is then a plain matching (no counters, shares or distinct values) is solved as one; the rest is spread
+over the boards or, where that fails, tried depth first: boards in the same state count as one, and a state that failed
+is not entered again.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -142,7 +143,10 @@ class Search:
         if matching.plain and not self._distinct:
             self._step()
             return matching.solve()
-        return Descent(self._room, items, self._distinct).run() if matching.feasible() else None
+        if not matching.feasible():
+            return None
+        spread = greedy(self._room, items, self._distinct, fresh=True)
+        return spread if spread is not None else Descent(self._room, items, self._distinct).run()
 
     def _step(self) -> None:
         self._room.steps -= 1

@@ -24,8 +24,8 @@ class Policy:
     """CP-SAT's deterministic time for one joint placement."""
     solver_gangs: int = 60
     """At most so many gangs of the head of the queue are placed jointly."""
-    allocator_steps: int = 200_000
-    """Search steps for the devices of one pod or bundle on one node."""
+    allocator_steps: int = 20_000
+    """Search steps for the devices of the pods that come to one node together."""
     device_fence_taint: str = ""
     """A NoSchedule device taint with this key is tolerated by us alone; "" for none."""
     spread: bool = False

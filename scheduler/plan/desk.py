@@ -152,7 +152,7 @@ class Desk:
         if self.bare is None:
             volumes = self.ledger.volumes.bare()
             ledger = Ledger.of(self.snapshot.nodes, self.inventory, reads=self.ledger.reads, volumes=volumes)
-            self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy)
+            self.bare = Rooms(ledger, self.shapes, self.domains, self.snapshot.policy, self.rooms.patience)
         return self.bare
 
     def causes(self, short: Short) -> tuple[NodeCount, ...]:

@@ -64,7 +64,7 @@ def place_jointly(desk: Desk) -> None:
         for grant in desk.placed[key][0].grants:
             ledger.give_back(grant)
             desk.charge(ledger, desk.wants[key].gang, grant.cost * -1)
-    rooms = Rooms(ledger, desk.shapes, desk.domains, policy)
+    rooms = Rooms(ledger, desk.shapes, desk.domains, policy, desk.rooms.patience)
     hopeful = [key for key in waiting if _may_fit(rooms, desk.waiting[key])]
     if not hopeful:
         return

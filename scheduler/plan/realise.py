@@ -48,7 +48,7 @@ def one_by_one(desk: Desk, piece: Wanted) -> list[Grant] | int:
     """Grants for the piece, each bundle placed after the ones before it hold their devices; or how many pods found
     room. For devices that several nodes can reach, where no level binds the pods together."""
     ledger = desk.ledger.fork()
-    rooms = Rooms(ledger, desk.shapes, desk.domains, desk.snapshot.policy)
+    rooms = Rooms(ledger, desk.shapes, desk.domains, desk.snapshot.policy, desk.rooms.patience)
     paid: dict[str, set[str]] = {}
     grants: list[Grant] = []
     for bundle in piece.chosen():

@@ -35,6 +35,13 @@ STEP = 2e-5
 """Deterministic seconds that a step of the search for devices is counted as (measured: 10 to 40 us)."""
 
 
+EASY = 1_000
+"""Steps that a question about one node may always take: nearly all need fewer (measured: 10 for each board)."""
+
+HARD_QUESTIONS = 5
+"""A plan may take so many times the steps of the longest question for what its questions need beyond that."""
+
+
 class Exhausted(Exception):
     """A search has used the effort it was given."""
 
@@ -52,6 +59,26 @@ class Effort:
             raise Exhausted
 
 
+@dataclass(slots=True, kw_only=True)
+class Patience:
+    """How many steps beyond EASY the questions of a plan may still take together: nodes that are all hard to judge, and
+    all unlike, must not hold up everybody else."""
+
+    left: int
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Patience":
+        return cls(left=HARD_QUESTIONS * policy.allocator_steps)
+
+    def steps(self, most: int) -> int:
+        """How many the next question may take."""
+        return min(most, EASY + self.left)
+
+    def spend(self, steps: int) -> None:
+        """A question has taken so many."""
+        self.left -= max(steps - EASY, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """`cause` completes "the node ..."; "" where the load fits. `alternatives`: how far down the users' lists of
@@ -65,7 +92,11 @@ class Verdict:
 class Rooms:
     """Answers about one ledger as it stands; `solver.greedy.Room`."""
 
-    def __init__(self, ledger: Ledger, shapes: Shapes, domains: Domains, policy: Policy) -> None:
+    def __init__(
+        self, ledger: Ledger, shapes: Shapes, domains: Domains, policy: Policy, patience: Patience | None = None
+    ) -> None:
+        """`patience`: that of the plan, which all its rooms share; its own without."""
+        self.patience = patience if patience is not None else Patience.of(policy)
         self.ledger = ledger
         self.shapes = shapes
         self.domains = domains
@@ -99,6 +130,20 @@ class Rooms:
             yield
         finally:
             self._effort = None
+
+    def devices(self, node: Node, asks: Sequence[Ask]) -> Answer:
+        """Devices of the node for all of these, as long as the patience of the plan lasts. Raises Exhausted if the
+        effort given ends first."""
+        most, effort = self.patience.steps(self._policy.allocator_steps), self._effort
+        steps = most if effort is None else min(most, int(effort.left / STEP))
+        answer = allocate(node, asks, self.ledger.inventory, self.ledger.in_use, steps=steps)
+        if not isinstance(answer, Refused):
+            self.patience.spend(answer.steps)
+        if effort is not None and not isinstance(answer, Refused):
+            effort.spend(answer.steps * STEP)
+            if isinstance(answer, NoRoom) and not answer.searched_all and steps < most:
+                raise Exhausted
+        return answer
 
     def suits(self, node: str, shape: int) -> str:
         """Why no bundle of this shape can ever run there, "" if it could: what the node is, not who is on it."""
@@ -266,7 +311,7 @@ class Rooms:
             if node and (fatal or anywhere):
                 of = self.ledger.nodes[node]
                 asks = [Ask(claim=ask.claim) for ask in self.shapes.demand_of(bundle, of).asks]
-                answer = self._allocate(of, asks)
+                answer = self.devices(of, asks)
                 if isinstance(answer, Refused):
                     return answer.reason
         return None
@@ -300,7 +345,7 @@ class Rooms:
         """Whether there are devices for all of these together."""
         demands = [(self.shapes.demand(shape, node), count) for shape, count in load]
         asks = [Ask(claim=ask.claim) for demand, count in demands for _ in range(count) for ask in demand.asks]
-        answer = self._allocate(node, asks)
+        answer = self.devices(node, asks)
         if isinstance(answer, Allocated):
             return Verdict(alternatives=_alternatives(answer, asks))
         if isinstance(answer, NoRoom):
@@ -309,17 +354,6 @@ class Rooms:
         if len(load) == 1:
             self._undecided.setdefault(demands[0][0].kind, (node.name, answer.fatal))
         return Verdict(cause=_undecided(answer))
-
-    def _allocate(self, node: Node, asks: Sequence[Ask]) -> Answer:
-        steps, effort = self._policy.allocator_steps, self._effort
-        if effort is not None:
-            steps = min(steps, int(effort.left / STEP))
-        answer = allocate(node, asks, self.ledger.inventory, self.ledger.in_use, steps=steps)
-        if effort is not None and not isinstance(answer, Refused):
-            effort.spend(answer.steps * STEP)
-            if isinstance(answer, NoRoom) and not answer.searched_all and steps < self._policy.allocator_steps:
-                raise Exhausted
-        return answer
 
     def _bound(self, node: str, load: Load, demand: Demand) -> int:
         """How often the amounts alone would go into what `load` leaves free."""

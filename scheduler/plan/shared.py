@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from queues.resources import total
 from scheduler.api.core import NodeSelector
 from scheduler.api.dra import AllocationResult
-from scheduler.dra.allocate import Allocated, Ask, allocate
+from scheduler.dra.allocate import Allocated, Ask
 from scheduler.dra.selection import usable_on
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.workloads import Claim, Gang
@@ -149,8 +149,7 @@ class _Sharing:
         for name in sorted(able, key=lambda n: rooms.rank(n, shape))[:MOST_NODES]:
             node = desk.ledger.nodes[name]
             asks = [Ask(claim=asked.claim) for asked in desk.shapes.demand_of(bundle, node).asks]
-            steps = desk.snapshot.policy.allocator_steps
-            answer = allocate(node, asks, desk.inventory, desk.ledger.in_use, steps=steps)
+            answer = rooms.devices(node, asks)
             if isinstance(answer, Allocated):
                 given = zip(asks, answer.allocations, strict=True)
                 yield tuple((ask.claim, allocation) for ask, allocation in given if ask.claim.key in keys)
@@ -187,8 +186,7 @@ def _wide(desk: Desk, claim: Claim) -> Iterator[AllocationResult]:
     for node in desk.ledger.nodes.values():
         if any(usable_on(allocation, node) for allocation in found):
             continue
-        steps = desk.snapshot.policy.allocator_steps
-        answer = allocate(node, [Ask(claim=claim)], desk.inventory, desk.ledger.in_use, steps=steps)
+        answer = desk.rooms.devices(node, [Ask(claim=claim)])
         if isinstance(answer, Allocated):
             (allocation,) = answer.allocations
             if _one_node(allocation.node_selector):

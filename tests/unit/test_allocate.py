@@ -412,6 +412,16 @@ def test_operations_that_a_driver_does_without_are_part_of_the_result():
     assert msgspec.json.decode(msgspec.json.encode(result))["skipNodeOperations"] == ["NodePrepareResources"]
 
 
+def test_boards_that_parts_of_several_sizes_fill_to_the_last_slice_are_filled_quickly():
+    """Two 3g fill a board; but then others are left with a slice at which nothing else may start."""
+    sizes = ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"] * 16
+    claims = [claim(f"c{n}", request("r", profile(size), of=MIG)) for n, size in enumerate(sizes)]
+    answer = ask(inventory(*mig_node(count=16)), *claims, steps=1_000)
+    assert isinstance(answer, Allocated)
+    assert sum("3g40gb-4" in name for each in names(answer) for name in each) == 16
+    assert isinstance(ask(inventory(*mig_node(count=16)), *claims, claims[2], steps=1_000), NoRoom)
+
+
 def test_a_search_that_ends_early_says_that_nothing_is_proved():
     answer = ask(inventory(*mig_node(count=2)), claim("c", request("r", of=MIG, count=2)), steps=1)
     assert isinstance(answer, NoRoom)

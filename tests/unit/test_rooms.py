@@ -9,7 +9,7 @@ from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
 from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.rooms import QUESTION, STEP, Effort, Exhausted, Rooms
+from scheduler.plan.rooms import EASY, QUESTION, STEP, Effort, Exhausted, Patience, Rooms
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
 from tests.builders import (
@@ -100,6 +100,28 @@ def test_a_question_that_outlasts_the_effort_given_is_not_answered_and_not_remem
         here.capacity("node-0", (), wanted, 1)
     assert here.capacity("node-0", (), wanted, 1) == 1
     assert here.proved
+
+
+def test_hard_questions_share_the_patience_of_a_plan_and_easy_ones_are_always_answered() -> None:
+    patience = Patience.of(Policy(allocator_steps=3_000))
+    assert [patience.steps(most) for most in (10, 3_000)] == [10, 3_000]
+    for _ in range(8):
+        patience.spend(patience.steps(3_000))
+    assert (patience.left, patience.steps(3_000)) == (0, EASY)
+    patience.spend(EASY)
+    assert patience.steps(3_000) == EASY
+
+
+def test_without_patience_left_a_hard_question_is_answered_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.plan.rooms.EASY", 1)
+    made = gpu_class() + node("a", gpus=8, dra=True) + node("b", gpus=4, dra=True)
+    made += claim("c", ask(4, match="gpu.nvidia.com/nvlinkDomain"))
+    here = rooms(made)
+    wanted = shape(here, pod("p", claims={"gpu": "c"}))
+    here.patience.left = 1
+    told = [here.verdict(node, ((wanted, 1),)) for node in ("a", "b")]
+    assert [(bool(verdict.cause), verdict.proved) for verdict in told] == [(False, True), (True, False)]
+    assert not here.proved
 
 
 def test_best_fit_goes_where_the_fewest_gpus_are_left() -> None:
