@@ -45,7 +45,7 @@ function amount(text) {
 }
 
 function written(value, resource) {
-  if (resource !== "memory") return String(Math.round(value * 10) / 10);
+  if (!/^memory(\.|$)/.test(resource)) return String(Math.round(value * 10) / 10);
   const steps = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
   let step = 0;
   while (value >= 1024 && step < steps.length - 1) { value /= 1024; step += 1; }
