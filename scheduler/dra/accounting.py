@@ -288,5 +288,5 @@ def _costs_in(read: SliceDevices, want: Want, inventory: Inventory, measures: Me
                 continue
             consumed = dict(share)
             part = _share(consumed, device)
-        measured = (would_take(by, device, consumed, part) for by in measures)
+        measured = [would_take(by, device, consumed, part) for by in measures] if measures else ()
         yield _part(weight(device, inventory), part), _part(WHOLE, part), *measured

@@ -48,7 +48,7 @@ class Accounts:
         """Find who of the pods that these, whose queue can be charged, have on nodes pays for which claim."""
         ranks: dict[str, tuple[int, str]] = {}
         for gang in gangs:
-            for pod, keys in _running(gang).consumers:
+            for pod, keys, _ in _running(gang).consumers:
                 for key in keys:
                     claim = self._claims.get(key)
                     if claim is None or claim.allocation is None:
@@ -66,7 +66,7 @@ class Accounts:
         known = _running(gang)
         _add(amounts, known.plain)
         _add(amounts, self._of_classes(known.named))
-        for pod, keys in known.consumers:
+        for pod, keys, named in known.consumers:
             served = False
             for key in keys:
                 claim = self._claims.get(key)
@@ -76,8 +76,8 @@ class Accounts:
                 if key not in self.paid and self._payers.get(key, pod.key) == pod.key:
                     self.paid.add(key)
                     _add(amounts, self.of_allocation(claim.spec, claim.allocation))
-            if not served:
-                _add(amounts, self._named(pod.requests))
+            if named.amounts and not served:
+                _add(amounts, self._named(named))
 
     def of_allocation(self, spec: ResourceClaimSpec, allocation: AllocationResult) -> Resources:
         """What the devices cost that a claim holds."""
@@ -186,25 +186,25 @@ def _by_name(amounts: Resources) -> Resources:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
     """Of a gang's pods on nodes: what they cost together whatever their claims hold (`plain`); the extended resources
-    that those without claims ask for (`named`); and those that have claims, with the keys of these: what they ask for
-    by name is paid unless a claim serves it. It follows from the gang alone, so that it is the same as long as the gang
-    is the same object."""
+    that those without claims ask for (`named`); and those that have claims, with the keys of these and the extended
+    resources that are paid by name unless a claim serves them. It follows from the gang alone, so that it is the same
+    as long as the gang is the same object."""
 
     plain: Resources
     named: Resources
-    consumers: tuple[tuple[Pod, tuple[str, ...]], ...]
+    consumers: tuple[tuple[Pod, tuple[str, ...], Resources], ...]
 
 
 @PerObject
 def _running(gang: Gang) -> _Running:
     plain: dict[str, int] = {}
     named: dict[str, int] = {}
-    consumers: list[tuple[Pod, tuple[str, ...]]] = []
+    consumers: list[tuple[Pod, tuple[str, ...], Resources]] = []
     for pod in gang.bound:
         keys = claims_of(pod)
         _add(plain, _own(pod.requests))
         if keys:
-            consumers.append((pod, tuple(keys)))
+            consumers.append((pod, tuple(keys), _extended_only(pod.requests)))
         else:
             _add(plain, _by_name(pod.requests))
             _add(named, _extended_only(pod.requests))

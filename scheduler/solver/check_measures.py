@@ -7,7 +7,7 @@ Source: KEP 4815 (counters), KEP 5075 (consumedCapacity).
 from fractions import Fraction
 from math import ceil
 
-from queues.resources import NOTHING, Resources
+from queues.resources import Resources
 from scheduler.api import dra
 from scheduler.solver.check_case import Case
 from scheduler.solver.check_published import Published, amount
@@ -17,25 +17,24 @@ OF_CLASS = ".deviceclass/"
 
 
 class Measured:
-    """What allocations amount to, by every resource of that form that a queue of the snapshot has a rule for."""
+    """What allocations amount to, by every resource of that form that a queue of the snapshot has a rule for.
+    `by_class`: these, with what they count, by the class they are about."""
 
     def __init__(self, case: Case) -> None:
         self._pools = case.pools
-        self._by_class: dict[str, dict[str, str]] = {}
-        for name in {name for queue in case.snapshot.queues for name in queue.resources}:
+        self.by_class: dict[str, dict[str, str]] = {}
+        for name in sorted({name for queue in case.snapshot.queues for name in queue.resources}):
             what, found, of = name.partition(OF_CLASS)
             if found:
-                self._by_class.setdefault(of, {})[name] = what
+                self.by_class.setdefault(of, {})[name] = what
 
     def __call__(self, spec: dra.ResourceClaimSpec, allocation: dra.AllocationResult) -> Resources:
-        if not self._by_class:
-            return NOTHING
         sums: dict[str, int] = {}
         for result in allocation.devices.results or ():
             device = self._pools.last((result.driver, result.pool, result.device))
             if device is None or result.admin_access:
                 continue
-            for name, what in self._by_class.get(_class_of(spec, result.request), {}).items():
+            for name, what in self.by_class.get(_class_of(spec, result.request), {}).items():
                 sums[name] = sums.get(name, 0) + ceil(_amount(what, result, device))
         return Resources(sums)
 

@@ -235,7 +235,9 @@ class _Accounts:
             held_before = key in self._claims and self._claims[key].allocation is not None
             if self._pays(gang, pod, key) or not held_before:
                 self._paid.add((gang.key, key))
-                parts += [accounting.charge(spec, allocation, self._inventory), self._measure(spec, allocation)]
+                parts.append(accounting.charge(spec, allocation, self._inventory))
+                if self._measure.by_class:
+                    parts.append(self._measure(spec, allocation))
         plugin = {name: amount for name, amount in pod.requests.amounts.items() if name not in served}
         return total([*parts, _by_plugin(plugin), self.as_classes(plugin)])
 
@@ -262,7 +264,8 @@ class _Accounts:
             if known is not None and known.allocation is not None and self._pays(gang, pod, known.key):
                 self._paid.add((gang.key, known.key))
                 yield accounting.charge(known.spec, known.allocation, self._inventory)
-                yield self._measure(known.spec, known.allocation)
+                if self._measure.by_class:
+                    yield self._measure(known.spec, known.allocation)
 
     def _pays(self, gang: Gang, pod: Pod, claim: str) -> bool:
         payer = self._payers.get(claim)
