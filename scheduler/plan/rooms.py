@@ -219,6 +219,10 @@ class Rooms:
 
         return next((count for count in range(at_most) if not likes(count + 1)), at_most)
 
+    def dislike(self, node: str, load: Load) -> int:
+        """How far down their lists of alternatives those of the load find devices there, all together."""
+        return self.verdict(node, load).alternatives if self.choosy(load) else 0
+
     def choosy(self, load: Load) -> bool:
         """Whether anybody of the load has a list of alternatives, so that less of it may be served better."""
         return any(self.shapes[shape].choosy for shape, _ in load)

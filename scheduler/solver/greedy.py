@@ -42,6 +42,10 @@ class Room(Protocol[GuestList]):
         """How many of `at_most` bundles that find room on top of `load` the node serves as well as one by itself."""
         ...
 
+    def dislike(self, node: str, load: Load) -> int:
+        """How much less the load gets there than it would like best; 0 for all that it likes."""
+        ...
+
     def rank(self, node: str, shape: int) -> tuple[int | str, ...]:
         """Smaller is better for one of `shape`; ends in the node's name."""
         ...
@@ -162,38 +166,53 @@ class _Attempt(Generic[GuestList]):
         """`draft` with the group added; if that is not possible, with as much of it as found room in one domain in
         which it may be, and with a miss. `draft` itself, which misses nothing, stays as it is."""
         best: _Draft[GuestList] | None = None
-        for name, inside, widest in self._parts(group, nodes):
+        seated: tuple[int, int, _Draft[GuestList]] | None = None
+        for preference, name, inside, widest in self._parts(group, nodes):
+            if seated is not None and preference != seated[0]:
+                break
             filled = draft.copy()
             self._fill(group, inside, filled, name or domain)
             if filled.miss is None:
-                return filled
+                dislike = self._dislike(filled)
+                if not dislike or dislike <= self._dislike(draft):
+                    return filled
+                if seated is None or dislike < seated[1]:
+                    seated = preference, dislike, filled
+                continue
             if widest and (best is None or filled.pods > best.pods):
                 best = filled
+        if seated is not None:
+            return seated[2]
         if best is None:
             best = draft.copy()
             hardest = min(group.shapes(), key=self._hardest_first)
             best.miss = _Miss(shape=hardest, nodes=nodes, domain=domain, outside=group.required)
         return best
 
-    def _parts(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-        """The candidates; of each, before the whole of it, the parts in which the group's pods would be together."""
-        for name, inside, widest in self._domains(group, nodes):
+    def _dislike(self, draft: _Draft[GuestList]) -> int:
+        """How much less all in the draft get than they would like best."""
+        return sum(self._room.dislike(node, _load(counts)) for node, counts in draft.seats.items())
+
+    def _parts(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
+        """The candidates; of each, before the whole of it, the parts in which the group's pods would be together. Each
+        after its place in the order of preference: of those that are equal there, the tightest comes first."""
+        for preference, name, inside, widest in self._domains(group, nodes):
             for level in group.company:
                 for _, _, _, together in self._ranked(group, level, inside):
-                    yield name, together, False
-            yield name, inside, widest
+                    yield preference, name, together, False
+            yield preference, name, inside, widest
 
-    def _domains(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    def _domains(self, group: Group, nodes: tuple[str, ...]) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
         """Candidates as (name, nodes): finest level first; of one level where the group is, then the tightest. With
         each, whether it is as wide as may be: finer ones are only preferred, so that it is not for them to say why."""
         if group.required is not None and group.pinned:
             parts = dict(self._room.split(group.required, nodes))
             nodes = parts.get(group.pinned, ())
-        for level in group.steps:
-            for _, _, name, inside in self._ranked(group, level, nodes):
-                yield name, inside, level == group.required
+        for step, level in enumerate(group.steps):
+            for elsewhere, _, name, inside in self._ranked(group, level, nodes):
+                yield 2 * step + elsewhere, name, inside, level == group.required
         if group.required is None:
-            yield "", nodes, True
+            yield 2 * len(group.steps), "", nodes, True
 
     def _ranked(
         self, group: Group, level: Level, nodes: tuple[str, ...]

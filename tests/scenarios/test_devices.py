@@ -108,6 +108,13 @@ def test_of_a_gang_no_more_take_what_they_like_less_than_have_to(pods: int, whol
     assert wholes_and_halves(decided) == (wholes, pods - wholes)
 
 
+def test_a_gang_that_must_stay_in_one_domain_takes_one_with_what_it_likes_best() -> None:
+    made = nodes_of_divided(m=1, n=2, o=3) + topology("t", "kubernetes.io/hostname")
+    rack = ("t", "kubernetes.io/hostname", None)
+    assert wholes_and_halves(decide(made + gang("g", pods=2, claims={"gpu": WHOLE_OR_HALF}, topology=rack))) == (2, 0)
+    assert wholes_and_halves(decide(made + gang("g", pods=5, claims={"gpu": WHOLE_OR_HALF}, topology=rack))) == (1, 4)
+
+
 def test_a_gang_that_is_moved_for_another_keeps_what_it_likes_best() -> None:
     """A pair on each node leaves no three GPUs for `triple`. Two of the pairs must meet on `a`, and though all three
     have room there, the third would have halves."""

@@ -1,6 +1,7 @@
 """The greedy on a toy room: GPUs per node, a shape asks for its number of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scheduler.solver.greedy import Load, Seated, Short, place
 from scheduler.solver.problem import Group, Level, Unit
@@ -33,6 +34,9 @@ class Toy:
         if shape not in self.choosy:
             return at_most
         return min(max(self.free[node] // 2 - sum(of * count for of, count in load), 0) // shape, at_most)
+
+    def dislike(self, node: str, load: Load) -> int:
+        return max(sum(of * count for of, count in load if of in self.choosy) - self.free[node] // 2, 0)
 
     def rank(self, node: str, shape: int) -> tuple[int | str, ...]:
         return self.free[node] - shape, node
@@ -90,6 +94,14 @@ def test_more_than_a_node_serves_as_well_as_one_come_to_it_only_when_all_nodes_h
     assert seats(group(*[1] * 4), room) == {"a": [("", 1, 1)], "b": [("", 1, 2)], "c": [("", 1, 1)]}
     assert seats(group(*[1] * 7), room) == {"a": [("", 1, 3)], "b": [("", 1, 2)], "c": [("", 1, 2)]}
     assert isinstance(seats(group(*[1] * 13), room), Short)
+
+
+def test_of_the_domains_of_a_level_the_one_is_taken_that_pods_like_best_not_the_tightest() -> None:
+    asked = group(1, 1, 1, steps=(RACK,), required=RACK)
+    room = Toy(choosy=(1,), a0=3, b0=4, c0=6, d0=8)
+    assert seats(asked, room) == {"c0": [("", 1, 3)]}
+    assert seats(asked, Toy(a0=3, b0=4, c0=6, d0=8)) == {"a0": [("", 1, 3)]}
+    assert seats(replace(asked, near=frozenset({"b0"})), room) == {"b0": [("", 1, 3)]}, "where the group is already"
 
 
 def test_each_pod_goes_where_the_least_is_left_over() -> None:
