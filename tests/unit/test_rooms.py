@@ -9,7 +9,7 @@ from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
 from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.rooms import EASY, QUESTION, STEP, Effort, Exhausted, Patience, Rooms
+from scheduler.plan.rooms import EASY, LOOK, QUESTION, STEP, Effort, Exhausted, Patience, Rooms
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
 from tests.builders import (
@@ -96,10 +96,22 @@ def test_a_question_that_outlasts_the_effort_given_is_not_answered_and_not_remem
     made = cluster(nodes=1, gpus=8, dra=True) + claim("c", ask(4, match="gpu.nvidia.com/nvlinkDomain"))
     here = rooms(made)
     wanted = shape(here, pod("p", claims={"gpu": "c"}))
-    with pytest.raises(Exhausted), here.within(Effort(left=QUESTION + 1.5 * STEP)):
+    with pytest.raises(Exhausted), here.within(Effort(left=QUESTION + 8 * LOOK + 1.5 * STEP)):
         here.capacity("node-0", (), wanted, 1)
     assert here.capacity("node-0", (), wanted, 1) == 1
     assert here.proved
+
+
+def test_a_question_costs_effort_by_the_devices_that_are_looked_at() -> None:
+    here = rooms(cluster(nodes=1, gpus=8, dra=True) + claim("c", ask(1)))
+    wanted = shape(here, pod("p", claims={"gpu": "c"}))
+    effort = Effort(left=1.0)
+    with here.within(effort):
+        here.capacity("node-0", (), wanted, 1)
+        first = 1.0 - effort.left
+        here.capacity("node-0", (), wanted, 1)
+    assert first >= QUESTION + 8 * LOOK
+    assert 1.0 - effort.left - first == pytest.approx(QUESTION), "what is known costs the question alone"
 
 
 def test_hard_questions_share_the_patience_of_a_plan_and_easy_ones_are_always_answered() -> None:
