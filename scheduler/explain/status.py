@@ -119,8 +119,15 @@ class Teller:
         return self._writes(reports)
 
     def news(self, now_ms: int) -> tuple[StatusWrite, ...]:
-        """What of the last reports has come to pass since and was not said: pods were seen on their nodes."""
-        return self._writes(replace(self._reports, now_ms=now_ms)) if self._reports is not None else ()
+        """What of the last reports has come to pass since and was not said: pods were seen on their nodes.
+
+        What waits for a report to be made anew goes on waiting for the same time."""
+        if self._reports is None:
+            return ()
+        due_ms = self.due_ms
+        writes = self._writes(replace(self._reports, now_ms=now_ms))
+        self.due_ms = min((each for each in (due_ms, self.due_ms) if each is not None), default=None)
+        return writes
 
     def _writes(self, reports: Reports) -> tuple[StatusWrite, ...]:
         turn = _Turn(self._observed, self._told, reports.now_ms, self._scheduler_name)

@@ -255,6 +255,16 @@ def test_pods_of_a_gang_in_the_making_are_left_alone_until_it_has_had_its_time()
     assert teller.due_ms == NOW + 2000
 
 
+def test_what_is_due_is_not_put_off_by_news_of_others():
+    there = world()
+    teller = Teller(there)
+    young = gang(reason=WaitingForPods(gang="team/train", needed=2, present=1), settling=True)
+    there.apply(teller.status_writes(said(young)))
+    for later in (500, 1900):
+        there.apply(teller.news(NOW + later))
+        assert teller.due_ms == NOW + 2000
+
+
 def test_a_pod_group_whose_pods_have_ended_does_not_go_on_counting_them():
     there = world()
     teller = Teller(there)
