@@ -161,7 +161,7 @@ class Cycle:
             self._follow(self._evict(plan))
         overdue = self._state.overdue(snapshot.now_ms - _OVERDUE_MS)
         if overdue:
-            self._follow(self._committer.look_again(overdue))
+            self._follow(self._look_again(overdue))
         clock.lap("commit")
         busy = frozenset((*self._committer.in_flight, *self._held.gangs))
         # In the thread as well: the first writes go out meanwhile.
@@ -235,6 +235,12 @@ class Cycle:
             if outcome.problem:
                 log.info("a pod was not evicted", pod=outcome.pod, problem=outcome.problem)
                 self.changed()
+
+    async def _look_again(self, overdue: Sequence[str]) -> None:
+        version = self._state.version
+        await self._committer.look_again(overdue)
+        if self._state.version != version:
+            self.changed()
 
     async def _release(self, strays: Sequence[recovery.Stray]) -> None:
         if await self._committer.release(strays):

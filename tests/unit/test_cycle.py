@@ -291,6 +291,24 @@ async def test_a_pod_of_whose_bind_nothing_is_known_keeps_its_room_until_the_ser
     assert world.server.bound == ["next"]
 
 
+async def test_what_is_found_out_about_an_overdue_write_is_decided_upon_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    lost, answered = manifests.pod("lost", cpu="4"), asyncio.Event()
+
+    async def answer(*_: object) -> bytes:
+        await answered.wait()
+        return msgspec.json.encode(lost)
+
+    monkeypatch.setattr(world.server, "get_raw", answer)
+    world.add(lost)
+    world.state.assume_bound("a/lost", "uid-a-lost", "n1", now_ms=-60_000)
+    async with world.running():
+        await until(lambda: world.reports)
+        answered.set()
+        await until(lambda: world.server.bound == ["lost"])
+
+
 def wanted(*gangs: str) -> Snapshot:
     return Snapshot(now_ms=0, gangs=tuple(Gang(key=gang, uid="u", owner="", queue="q") for gang in gangs))
 
