@@ -149,10 +149,12 @@ def _gang(decision: GangDecision, gang: Gang | None, placed: tuple[PlacedPod, ..
     told again as long as these are the same objects: most gangs run, and nothing new is to be said of them."""
     if gang is None or placed or decision.reason is not None:
         return _report(decision, gang, placed, now_ms)
-    last = _last_report(gang)
-    if not last or last[0][0] is not decision:
-        last[:] = [(decision, _report(decision, gang, placed, now_ms))]
-    return last[0][1]
+    known = _last_report(gang)
+    last = known[0] if known else None
+    if last is None or last[0] is not decision:
+        last = decision, _report(decision, gang, placed, now_ms)
+        known[:] = [last]
+    return last[1]
 
 
 _last_report: PerObject[Gang, list[tuple[GangDecision, GangReport]]] = PerObject(lambda _: [])

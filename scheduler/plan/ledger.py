@@ -249,10 +249,12 @@ class Ledger:
 
 def _left_of(node: Node, used: list[Resources]) -> Resources:
     """What these leave of the node's amounts. On most nodes nothing has changed since the last plan."""
-    last = _last_left(node)
-    if not last or last[0][0] != used:
-        last[:] = [(used, node.allocatable - total(used))]
-    return last[0][1]
+    known = _last_left(node)
+    last = known[0] if known else None
+    if last is None or last[0] != used:
+        last = used, node.allocatable - total(used)
+        known[:] = [last]  # not read again: another plan may be made in another thread
+    return last[1]
 
 
 _last_left: PerObject[Node, list[tuple[list[Resources], Resources]]] = PerObject(lambda _: [], most=50_000)

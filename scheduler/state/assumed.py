@@ -29,16 +29,17 @@ class AssumedPod:
     extended_claim: str = ""
     terminating: bool = False
     since_ms: int = 0
-    _told: Pod | None = None
-    _shown: Pod | None = None
+    _shown: tuple[Pod, Pod] | None = None
+    """The pod as told and as shown, in one value: forks share this record, and are read in threads of their own."""
 
     def over(self, told: Pod) -> Pod:
         """The pod with our writes in it. The same object for the same `told`, so that it can be recognised."""
         if told.metadata.uid != self.uid:
             return told
-        if self._told is not told or self._shown is None:
-            self._told, self._shown = told, self._make(told)
-        return self._shown
+        shown = self._shown
+        if shown is None or shown[0] is not told:
+            self._shown = shown = told, self._make(told)
+        return shown[1]
 
     def _make(self, told: Pod) -> Pod:
         pod = told
