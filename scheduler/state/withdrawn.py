@@ -6,6 +6,7 @@ here: after a start, what was withdrawn since.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TypeAlias
 
 from scheduler.api.dra import AllocationResult, DeviceCounterConsumption, ResourceSlice
@@ -33,10 +34,11 @@ class Withdrawn:
         """A slice was published, changed, or is gone (`after` None)."""
         if before is None and not self._drew:
             return
-        listed = _drawing(after)
-        self._drew = {key: draws for key, draws in (self._drew | _drawing(before)).items() if key not in listed}
-        while len(self._drew) > _MOST:
-            del self._drew[next(iter(self._drew))]  # while nobody asks which of them are held
+        self._drew.update(_drawing(before))
+        for key in _drawing(after):
+            self._drew.pop(key, None)
+        for key in list(islice(self._drew, max(len(self._drew) - _MOST, 0))):
+            del self._drew[key]  # while nobody asks which of them are held
 
     def keep(self, allocations: Iterable[AllocationResult]) -> None:
         """Forget the devices that none of these hold."""
