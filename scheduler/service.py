@@ -76,11 +76,11 @@ async def serve(
     Raises what cannot be gone on with: IdentityError at the start, InvariantError for a defect, LeaseLost when another
     replica took over."""
     _log_as(config)
-    _tune(config)
     ending = stop or asyncio.Event()
-    with contextlib.ExitStack() as signals:
+    with contextlib.ExitStack() as process:
+        process.enter_context(_tuned(config))
         if stop is None:
-            signals.enter_context(_signals_set(ending))
+            process.enter_context(_signals_set(ending))
         async with await Client.connect(config.kubeconfig, config.context, config.connections) as client:
             await _Service(config, client, ready or asyncio.Event(), ending, onlooker or Onlooker()).run()
 
@@ -190,10 +190,14 @@ class _Service:
         acquiring = group.create_task(election.acquire())
         try:
             if not (await asyncio.wait({acquiring}, timeout=self._config.lease_retry_seconds))[0]:
-                group.create_task(self._cycle.rehearse())
+                group.create_task(self._rehearse())
             await acquiring
         finally:
             acquiring.cancel()
+
+    async def _rehearse(self) -> None:
+        await self._cycle.rehearse()
+        _keep_what_is_known()
 
     async def _work(self) -> None:
         self._idle = False
@@ -275,13 +279,20 @@ def _election(config: Config, client: Client) -> Election:
     )
 
 
-def _tune(config: Config) -> None:
+@contextlib.contextmanager
+def _tuned(config: Config) -> Iterator[None]:
     """The interpreter for a process that keeps many small values and hardly any cycles of them.
 
     Measured with `tests.perf fill --claims`: the collector's usual thresholds cost a quarter of our CPU time. Until the
-    first cycle has ended nearly all that is made stays."""
+    first cycle has ended, or a plan was rehearsed, nearly all that is made stays. What a service that has ended leaves
+    to a process that goes on is looked at again."""
     sys.setswitchinterval(config.switch_interval_seconds)
     gc.set_threshold(*_COLLECT_WHILE_READING)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _keep_what_is_known() -> None:

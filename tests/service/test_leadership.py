@@ -1,6 +1,7 @@
 """Two replicas, one leader: the other one takes over, and whoever has lost the lease stops."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -44,6 +45,14 @@ async def test_the_second_replica_waits_and_takes_over_when_the_first_one_stops(
             await ready.running("default", 4)
             assert second.cycles
             assert await holder(ready) not in ("", leader)
+
+
+async def test_what_was_kept_from_the_collector_is_left_to_it_when_the_service_ends(ready: Cluster):
+    async with scheduling(ready, **ELECTION) as tutti:
+        assert gc.get_freeze_count()
+        assert gc.get_threshold()[0] < 1_000_000, "what ends in a ring is found"
+        await tutti.stop()
+    assert gc.get_freeze_count() == 0
 
 
 async def test_a_leader_whose_lease_was_taken_stops_writing_and_ends(ready: Cluster):
