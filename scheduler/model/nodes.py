@@ -7,7 +7,7 @@ from queues.resources import Resources
 from scheduler.api.core import Taint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Node:
     """One node. `allocatable` by Kubernetes resource name: "cpu" in thousandths, "memory", "ephemeral-storage" and
     "hugepages-*" in bytes, "pods" and extended resources ("nvidia.com/gpu") as counts."""

@@ -65,7 +65,7 @@ class ContainerAsk:
     sidecar: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Pod:
     """A pod, bound (`node` set) or pending. Key `namespace/name`.
 
@@ -134,7 +134,7 @@ class SubGroup:
     topology: TopologyConstraint | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Gang:
     """A group of pods that starts whole (its minimum) or not at all. Key `namespace/name`; a lone pod is a gang of one.
 
