@@ -11,10 +11,12 @@ COMMITS_PER_REPORT = 32
 
 class Slots:
     """At most `size` writes under way. Reports take a turn while no commit waits for one, and never the last. While
-    commits take more than half of the turns, one report follows every so many of their writes: a burst of reports shall
-    take little of the binds' time at the server. First come, first served within each."""
+    commits take more than half of the turns, one report follows every so many of their writes, even if commits wait: a
+    burst of reports shall take little of the binds' time at the server, and a burst of binds silence nobody. First
+    come, first served within each."""
 
     def __init__(self, size: int) -> None:
+        self._size = size
         self._free = size
         self._many = size // 2
         self._committing = 0
@@ -63,14 +65,19 @@ class Slots:
 
     def _serve(self) -> None:
         while self._free:
-            if self._commits:
+            if self._commits and not (self._reports and self._goes_first()):
                 if self._begin(self._commits.popleft()):
                     self._committing += 1
-            elif self._reports and self._may_report():
+            elif self._reports and (self._commits or self._may_report()):
                 if self._begin(self._reports.popleft()):
                     self._since_report = 0
             else:
                 return
+
+    def _goes_first(self) -> bool:
+        """Whether a report has waited for so many writes of commits that it goes before the next: one at a time."""
+        reporting = self._size - self._free - self._committing
+        return self._since_report >= COMMITS_PER_REPORT and not reporting
 
     def _may_report(self) -> bool:
         its_turn = self._committing <= self._many or self._since_report >= COMMITS_PER_REPORT

@@ -90,6 +90,20 @@ async def test_while_many_commits_are_under_way_a_report_follows_so_many_of_them
         await writers.end(name)
 
 
+async def test_while_commits_wait_all_the_time_a_report_follows_so_many_of_them_as_well():
+    writers = Writers(Slots(2))
+    commits = [str(number) for number in range(COMMITS_PER_REPORT + 3)]
+    for name in (*commits, "report-1", "report-2"):
+        await writers.start(name)
+    for name in commits[:COMMITS_PER_REPORT]:
+        assert "report-1" not in writers.order
+        await writers.end(name)
+    assert writers.order == [*commits[: COMMITS_PER_REPORT + 1], "report-1"]
+    for name in ("report-1", *commits[COMMITS_PER_REPORT:], "report-2"):
+        await writers.end(name)
+    assert writers.order[-3:] == [*commits[-2:], "report-2"]
+
+
 async def test_one_slot_serves_both():
     writers = Writers(Slots(1))
     await writers.start("report-1")
