@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from queues.reasons import OverLimit, OverQuota
 from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import GangOutcome, InternalError, Withdrawn
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 _LONGEST_RETRY_SECONDS = 60.0
 _OVERDUE_MS = 30_000
 """A write that the watch has not shown for so long is looked up."""
+
+_NO_PLACE = (NoNodeFits, GangDoesNotFit, OverLimit, OverQuota)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,10 +214,11 @@ class Cycle:
                 self._held.note(outcome, time.monotonic())
 
     def _forgive(self, snapshot: Snapshot, plan: Plan) -> None:
-        """A gang has no place without the devices that its claims avoid: from the next cycle on any of them will do."""
+        """A gang has no place without the devices that its claims avoid, or its queue has not enough for those that are
+        left: from the next cycle on any of them will do."""
         if not self._state.avoided:
             return
-        nowhere = {decision.gang for decision in plan.gangs if isinstance(decision.reason, NoNodeFits | GangDoesNotFit)}
+        nowhere = {decision.gang for decision in plan.gangs if isinstance(decision.reason, _NO_PLACE)}
         pods = (pod for gang in snapshot.gangs if gang.key in nowhere for pod in gang.pods)
         wanted = dict.fromkeys(entry.claim for pod in pods for entry in pod.claims if entry.claim)
         for claim in filter(None, map(snapshot.claims.get, wanted)):

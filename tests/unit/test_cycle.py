@@ -400,3 +400,22 @@ async def test_devices_that_a_claim_avoids_are_forgiven_where_there_are_no_other
     assert first.snapshot.claims["a/c"].avoids == (avoided,)
     assert first.plan.placements == ()
     assert [placement.pod for placement in second.plan.placements] == ["a/p"]
+
+
+async def test_devices_that_a_claim_avoids_are_forgiven_where_the_others_are_too_much_for_its_queue(world: World):
+    small, large = manifests.gpu(0, memory="10Gi"), manifests.gpu(1, memory="80Gi")
+    world.add(
+        manifests.queue("default", resources={"memory.deviceclass/gpu.nvidia.com": {"limit": "20Gi"}}),
+        manifests.node("gpus", cpu="4"),
+        manifests.resource_slice("gpus", small, large),
+        manifests.device_class(),
+        manifests.resource_claim("c", "a", manifests.request("gpu")),
+        manifests.pod("p", claims={"gpu": "c"}),
+    )
+    world.state.avoid("a/c", "uid-a-c", [("gpu.nvidia.com", "gpus", "gpu-0")])
+
+    first = await world.cycle.run_once()
+    second = await world.cycle.run_once()
+
+    assert first.plan.placements == ()
+    assert [placement.pod for placement in second.plan.placements] == ["a/p"]
