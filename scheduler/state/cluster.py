@@ -62,8 +62,10 @@ class ClusterState:
             return
         else:
             told[change.key] = change
+            if known is not None and change.meta.uid != known.meta.uid:
+                self._avoided.pop(known.meta.uid, None)
         if kind == POD:
-            self.confirmed += self._assumed.told_pod(change)
+            self.confirmed += self._assumed.told_pod(change) or self._first_seen_bound(known, change)
         elif kind == RESOURCE_CLAIM:
             self.confirmed += self._assumed.told_claim(change)
         elif kind == RESOURCE_SLICE:
@@ -204,6 +206,12 @@ class ClusterState:
             self._avoided[uid] = devices
         self._changed.setdefault(RESOURCE_CLAIM, set()).add(claim)
         self.version += 1
+
+    def _first_seen_bound(self, known: Change | None, told: Change) -> bool:
+        """Whether a pod that we bound is seen on its node now, while something else that we wrote of it is not yet."""
+        before = known.object if known is not None else None
+        bound = isinstance(told.object, Pod) and bool(told.object.spec.node_name)
+        return bound and told.key in self._assumed.pods and not (isinstance(before, Pod) and before.spec.node_name)
 
     def _relist(self, before: Change | None, after: Change | None) -> None:
         was, now = (change.object if change is not None else None for change in (before, after))

@@ -176,6 +176,25 @@ def test_a_binding_that_the_watch_told_first_is_noticed_as_well() -> None:
     assert (found.version, found.confirmed) == (version, 1)
 
 
+def test_a_binding_is_noticed_while_something_else_of_the_pod_is_not_seen_yet() -> None:
+    found = state(P)
+    found.assume_bound("a/p", "u1", "n1", now_ms=10)
+    found.assume_extended_claim("a/p", "u1", "made", now_ms=10)
+    bound = pod("p", uid="u1", version="6", node="n1")
+    found.apply(change(bound, "MODIFIED"))
+    assert found.confirmed == 1
+    assert found.overdue(before_ms=1000) == ("Pod/a/p",)
+    found.apply(change(merged(bound, metadata={"resourceVersion": "7"}), "MODIFIED"))
+    assert found.confirmed == 1
+
+
+def test_what_a_claim_avoids_goes_with_it_if_another_of_its_name_is_told_next() -> None:
+    found = state(FREE)
+    found.avoid("a/c", "uid-a-c", [("gpu.nvidia.com", "n1", "gpu-0")])
+    found.apply(change(merged(FREE, metadata={"uid": "another"}), "MODIFIED"))
+    assert found.avoided == {}
+
+
 def test_a_write_under_way_survives_our_own_finalizer_coming_back() -> None:
     found = state(FREE)
     intended = merged(TAKEN, metadata={"resourceVersion": "5"})
