@@ -200,7 +200,8 @@ class DeviceClaim(Wire, frozen=True, kw_only=True):
     config: tuple[DeviceClaimConfiguration, ...] | None = None
 
 
-class ResourceClaimSpec(Wire, frozen=True, kw_only=True):
+# Weakly referred to by what is computed of them (`scheduler.dra.caches`); msgspec allows it only with `gc`.
+class ResourceClaimSpec(Wire, frozen=True, kw_only=True, gc=True, weakref=True):
     devices: DeviceClaim = DeviceClaim()
 
 
@@ -231,7 +232,8 @@ class DeviceAllocationResult(Wire, frozen=True, kw_only=True):
     config: tuple[DeviceAllocationConfiguration, ...] | None = None
 
 
-class AllocationResult(Wire, frozen=True, kw_only=True):
+# As ResourceClaimSpec.
+class AllocationResult(Wire, frozen=True, kw_only=True, gc=True, weakref=True):
     """`node_selector` absent: usable on every node."""
 
     devices: DeviceAllocationResult = DeviceAllocationResult()

@@ -31,7 +31,7 @@ class _Keeping:
 
 class PerObject(Generic[K, V]):
     """A function's value per argument object, until the object is gone. Types of which there are always new objects
-    (gangs, pods) have weak references for it.
+    (gangs, pods, what claims ask for and hold) have weak references for it.
 
     Bounded: past `most` entries the older half is dropped. An entry goes before its object's memory does, so an id()
     cannot become another object's.

@@ -1,6 +1,9 @@
 """What is remembered of objects, and for how long."""
 
-from scheduler.api.dra import ResourceClaimSpec
+import pytest
+
+from scheduler.api.dra import AllocationResult, ResourceClaimSpec, ResourcePool, ResourceSliceSpec
+from scheduler.api.meta import Wire
 from scheduler.dra.caches import PerObject
 from scheduler.model.workloads import Gang
 
@@ -26,10 +29,17 @@ def test_a_gang_that_is_gone_is_not_remembered():
     assert len(name) == 1
 
 
+@pytest.mark.parametrize("type_", [AllocationResult, ResourceClaimSpec])
+def test_what_a_claim_that_is_gone_asked_for_and_held_is_not_remembered(type_: type[Wire]):
+    empty = PerObject[Wire, bool](lambda each: each == type_())
+    kept = type_()
+    assert all(map(empty, (kept, type_(), type_())))
+    assert len(empty) == 1
+
+
 def test_what_has_no_weak_references_stays_until_there_are_too_many():
-    specs = [ResourceClaimSpec() for _ in range(7)]
-    places = {id(spec): place for place, spec in enumerate(specs)}
-    place = PerObject[ResourceClaimSpec, int](lambda spec: places[id(spec)], most=4)
-    assert [place(spec) for spec in specs] == list(range(7))
-    assert len(place) <= 4
-    assert [place(spec) for spec in specs] == list(range(7))
+    slices = [ResourceSliceSpec(driver="d", pool=ResourcePool(name=str(number))) for number in range(7)]
+    name = PerObject[ResourceSliceSpec, str](lambda each: each.pool.name, most=4)
+    for _ in range(2):
+        assert [name(each) for each in slices] == ["0", "1", "2", "3", "4", "5", "6"]
+        assert len(name) <= 4
