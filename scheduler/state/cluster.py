@@ -214,9 +214,8 @@ class ClusterState:
         return bound and told.key in self._assumed.pods and not (isinstance(before, Pod) and before.spec.node_name)
 
     def _relist(self, before: Change | None, after: Change | None) -> None:
+        """A slice that cannot be decoded lists nothing: the next one that can may lack what claims hold."""
         was, now = (change.object if change is not None else None for change in (before, after))
-        if now is None and after is not None:
-            return  # what cannot be decoded withdraws nothing
         self.withdrawn.replaced(
             was if isinstance(was, ResourceSlice) else None, now if isinstance(now, ResourceSlice) else None
         )

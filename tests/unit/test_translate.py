@@ -449,13 +449,18 @@ def test_what_a_withdrawn_device_drew_is_known_while_a_claim_holds_it() -> None:
     assert withdrawn(found) == {}, "what nobody held was forgotten"
 
 
-def test_a_slice_that_cannot_be_decoded_withdraws_nothing_and_claims_not_yet_told_may_hold_anything() -> None:
-    known = resource_slice("n1", part("a"))
-    found = ClusterState()
-    found.apply(change(known))
+def test_what_a_device_drew_is_known_although_its_slice_could_not_be_decoded_in_between() -> None:
+    known = resource_slice("n1", part("a"), part("b"))
+    found = state(known, resource_claim("c", allocation=allocation("n1", "a", "b")))
     found.apply(change(merged(known, spec={"devices": 7}), "MODIFIED"))
-    assert withdrawn(found) == {}
-    found.apply(change(known, "MODIFIED"))
+    assert withdrawn(found) == {"a": "1", "b": "1"}
+    found.apply(change(resource_slice("n1", part("b")), "MODIFIED"))
+    assert withdrawn(found) == {"a": "1"}
+
+
+def test_claims_that_are_not_yet_told_may_hold_any_withdrawn_device() -> None:
+    found = ClusterState()
+    found.apply(change(resource_slice("n1", part("a"))))
     found.apply(change(resource_slice("n1"), "MODIFIED"))
     assert withdrawn(found) == {"a": "1"}
     found.apply(change(resource_claim("c", allocation=allocation("n1", "a"))))
