@@ -133,7 +133,8 @@ class Teller:
         turn = _Turn(self._observed, self._told, reports.now_ms, self._scheduler_name)
         writes = [*self._seen_on_their_nodes(turn)]
         for gang in reports.gangs:
-            if self._said.get(gang.gang) == gang:
+            said = self._said.get(gang.gang)
+            if said is gang or said == gang:  # of most gangs it is the same object: what runs is told again
                 turn.keep(gang)
                 continue
             waits = turn.waits
