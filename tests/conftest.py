@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = config.getoption("--cluster")
     kept, dropped = [], []
     for item in items:
-        real = item.get_closest_marker("real") is not None
-        wanted = "cluster" in getattr(item, "fixturenames", ()) if chosen == "real" else not real
+        real, embedded = (item.get_closest_marker(name) is not None for name in ("real", "embedded"))
+        uses_one = "cluster" in getattr(item, "fixturenames", ())
+        wanted = uses_one and not embedded if chosen == "real" else not real
         (kept if wanted else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)

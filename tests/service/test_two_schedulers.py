@@ -16,7 +16,6 @@ import yaml
 
 from scheduler.api import kinds
 from scheduler.api.dra import CLAIM_FINALIZER
-from scheduler.kube.client import ApiError
 from scheduler.model.reasons import DeviceGivenTwice
 from tests.contest.streams import Streams, fence, fence_by_rule, prepare
 from tests.perf.contestants import KUBE_SCHEDULER
@@ -63,14 +62,9 @@ async def flow(cluster: Cluster, *, each: int, at_once: int) -> None:
 
 
 async def put_up_rules(cluster: Cluster, nodes: list[str]) -> None:
-    """deploy/fence.yaml for these nodes alone, as 1.36 serves it; a real server does that where it is told to."""
+    """deploy/fence.yaml for these nodes alone, as 1.36 serves it."""
     rule = yaml.safe_load(FENCE.read_text())
-    try:
-        await fence_by_rule(cluster.client, {**rule, "apiVersion": "resource.k8s.io/v1beta2"}, nodes)
-    except ApiError as error:
-        if not error.not_found:
-            raise
-        pytest.skip("the server does not serve DeviceTaintRule v1beta2")
+    await fence_by_rule(cluster.client, {**rule, "apiVersion": "resource.k8s.io/v1beta2"}, nodes)
 
 
 def told(double: Double) -> str:
@@ -82,7 +76,11 @@ def told(double: Double) -> str:
     )
 
 
-@pytest.mark.parametrize("by_rule", [False, True], ids=["published", "by rule"])
+BY_RULE = pytest.param(True, id="by rule", marks=pytest.mark.embedded)
+"""On a real control plane with the gate that this takes: the next test."""
+
+
+@pytest.mark.parametrize("by_rule", [pytest.param(False, id="published"), BY_RULE])
 async def test_behind_the_fence_both_schedulers_work_and_no_device_is_given_twice(
     cluster: Cluster, rival: Rival, *, by_rule: bool
 ):
