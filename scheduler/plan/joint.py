@@ -20,9 +20,10 @@ from scheduler.plan.realise import realise
 from scheduler.plan.rooms import Effort, Exhausted, Load, Rooms, with_more
 from scheduler.plan.shapes import claims_of
 from scheduler.solver import greedy
+from scheduler.solver.answers import Answer, Hint, OutOfTime, ProvedImpossible, Solved
 from scheduler.solver.greedy import Short
 from scheduler.solver.problem import Contender, Level, Move, NodeClass, Pattern, Problem, Zone
-from scheduler.solver.solve import Answer, Hint, OutOfTime, ProvedImpossible, Solved, solve
+from scheduler.solver.solve import solve
 
 MOST_VARIABLES = 3_000
 """Beyond this the first answer of a model costs more than it is worth (measured: 0.25 to 1 s)."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from ortools.sat.python import cp_model
 
 from scheduler.model.errors import InvariantError
+from scheduler.solver.answers import Answer, Hint, OutOfTime, ProvedImpossible, Solved
 from scheduler.solver.problem import Move, NodeClass, Pattern, Problem
 from scheduler.solver.rules import Model, Place
-from scheduler.solver.solve import Answer, Hint, OutOfTime, ProvedImpossible, Solved
 
 
 def search(problem: Problem, budget: float, seed: int, hint: Hint) -> Answer:

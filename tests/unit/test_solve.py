@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.solver.answers import OutOfTime, ProvedImpossible, Solved
 from scheduler.solver.problem import Contender, Group, Level, Move, NodeClass, Pattern, Problem, Unit, Zone
-from scheduler.solver.solve import OutOfTime, ProvedImpossible, Solved, solve
+from scheduler.solver.solve import solve
 
 RACK: Level = ("t", "rack")
 SIZES = (1, 2, 3)
