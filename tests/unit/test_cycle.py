@@ -46,6 +46,9 @@ class Server:
             raise ApiError(request="POST", status=self.refusals.pop(0), reason="R", message="refused by the test")
         self.bound.append(name)
 
+    async def replace_raw(self, _kind: Kind, _namespace: str, _name: str, body: Any, **_: object) -> bytes:
+        return msgspec.json.encode(body)
+
     async def get(self, _kind: Kind, _namespace: str, name: str) -> dict[str, Any]:
         if name not in self.pods:
             raise ApiError(request="GET", status=503, reason="R", message="no answer in this test")
@@ -400,6 +403,8 @@ async def test_devices_that_a_claim_avoids_are_forgiven_where_there_are_no_other
     assert first.snapshot.claims["a/c"].avoids == (avoided,)
     assert first.plan.placements == ()
     assert [placement.pod for placement in second.plan.placements] == ["a/p"]
+    await world.cycle.settled()
+    assert world.server.bound == ["p"]
 
 
 async def test_devices_that_a_claim_avoids_are_forgiven_where_the_others_are_too_much_for_its_queue(world: World):
@@ -419,3 +424,5 @@ async def test_devices_that_a_claim_avoids_are_forgiven_where_the_others_are_too
 
     assert first.plan.placements == ()
     assert [placement.pod for placement in second.plan.placements] == ["a/p"]
+    await world.cycle.settled()
+    assert world.server.bound == ["p"]
