@@ -88,6 +88,10 @@ def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools, use
     admin = isinstance(asked, dra.ExactDeviceRequest) and bool(asked.admin_access)
     if admin and not given.admin:
         yield f"{what} asks for admin access, which its namespace does not allow"
+    if asked.derived_attributes is not None:
+        yield f"{what} has derivedAttributes, which are not known here"
+    if asked.allocation_mode not in ("ExactCount", "All"):
+        yield f"{what} has the allocation mode {asked.allocation_mode}, which is not known here"
     selectors = (*(device_class.spec.selectors or ()), *(asked.selectors or ()))
     expressions = [selector.cel.expression if selector.cel else "false" for selector in selectors]
     if asked.allocation_mode == "All":

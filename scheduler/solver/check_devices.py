@@ -72,6 +72,8 @@ def _decided(snapshot: Snapshot, placement: Placement, pod: Pod) -> Iterator[str
             yield f"pod {pod.key} gets claim {part.claim} of uid {part.claim_uid!r}, which is {known.uid!r}"
         elif known.terminating:
             yield f"pod {pod.key} gets claim {part.claim}, which is being deleted"
+        elif known.newer and part.allocation is not None:
+            yield f"claim {part.claim} is given devices, and it says {known.newer[0]}, which is not known here"
         if _namespace(part.claim) != pod.namespace:
             yield f"pod {pod.key} gets claim {part.claim} of another namespace"
 

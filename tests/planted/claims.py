@@ -73,6 +73,22 @@ def a_claim_that_cannot_be_used(world: World, plan: Plan) -> Spoilt:
             yield with_claim(world, held.part.claim, owner_uid="another"), plan
 
 
+@KINDS.told("which is not known here", "which are not known here")
+def a_claim_that_asks_in_a_form_newer_than_ours(world: World, plan: Plan) -> Spoilt:
+    for held in named(world, plan):
+        yield with_claim(world, held.part.claim, newer=("spec.devices.requests[0].exactly.planted",)), plan
+    for held in allocated(world, plan):
+        requests = held.spec.devices.requests or ()
+        unknown: tuple[dict[str, object], ...] = ({"derived_attributes": {}}, {"allocation_mode": "Planted"})
+        for changes in unknown:
+            devices = changed(held.spec.devices, requests=tuple(asking_for(each, **changes) for each in requests))
+            spec = changed(held.spec, devices=devices)
+            if held.part.make is None:
+                yield with_claim(world, held.part.claim, spec=spec), plan
+            else:
+                yield held.with_part(replace(held.part, make=spec))
+
+
 @KINDS.told("holds no devices")
 def a_claim_without_devices(world: World, plan: Plan) -> Spoilt:
     for held in allocated(world, plan):
