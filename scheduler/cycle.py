@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from queues.reasons import OverLimit, OverQuota
+from scheduler import stand_by
 from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
 from scheduler.commit.outcome import GangOutcome, InternalError, Withdrawn
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 _LONGEST_RETRY_SECONDS = 60.0
 _OVERDUE_MS = 30_000
 """A write that the watch has not shown for so long is looked up."""
+
+_BEGUN_AT_ONCE = 64
+"""After so many gangs what they write first goes out; noting what a thousand gangs take needs a tenth of a second."""
 
 _NO_PLACE = (NoNodeFits, GangDoesNotFit, OverLimit, OverQuota)
 
@@ -106,6 +110,9 @@ class Cycle:
         self._number = 0
         self._cycle_ended = time.monotonic()
         self._next_start = 0.0
+        self._foresight: stand_by.Foresight | None = None
+        self._unsettled = False
+        """Whether a cycle is due when the last commit under way has ended, and no earlier."""
 
     def changed(self) -> None:
         """Something that decisions depend on has changed: run a cycle soon."""
@@ -115,20 +122,17 @@ class Cycle:
         """Something that was written has been seen: there is more to tell, and nothing to decide."""
         self._confirmed.set()
 
-    def prepare(self) -> None:
-        """While no cycle runs: keep up with what changes, so that the first one has not everything to translate."""
-        translate.prepare(self._state, self._policy)
-
-    async def rehearse(self) -> None:
-        """Make a plan and drop it: what planning remembers of nodes and devices is there when the first cycle comes."""
-        await asyncio.to_thread(decide, translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy))
-
-    async def run(self, stop: asyncio.Event, *, grace_seconds: float) -> None:
+    async def run(
+        self, stop: asyncio.Event, *, grace_seconds: float, foresight: stand_by.Foresight | None = None
+    ) -> None:
         """Cycles until `stop`; then waits so long for commits under way. Raises what a commit or the planner raised.
+        The first cycle carries out what was foreseen if nothing has changed since.
 
         A commit that is cut off is finished or cleared by the next scheduler, as if this one had been killed."""
         stopping = asyncio.create_task(stop.wait())
         try:
+            self._foresight = foresight
+            self.changed()
             while await self._next_is_due(stopping):
                 if self._only_confirmed():
                     self._tell_more()
@@ -147,19 +151,17 @@ class Cycle:
         self._changed.clear()
         self._confirmed.clear()
         self._number += 1
-        version = self._state.version
+        version, others = self._state.version, self._others_version
         clock = Stopwatch()
-        snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
         seen = self._state.fork()
-        snapshot = self._held.without_them(snapshot, time.monotonic())
+        snapshot, plan = await self._decided(clock)
         held_back = self._held.reasons
-        clock.lap("snapshot")
-        plan = await asyncio.to_thread(decide, snapshot)
         self._hold_back_defects(plan)
         self._forgive(snapshot, plan)
-        clock.lap("plan")
-        for commit in self._committer.begin(plan, snapshot):
+        for number, commit in enumerate(self._committer.begin(plan, snapshot), 1):
             self._follow(self._conclude(commit))
+            if number % _BEGUN_AT_ONCE == 0:
+                await asyncio.sleep(0)
         if plan.evictions:
             self._follow(self._evict(plan))
         overdue = self._state.overdue(snapshot.now_ms - _OVERDUE_MS)
@@ -184,7 +186,10 @@ class Cycle:
         )
         self._observe(report)
         if self._state.version != version:
-            self.changed()
+            nobody_waits = not any(decision.reason for decision in plan.gangs)
+            self._unsettled = self._others_version == others and nobody_waits and bool(self._committer.in_flight)
+            if not self._unsettled:
+                self.changed()
         self._cycle_ended = time.monotonic()
         rest = self._rhythm.rest(self._cycle_ended - started, committing=bool(self._committer.in_flight))
         self._next_start = self._cycle_ended + rest
@@ -196,6 +201,26 @@ class Cycle:
             await asyncio.wait({*self._following, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
+
+    async def _decided(self, clock: "Stopwatch") -> tuple[Snapshot, Plan]:
+        """What is known, and the plan for it: the one foreseen if it is as good as a new one. An unchanged state is
+        planned for again after `recheck` seconds."""
+        foresight, self._foresight, self._unsettled = self._foresight, None, False
+        if foresight is not None and foresight.version == self._state.version:
+            fresh = time.monotonic() - foresight.moment < self._rhythm.recheck
+            if fresh:
+                return foresight.snapshot, foresight.plan
+        snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
+        snapshot = self._held.without_them(snapshot, time.monotonic())
+        clock.lap("snapshot")
+        plan = await asyncio.to_thread(decide, snapshot)
+        clock.lap("plan")
+        return snapshot, plan
+
+    @property
+    def _others_version(self) -> int:
+        """The version of the state without the steps that only carry out our plans."""
+        return self._state.version - self._state.intended
 
     def _tell_more(self) -> None:
         """What the last cycle decided has come to pass, at least in part: say so."""
@@ -231,7 +256,8 @@ class Cycle:
         self._observe_outcome(outcome)
         if outcome.reason is not None:
             log.info("a gang was not committed", gang=outcome.gang, reason=outcome.reason.message)
-        if outcome.reason is not None or outcome.gone:
+        settled = self._unsettled and not self._committer.in_flight
+        if outcome.reason is not None or outcome.gone or settled:
             self.changed()
 
     async def _evict(self, plan: Plan) -> None:

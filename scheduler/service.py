@@ -39,6 +39,7 @@ from scheduler.kube.lease import Election
 from scheduler.kube.reflector import Reflector
 from scheduler.model.reasons import DeviceGivenTwice
 from scheduler.page import Window, served
+from scheduler.stand_by import StandBy
 from scheduler.state.cluster import ClusterState
 from scheduler.state.holders import Holders
 
@@ -49,6 +50,10 @@ _GRACE_SECONDS = 10.0
 _REPORTS_AT_ONCE = 4
 _COLLECT_AFTER = (100_000, 50, 50)
 _COLLECT_WHILE_READING = (5_000_000, 50, 50)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _ignore(_: object) -> None:
@@ -143,11 +148,14 @@ class _Service:
                 recheck=config.recheck_seconds,
                 commit_retry=config.commit_retry_seconds,
             ),
-            now_ms=lambda: time.time_ns() // 1_000_000,
+            now_ms=_now_ms,
             teller=teller,
             tell=self._reporter.tell,
             observe=self._observe,
             observe_outcome=self._observe_outcome,
+        )
+        self._stand_by = StandBy(
+            self._state, policy=config.policy(), recheck_seconds=config.recheck_seconds, now_ms=_now_ms
         )
         self._reflectors = [Reflector(client=client, kind=kind) for kind in self._state.kinds]
 
@@ -176,7 +184,7 @@ class _Service:
         log.info("the cluster is known", objects={str(kind): len(self._state.keys(kind)) for kind in self._state.kinds})
         if self._election is None:
             await self._work()
-        elif await self._unless_stopped(self._stand_by(self._election, group)):
+        elif await self._unless_stopped(self._acquired(self._election, group)):
             holding = group.create_task(self._election.hold())
             self._alarm(self._holders.standing)
             try:
@@ -185,23 +193,20 @@ class _Service:
                 holding.cancel()
                 await self._election.release()
 
-    async def _stand_by(self, election: Election, group: asyncio.TaskGroup) -> None:
-        """Wait until we lead. While another does, a plan is rehearsed."""
+    async def _acquired(self, election: Election, group: asyncio.TaskGroup) -> None:
+        """Wait until we lead. While another does, what to do is foreseen."""
         acquiring = group.create_task(election.acquire())
         try:
             if not (await asyncio.wait({acquiring}, timeout=self._config.lease_retry_seconds))[0]:
-                group.create_task(self._rehearse())
+                await self._stand_by.until(acquiring, foreseen=_keep_what_is_known)
             await acquiring
         finally:
             acquiring.cancel()
 
-    async def _rehearse(self) -> None:
-        await self._cycle.rehearse()
-        _keep_what_is_known()
-
     async def _work(self) -> None:
         self._idle = False
-        await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS)
+        foresight = await self._stand_by.foresight()
+        await self._cycle.run(self._stop, grace_seconds=_GRACE_SECONDS, foresight=foresight)
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, object]) -> bool:
         """Whether it came to pass before the service was stopped."""
@@ -230,7 +235,7 @@ class _Service:
             if self._state.version != version:
                 self._cycle.changed()
                 if self._idle:
-                    self._cycle.prepare()
+                    self._stand_by.changed()
             if self._state.synced:
                 self._synced.set()
 
@@ -246,7 +251,7 @@ class _Service:
 
     def _alarm(self, found: Iterable[DeviceGivenTwice]) -> None:
         if self._leads():
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = _now_ms()
             for each in found:
                 self._reporter.tell(alarm.events(each, now_ms=now_ms, component=self._config.scheduler_name))
 

@@ -6,7 +6,7 @@ kept on disk: killed between any two writes, the next start sees the rest in the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -82,27 +82,26 @@ class Committer:
         """The gangs being committed, and what each is doing."""
         return MappingProxyType(self._in_flight)
 
-    def begin(self, plan: Plan, snapshot: Snapshot) -> tuple[asyncio.Task[GangOutcome], ...]:
-        """Start carrying out the placements of `plan`, made from `snapshot`. Each task's result is a gang's outcome.
+    def begin(self, plan: Plan, snapshot: Snapshot) -> Iterator[asyncio.Task[GangOutcome]]:
+        """Start carrying out the placements of `plan`, made from `snapshot`, gang by gang as the tasks are asked for.
+        Each task's result is a gang's outcome.
 
-        Whatever is not as it was decided is withdrawn here, before anything is written: a pod above the minimum
-        alone, otherwise the whole gang. A gang comes after those whose
-        claims it shares. Pods that came to a gang in flight wait until it has landed."""
+        Whatever is not as it was decided is withdrawn here, before anything of the gang is written: a pod above the
+        minimum alone, otherwise the whole gang. A gang comes after those whose claims it shares. Pods that came to a
+        gang in flight wait until it has landed."""
         work = writes(plan, snapshot)
         if not work:
-            return ()
+            return
         check = Recheck(snapshot, self._state, releasing=self._releasing, promised=self.volumes.promised)
-        tasks = []
         for gang in work:
             if gang.gang in self._in_flight:
                 continue
             going, problem = check.begin(gang)
             if not going.binds:
-                tasks.append(asyncio.create_task(_withdrawn(gang.gang, problem)))
+                yield asyncio.create_task(_withdrawn(gang.gang, problem))
                 continue
             allocating = self._assume(going)
-            tasks.append(asyncio.create_task(self._carry_out(going, allocating, check), name=f"commit {gang.gang}"))
-        return tuple(tasks)
+            yield asyncio.create_task(self._carry_out(going, allocating, check), name=f"commit {gang.gang}")
 
     async def commit(self, plan: Plan, snapshot: Snapshot) -> tuple[GangOutcome, ...]:
         """Carry out the placements and wait for all of them; outcomes by gang."""

@@ -21,7 +21,7 @@ from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 class ClusterState:
     """What is known of the cluster. `version` grows whenever a snapshot may come out different, `confirmed` whenever
-    the watch tells what we had written.
+    the watch tells what we had written; `intended` counts those steps of `version` that only carry out a plan.
 
     What only we or a kubelet report, and no decision reads (conditions, heartbeats, our own status), does not count."""
 
@@ -29,6 +29,7 @@ class ClusterState:
         self.kinds: tuple[Kind, ...] = tuple(kinds)
         self.version = 0
         self.confirmed = 0
+        self.intended = 0
         self.derived: object | None = None
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
         self.withdrawn = Withdrawn()
@@ -124,7 +125,9 @@ class ClusterState:
         before = self._entry(POD, pod)
         assumption = self._assume_pod(pod, uid, now_ms)
         assumption.node, assumption.queue, assumption.labels = node, queue, self._place(node)
+        version = self.version
         self._settle_pod(pod, before)
+        self.intended += self.version - version
 
     def assume_extended_claim(self, pod: str, uid: str, claim: str, *, now_ms: int = 0) -> None:
         """The pod's status names the claim (its name, not its key) made for its extended resources."""
@@ -158,7 +161,10 @@ class ClusterState:
             self._assumed.claims.pop(change.key, None)
         else:
             self._assumed.claims[change.key] = assumption
+        version = self.version
         self._note(RESOURCE_CLAIM, change.key, before)
+        if in_flight:
+            self.intended += self.version - version
 
     def forget_claim(self, claim: str) -> None:
         """The write failed, or the claim is gone: only what the watch tells counts again."""

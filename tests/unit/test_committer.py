@@ -285,7 +285,7 @@ async def test_fields_that_we_do_not_know_survive_our_writes(world: World):
 
 async def test_the_state_counts_pods_and_devices_as_given_before_anything_is_written(world: World):
     snapshot, plan = await two_pods(world)
-    commits = world.committer().begin(plan, snapshot)
+    commits = tuple(world.committer().begin(plan, snapshot))
     assert world.proxy.writes == []
     assert world.state.object(kinds.POD, "default/p0").spec.node_name == "n1"
     claim = world.state.object(kinds.RESOURCE_CLAIM, "default/c-p0")
@@ -689,7 +689,7 @@ async def test_a_write_that_the_watch_never_shows_is_looked_up(world: World):
 async def test_what_is_being_written_is_not_looked_up(world: World):
     snapshot, plan = await two_pods(world)
     committer = world.committer()
-    commits = committer.begin(plan, snapshot)
+    commits = tuple(committer.begin(plan, snapshot))
     await committer.look_again(["Pod/default/p0", "ResourceClaim/default/c-p0"])
     assert world.state.object(kinds.POD, "default/p0").spec.node_name == "n1"
     await asyncio.gather(*commits)
@@ -739,7 +739,7 @@ async def test_a_claim_made_anew_under_its_name_is_another_gangs_business(world:
     world.meddle(("PUT resourceclaims/c", Around(before=wait)))
     committer = world.committer()
     first = Plan(now_ms=0, placements=(world.place("p", world.give("c", "gpu-0"), gang="p"),))
-    begun = committer.begin(first, snapshot)
+    begun = [*committer.begin(first, snapshot)]
     await reached.wait()
     await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c")
     world.state.apply(changes.deleted(kinds.RESOURCE_CLAIM, f"{NAMESPACE}/c"))

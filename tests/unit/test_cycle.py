@@ -1,8 +1,10 @@
 """One cycle after another: what runs when, what is planned once, and what stops the service."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +25,8 @@ from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Gang
 from scheduler.plan import planner
+from scheduler.stand_by import Foresight
+from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from tests import manifests
 
@@ -172,6 +176,64 @@ async def test_what_the_watch_confirms_is_told_and_decided_no_more(world: World)
         world.cycle.confirmed()
         await until(lambda: [write for write in world.told if write.body.get("reason") == "Scheduled"])
         assert (world.state.version, len(world.reports)) == (version, 2)
+
+
+async def foreseen(world: World) -> Foresight:
+    snapshot = translate.snapshot(world.state, now_ms=0, policy=Policy())
+    return Foresight(
+        version=world.state.version, moment=time.monotonic(), snapshot=snapshot, plan=planner.plan(snapshot)
+    )
+
+
+async def test_what_a_stand_by_has_foreseen_is_carried_out_by_the_first_cycle(world: World):
+    world.add(*manifests.pods("p", 2, group="train"))
+    foresight = await foreseen(world)
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.cycle.run(stop, grace_seconds=5, foresight=foresight))
+    await until(lambda: len(world.server.bound) == 2)
+    stop.set()
+    await running
+
+    assert world.reports[0].plan is foresight.plan
+
+
+@pytest.mark.parametrize("cause", ["a change", "its age"])
+async def test_what_was_foreseen_is_decided_anew_after(world: World, cause: str):
+    world.add(*manifests.pods("p", 2, group="train"))
+    foresight = await foreseen(world)
+    if cause == "a change":
+        world.add(manifests.node("n1", cpu="4", unschedulable=True))
+    else:
+        foresight = replace(foresight, moment=foresight.moment - 61)
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.cycle.run(stop, grace_seconds=5, foresight=foresight))
+    await until(lambda: bool(world.reports))
+    stop.set()
+    await running
+
+    assert world.reports[0].plan is not foresight.plan
+    assert len(world.reports[0].plan.placements) == (0 if cause == "a change" else 2)
+
+
+async def test_where_nobody_waits_the_next_cycle_comes_when_the_commits_have_ended(world: World):
+    world.server.gate.clear()
+    async with world.running():
+        world.add(*manifests.pods("p", 2, group="train"))
+        await until(lambda: bool(world.committer.in_flight))
+        await asyncio.sleep(0.05)
+        assert len(world.reports) == 1, "all that has changed is what this plan does"
+        world.server.gate.set()
+        await until(lambda: len(world.reports) == 2)
+    assert [decision.verdict for decision in world.reports[1].plan.gangs] == ["Running"]
+
+
+async def test_where_somebody_waits_the_next_cycle_does_not_wait_for_commits(world: World):
+    world.server.gate.clear()
+    async with world.running():
+        world.add(*manifests.pods("p", 2, group="train"), manifests.pod("large", cpu="100"))
+        await until(lambda: len(world.reports) == 2)
+        assert world.committer.in_flight
+        world.server.gate.set()
 
 
 def asking(snapshot: Snapshot) -> set[str]:
