@@ -22,7 +22,7 @@ from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.neighbours import Guests, Neighbours
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.rest import at_rest
-from scheduler.plan.rooms import Rooms
+from scheduler.plan.rooms import Patience, Rooms
 from scheduler.plan.scatter import scattered
 from scheduler.plan.shapes import Shapes
 from scheduler.plan.topology import Domains
@@ -53,7 +53,9 @@ class Desk:
     `solved` what a search said.
 
     `fruitless`: questions that found no room, with the answer: nothing becomes free while gangs are placed, so the same
-    question fails again. `search_seconds`: deterministic time that searches may still take.
+    question fails again. `search_seconds`: deterministic time that searches may still take. `granting`: how long one
+    may look for the devices of seats that have been found; apart from the patience of the rooms that find seats, so
+    that the last ones found can still be given.
 
     `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume.
 
@@ -68,6 +70,7 @@ class Desk:
     ledger: Ledger
     rooms: Rooms
     accounts: Accounts
+    granting: Patience
     fair_shares: FairShares = field(default_factory=dict)
     requested: dict[str, Resources] = field(default_factory=dict)
     wants: dict[str, Wants] = field(default_factory=dict)
@@ -133,6 +136,7 @@ class Desk:
             ledger=ledger,
             rooms=Rooms(ledger, shapes, domains, policy),
             accounts=Accounts(snapshot.claims, inventory, shapes, measures.of_queues(snapshot.queues)),
+            granting=Patience.of(policy),
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
         desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scheduler.api.dra import AllocationResult
-from scheduler.dra.allocate import Allocated, Ask, allocate
+from scheduler.dra.allocate import Allocated, Ask, Refused, allocate
 from scheduler.dra.counters import InUse
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Pod
@@ -20,7 +20,8 @@ def realise(
     desk: Desk, seats: Sequence[tuple[Wanted, Sequence[Move]]], in_use: InUse, volumes: Volumes
 ) -> list[Grant] | None:
     """Grants for all pods of these seats on top of `in_use` and `volumes`, which stay as they are; None if the devices
-    or volumes are not there, which happens only to those that several nodes can reach: rooms judge each node by itself.
+    or volumes are not there, which happens only to those that several nodes can reach (rooms judge each node by
+    itself), or if they were not found as long as the patience of the plan lasts.
 
     Pods go to nodes in order, so that neighbours in a gang are neighbours in the cluster."""
     here: dict[str, list[Bundle]] = {}
@@ -76,8 +77,11 @@ def _on_node(
     asked = [ask for bundle in bundles for ask in desk.shapes.demand_of(bundle, node).asks]
     served: dict[str, list[tuple[Asked, AllocationResult]]] = {}
     if asked:
-        steps = desk.snapshot.policy.allocator_steps
+        steps = desk.granting.steps(desk.snapshot.policy.allocator_steps)
         answer = allocate(node, [Ask(claim=ask.claim) for ask in asked], desk.inventory, in_use, steps=steps)
+        if isinstance(answer, Refused):
+            return None
+        desk.granting.spend(answer.steps)
         if not isinstance(answer, Allocated):
             return None
         for ask, allocation in zip(asked, answer.allocations, strict=True):

@@ -1,13 +1,21 @@
 """The allocate stage: order, memory of what failed, growth, budgets of search."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
+from scheduler.dra.allocate import Allocated, Answer, Ask, NoRoom, allocate
+from scheduler.dra.counters import InUse
+from scheduler.dra.pools import Inventory
+from scheduler.model.nodes import Node
 from scheduler.model.plan import Verdict
 from scheduler.model.reasons import GangDoesNotFit
-from scheduler.plan import joint
+from scheduler.plan import joint, realise
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.planner import plan
+from scheduler.plan.rooms import EASY, HARD_QUESTIONS
 from tests.builders import World, ask, cluster, gang, gang_of, pod, queue
 
 
@@ -75,3 +83,48 @@ def test_a_search_for_devices_that_ended_early_proves_nothing() -> None:
     assert decision.verdict is Verdict.PENDING
     assert isinstance(decision.reason, GangDoesNotFit)
     assert not decision.reason.proved
+
+
+class Slow:
+    """Takes all the steps that it is given for the devices of seats, and needs `needed` to find them."""
+
+    def __init__(self, needed: int = 0) -> None:
+        self.needed = needed
+        self.given: list[int] = []
+
+    def __call__(self, node: Node, asks: Sequence[Ask], inventory: Inventory, in_use: InUse, *, steps: int) -> Answer:
+        self.given.append(steps)
+        if steps < self.needed:
+            return NoRoom(cause="has them well hidden", searched_all=False, steps=steps)
+        answer = allocate(node, asks, inventory, in_use, steps=steps)
+        assert isinstance(answer, Allocated)
+        return replace(answer, steps=steps)
+
+
+def one_gpu_each(gangs: int) -> World:
+    made = cluster(nodes=gangs, gpus=1, dra=True).under(allocator_steps=3_000)
+    for number in range(gangs):
+        made += gang(f"g{number:02d}", claims={"gpu": ask()})
+    return made
+
+
+def test_looking_for_the_devices_of_seats_is_bounded_for_a_plan_as_finding_seats_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Slow()
+    monkeypatch.setattr(realise, "allocate", slow)
+    assert len(plan(one_gpu_each(12)).placements) == 12
+    assert slow.given == [3_000] * 7 + [2_000] + [EASY] * 4
+    assert sum(slow.given) == HARD_QUESTIONS * 3_000 + 12 * EASY
+
+
+def test_seats_whose_devices_were_not_found_in_time_are_given_up_and_nothing_is_proved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(realise, "allocate", Slow(needed=2_500))
+    decided = plan(one_gpu_each(9))
+    assert len(decided.placements) == 7
+    for late in ("g07", "g08"):
+        reason = decided.why(late)
+        assert isinstance(reason, GangDoesNotFit)
+        assert not reason.proved
