@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -19,7 +19,8 @@ from queues.reasons import OverLimit, OverQuota
 from scheduler import stand_by
 from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
-from scheduler.commit.outcome import GangOutcome, InternalError, Withdrawn
+from scheduler.commit.held_back import HeldBack
+from scheduler.commit.outcome import GangOutcome, InternalError
 from scheduler.decision import decide
 from scheduler.explain import status, why
 from scheduler.model.plan import Plan
@@ -30,7 +31,6 @@ from scheduler.state.cluster import ClusterState
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_RETRY_SECONDS = 60.0
 _OVERDUE_MS = 30_000
 """A write that the watch has not shown for so long is looked up."""
 
@@ -323,57 +323,6 @@ class Cycle:
 def _looked_at(snapshot: Snapshot, plan: Plan, busy: frozenset[str]) -> tuple[tuple[recovery.Stray, ...], why.Reports]:
     """What a dead scheduler left, and what there is to say."""
     return recovery.strays(snapshot, plan, busy), why.reports(snapshot, plan)
-
-
-class HeldBack:
-    """Gangs whose commit failed wait a while before they are committed again: twice as long each time."""
-
-    def __init__(self, first_seconds: float) -> None:
-        self._first = first_seconds
-        self._until: dict[str, tuple[float, Reason]] = {}
-        self._failures: dict[str, int] = {}
-
-    @property
-    def gangs(self) -> frozenset[str]:
-        return frozenset(self._until)
-
-    @property
-    def reasons(self) -> Mapping[str, Reason]:
-        """Why each of them waits."""
-        return {gang: reason for gang, (_, reason) in sorted(self._until.items())}
-
-    def note(self, outcome: GangOutcome, now: float) -> None:
-        """A gang's commit ended. The first time that it was only overtaken by a change costs no wait."""
-        if outcome.reason is None:
-            self._until.pop(outcome.gang, None)
-            self._failures.pop(outcome.gang, None)
-            return
-        failures = self._failures[outcome.gang] = self._failures.get(outcome.gang, 0) + 1
-        if isinstance(outcome.reason, Withdrawn) and failures == 1:
-            return
-        wait = min(self._first * 2 ** (failures - 1), _LONGEST_RETRY_SECONDS)
-        self._until[outcome.gang] = (now + wait, outcome.reason)
-
-    def without_them(self, snapshot: Snapshot, now: float) -> Snapshot:
-        """The snapshot in which gangs that still wait ask for nothing: what they would take is free for others, and
-        what they have already stays theirs. Their decision says why they wait."""
-        for gang in [gang for gang, (until, _) in self._until.items() if until <= now]:
-            del self._until[gang]
-        there = {gang.key for gang in snapshot.gangs}
-        for gang in [gang for gang in self._failures if gang not in there]:
-            del self._failures[gang]
-            self._until.pop(gang, None)
-        if not self._until:
-            return snapshot
-        gangs = tuple(
-            replace(gang, problems=(*gang.problems, self._until[gang.key][1])) if gang.key in self._until else gang
-            for gang in snapshot.gangs
-        )
-        return replace(snapshot, gangs=gangs)
-
-    def seconds_left(self, now: float) -> float:
-        """Until the first of them may be tried again; infinity if there is none."""
-        return min((max(until - now, 0.0) for until, _ in self._until.values()), default=float("inf"))
 
 
 class Stopwatch:

@@ -14,16 +14,14 @@ import pytest
 from scheduler.api.kinds import Kind
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
-from scheduler.commit.outcome import CommitFailed, GangOutcome, Withdrawn
+from scheduler.commit.outcome import CommitFailed, GangOutcome
 from scheduler.commit.slots import Slots
-from scheduler.cycle import Cycle, CycleReport, HeldBack, Rhythm
+from scheduler.cycle import Cycle, CycleReport, Rhythm
 from scheduler.explain.status import StatusWrite, Teller
 from scheduler.kube.errors import ApiError
 from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Placement, Plan
-from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
-from scheduler.model.workloads import Gang
 from scheduler.plan import planner
 from scheduler.stand_by import Foresight
 from scheduler.state import translate
@@ -374,45 +372,6 @@ async def test_what_is_found_out_about_an_overdue_write_is_decided_upon_at_once(
         await until(lambda: world.server.bound == ["lost"])
 
 
-def wanted(*gangs: str) -> Snapshot:
-    return Snapshot(now_ms=0, gangs=tuple(Gang(key=gang, uid="u", owner="", queue="q") for gang in gangs))
-
-
-def waiting(snapshot: Snapshot) -> dict[str, Reason]:
-    return {gang.key: gang.problems[0] for gang in snapshot.gangs if gang.problems}
-
-
-def test_a_failed_commit_holds_its_gang_back_twice_as_long_each_time():
-    held = HeldBack(first_seconds=1)
-    held.note(GangOutcome(gang=GANG, reason=FAILED), now=10)
-    assert waiting(held.without_them(wanted(GANG, "a/other"), now=10.5)) == {GANG: FAILED}
-    assert held.seconds_left(10.5) == 0.5
-    assert waiting(held.without_them(wanted(GANG, "a/other"), now=11)) == {}
-
-    held.note(GangOutcome(gang=GANG, reason=FAILED), now=11)
-    assert held.seconds_left(11) == 2
-    held.without_them(wanted(GANG), now=13)
-    held.note(GangOutcome(gang=GANG), now=13)
-    held.note(GangOutcome(gang=GANG, reason=FAILED), now=14)
-    assert held.seconds_left(14) == 1, "a success in between starts over"
-
-
-def test_a_gang_overtaken_by_a_change_is_decided_anew_at_once_the_first_time():
-    held = HeldBack(first_seconds=1)
-    withdrawn = GangOutcome(gang=GANG, reason=Withdrawn(gang=GANG, problem="Node n went away"))
-    held.note(withdrawn, now=0)
-    assert waiting(held.without_them(wanted(GANG), now=0)) == {}
-    held.note(withdrawn, now=0)
-    assert GANG in waiting(held.without_them(wanted(GANG), now=0))
-
-
-def test_a_gang_that_went_away_is_not_waited_for():
-    held = HeldBack(first_seconds=1)
-    held.note(GangOutcome(gang=GANG, reason=FAILED), now=0)
-    held.without_them(wanted("a/other"), now=0)
-    assert held.gangs == frozenset()
-
-
 async def test_what_a_gang_that_is_held_back_would_take_is_free_for_others(world: World):
     world.server.refusals = [403]
     world.add(manifests.pod("greedy", cpu="4"))
@@ -427,13 +386,6 @@ async def test_what_a_gang_that_is_held_back_would_take_is_free_for_others(world
     reason = report.plan.why("a/greedy")
     assert reason is not None
     assert reason.code == "BindFailed"
-
-
-def test_the_wait_of_a_gang_that_never_succeeds_has_a_bound():
-    held = HeldBack(first_seconds=1)
-    for _ in range(40):
-        held.note(GangOutcome(gang=GANG, reason=FAILED), now=0)
-    assert held.seconds_left(0) == 60
 
 
 @pytest.mark.parametrize(
