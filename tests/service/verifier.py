@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from scheduler.api import kinds
+from scheduler.api.kinds import Kind
 from scheduler.kube.client import Client
 
 PATIENCE_SECONDS = 30.0
@@ -83,22 +84,28 @@ class Verifier:
         self._held[key] = devices
 
     async def watch(self, client: Client) -> None:
-        """Follow the claims until cancelled. A watch that ends goes on behind the last version: none is missed."""
-        claims, version = await client.list(kinds.RESOURCE_CLAIM)
-        for claim in claims:
-            self.see("ADDED", claim)
-        while True:
-            async with client.watch(kinds.RESOURCE_CLAIM, {"resourceVersion": version}, silence_seconds=600) as chunks:
-                rest = b""
-                async for chunk in chunks:
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        event = msgspec.json.decode(line)
-                        if event["type"] == "ERROR":
-                            raise AssertionError(f"the verifier lost its watch: {event['object']}")
-                        version = event["object"]["metadata"]["resourceVersion"]
-                        if event["type"] != "BOOKMARK":
-                            self.see(event["type"], event["object"])
+        """Follow the claims until cancelled."""
+        await follow(client, kinds.RESOURCE_CLAIM, self.see)
+
+
+async def follow(client: Client, kind: Kind, see: Callable[[str, dict[str, Any]], None]) -> None:
+    """Show all objects of a kind, then every change (event, object), until cancelled. A watch that ends goes on behind
+    the last version: none is missed."""
+    objects, version = await client.list(kind)
+    for obj in objects:
+        see("ADDED", obj)
+    while True:
+        async with client.watch(kind, {"resourceVersion": version}, silence_seconds=600) as chunks:
+            rest = b""
+            async for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    event = msgspec.json.decode(line)
+                    if event["type"] == "ERROR":
+                        raise AssertionError(f"the watch of {kind.plural} is lost: {event['object']}")
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        see(event["type"], event["object"])
 
 
 @contextlib.asynccontextmanager

@@ -13,11 +13,14 @@ from scheduler.kube.client import ApiError
 from tests.faults import Faults
 from tests.proxy import Write
 from tests.real.ground import ground
-from tests.service.verifier import Verifier, verified
-from tests.soak import standing
+from tests.service.verifier import Verifier, follow
+from tests.soak import asks, standing
+from tests.soak.binds import Binds, forgotten
+from tests.soak.driver import Driver
 from tests.soak.judge import Awake, Wholeness, leaks
 from tests.soak.life import NAMESPACE, Life
 from tests.soak.replicas import JumpingClock, Replica, strike
+from tests.soak.shares import Shares
 from tests.soak.standing import Standing
 
 Document = dict[str, Any]
@@ -52,8 +55,10 @@ class _Soak:
         self._seed, self._here, self._client, self._folder = seed, here, here.client, folder
         self._began = asyncio.get_running_loop().time()
         self._told: list[str] = []
-        self._life = Life(str(seed), here.client, here.add_nodes, self._tell)
+        self._driver = Driver(str(seed), here.client, here.gates, self._tell)
+        self._life = Life(str(seed), here.client, self._add_nodes, asks.known(here.gates), self._tell)
         self._awake = Awake()
+        self._verifier, self._shares, self._binds = Verifier(), Shares(), Binds(self._awake)
         self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell, self._awake)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
         self._replicas = [self._replica(name, faults) for name, faults in zip("ab", self._faults, strict=True)]
@@ -61,37 +66,66 @@ class _Soak:
     async def run(self, seconds: float) -> Document:
         dice = random.Random(f"{self._seed}/kills")
         problems: list[str] = []
-        async with verified(self._client) as verifier, JumpingClock(dice).set(), asyncio.TaskGroup() as group:
-            await self._life.begin()
+        async with JumpingClock(dice).set() as clock, asyncio.TaskGroup() as group:
             parts = [group.create_task(self._awake.count()), group.create_task(self._wholeness.watch(self._client))]
+            parts.append(group.create_task(follow(self._client, kinds.RESOURCE_CLAIM, self._see_claim)))
+            parts.append(group.create_task(follow(self._client, kinds.POD, self._binds.see_pod)))
+            await self._driver.begin()
+            await self._life.begin()
             parts += [group.create_task(replica.run()) for replica in self._replicas]
             striking = group.create_task(strike(self._replicas, dice))
+            looking = group.create_task(self._look())
             await self._life.go_on(seconds)
             striking.cancel()
             for faults in self._faults:
                 faults.over = True
+            self._driver.steady = clock.steady = True
             await self._life.settle()
             problems += await self._within(self._here.patience, self._unfinished)
+            problems += await self._within(self._here.patience, self._forgotten)
             await self._life.end()
             problems += await self._within(self._here.patience, self._leaked)
-            self._wholeness.look()
-            for part in parts:
+            problems += await self._within(self._here.patience, self._unseen)
+            for part in (*parts, looking):
                 part.cancel()
-        problems += [*verifier.problems, *self._wholeness.problems]
+        self._driver.end()
+        self._binds.settled()
+        for judge in (self._verifier, self._shares, self._binds, self._wholeness):
+            problems += judge.problems
         problems += [crash for replica in self._replicas for crash in replica.crashes]
-        return self._report(problems, verifier)
+        return self._report(problems)
 
-    def _report(self, problems: list[str], verifier: Verifier) -> Document:
+    def _report(self, problems: list[str]) -> Document:
         return {
             "problems": problems,
             "gangs": len(self._life.came),
-            "claim versions": verifier.versions,
+            "claim versions": self._verifier.versions,
+            "shares": self._shares.given,
+            **dict(sorted(self._binds.figures.items())),
             "troubles": sum(sum(faults.seen.values()) for faults in self._faults),
             "starts": sum(replica.starts for replica in self._replicas),
             "writes": sum(replica.writes for replica in self._replicas),
             "longest partial seconds": [round(self._wholeness.longest[0], 1), self._wholeness.longest[1]],
             "told": self._told,
         }
+
+    def _see_claim(self, event: str, claim: Document) -> None:
+        self._verifier.see(event, claim)
+        self._shares.see(event, claim)
+        self._binds.see_claim(event, claim)
+        self._driver.see(event, claim)
+
+    async def _add_nodes(self, shape: str, count: int) -> list[str]:
+        nodes = await self._here.add_nodes(shape, count)
+        for node in nodes:
+            await self._driver.publish(node)
+        return nodes
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self._wholeness.look()
+            self._binds.look()
 
     def _replica(self, name: str, faults: Faults) -> Replica:
         return Replica(name, self._here.proxy, faults, self._folder, self._tell)
@@ -106,7 +140,6 @@ class _Soak:
         while left := list(await what_is_left()):
             if self._awake.seconds > end:
                 return left
-            self._wholeness.look()
             await asyncio.sleep(0.5)
         return []
 
@@ -121,9 +154,18 @@ class _Soak:
             for name in [job["metadata"]["name"]]
         ]
 
+    async def _forgotten(self) -> list[str]:
+        claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, NAMESPACE)
+        pods, _ = await self._client.list(kinds.POD, NAMESPACE)
+        return forgotten(claims, pods)
+
     async def _leaked(self) -> list[str]:
         claims, _ = await self._client.list(kinds.RESOURCE_CLAIM, NAMESPACE)
-        return leaks(claims)
+        return leaks(claims) + forgotten(claims, [])
+
+    async def _unseen(self) -> list[str]:
+        """What the judges have not heard of yet, although the server has told it."""
+        return [f"the watch of claims still shows {claim} with devices" for claim in sorted(self._verifier.holders)]
 
     async def _rival(self, write: Write) -> None:
         """Somebody else changes the object first."""

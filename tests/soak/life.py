@@ -1,31 +1,19 @@
 """The life of a cluster, from one number: gangs come, end, fail, are deleted; nodes, pools, devices come and go."""
 
 import asyncio
-import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from scheduler.api import kinds
 from scheduler.api.kinds import Kind
 from scheduler.kube.client import ApiError, Client
+from tests.soak.asks import Ask
 
 NAMESPACE = "default"
 GROUP = "tutti.scheduler/pod-group"
 _API = f"{kinds.POD_GROUP.group}/{kinds.POD_GROUP.version}"
 Document = dict[str, Any]
-
-_GPU, _MIG = {"deviceClassName": "gpu.nvidia.com"}, {"deviceClassName": "mig.nvidia.com"}
-TEMPLATES: dict[str, Document] = {
-    "one": {"exactly": {**_GPU, "count": 1}},
-    "two": {"exactly": {**_GPU, "count": 2}},
-    "four": {"exactly": {**_GPU, "count": 4}},
-    "node": {"exactly": {**_GPU, "count": 8}},
-    "slice": {"exactly": {**_MIG, "count": 1}},
-    "slices": {"exactly": {**_MIG, "count": 3}},
-    "either": {"firstAvailable": [{"name": "gpus", **_GPU, "count": 2}, {"name": "slice", **_MIG, "count": 1}]},
-}
-"""ResourceClaimTemplates by name: the request of each."""
 
 FIRST = (("h100x8", 2), ("a100-mig", 1), ("h100x8-mig", 1), ("cpu", 1))
 LAST = (("h100x8", 4), ("a100-mig", 2), ("h100x8-mig", 1))
@@ -35,29 +23,31 @@ LAST = (("h100x8", 4), ("a100-mig", 2), ("h100x8-mig", 1))
 class Life:
     """`await begin()`, `await go_on(seconds)`, `await settle()`: then all that is asked for can run.
 
-    `came`: gangs by name with their minimum. `tell` hears what happens, for whoever reads about a failure."""
+    `asks`: what gangs may ask for. `came`: gangs by name with their minimum. `tell` hears what happens, for whoever
+    reads about a failure."""
 
     def __init__(
         self,
         seed: str,
         client: Client,
         add_nodes: Callable[[str, int], Awaitable[list[str]]],
+        asks: Sequence[Ask],
         tell: Callable[[str], None],
     ) -> None:
         self._dice = random.Random(f"{seed}/life")
-        self._client, self._add_nodes, self._tell = client, add_nodes, tell
+        self._client, self._add_nodes, self._asks, self._tell = client, add_nodes, asks, tell
         self._nodes: list[str] = []
         self.came: dict[str, int] = {}
         self.gone: set[str] = set()
 
     async def begin(self) -> None:
-        """Nodes, templates and one claim that several pods share."""
+        """Nodes and templates."""
         for shape, count in FIRST:
             self._nodes += await self._add_nodes(shape, count)
-        for name, request in TEMPLATES.items():
-            spec = {"devices": {"requests": [{"name": "gpus", **request}]}}
-            body = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"spec": spec}}
-            await self._client.create(kinds.RESOURCE_CLAIM_TEMPLATE, NAMESPACE, body)
+        for ask in self._asks:
+            if ask.requests and not ask.together:
+                body = {"metadata": {"name": ask.name, "namespace": NAMESPACE}, "spec": {"spec": ask.claim}}
+                await self._create(kinds.RESOURCE_CLAIM_TEMPLATE, body)
 
     async def go_on(self, seconds: float) -> None:
         """Let one thing after the other happen."""
@@ -93,16 +83,16 @@ class Life:
     async def _gang_comes(self) -> str:
         dice, name = self._dice, f"gang-{len(self.came):03d}"
         pods = dice.choice((1, 1, 2, 2, 3, 4))
-        template = dice.choice(("one", "one", "two", "four", "node", "slice", "slices", "either", ""))
-        shared = template == "" and dice.random() < 0.5
+        (ask,) = dice.choices(self._asks, weights=[each.weight for each in self._asks])
         minimum = dice.choice((pods, pods, pods, max(1, pods - 1)))
         self.came[name] = minimum
-        if shared:
-            await self._create(kinds.RESOURCE_CLAIM, _claim(name))
+        if ask.together:
+            claim = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": ask.claim}
+            await self._create(kinds.RESOURCE_CLAIM, claim)
         await self._create(kinds.POD_GROUP, _group(name, minimum))
         run, fails = dice.uniform(2, 12), dice.random() < 0.15
-        await self._create(kinds.JOB, _job(name, pods, template or ("shared" if shared else ""), run=run, fails=fails))
-        return f"{name} comes: {pods} pods, at least {minimum}, claims {template or ('shared' if shared else 'none')}"
+        await self._create(kinds.JOB, _job(name, pods, ask, run=run, fails=fails))
+        return f"{name} comes: {pods} pods, at least {minimum}, asking for {ask.name}"
 
     async def _gang_is_deleted(self) -> str:
         alive = sorted(self.came.keys() - self.gone)
@@ -193,27 +183,26 @@ def _devices(slice_: Document) -> list[Document]:
     return list(slice_["spec"].get("devices") or ())
 
 
-def _claim(name: str) -> Document:
-    request = {"name": "gpus", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 1}}
-    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"devices": {"requests": [request]}}}
-
-
 def _group(name: str, minimum: int) -> Document:
     spec = {"minMember": minimum, "queue": "default"}
     meta = {"name": name, "namespace": NAMESPACE}
     return {"apiVersion": _API, "kind": "PodGroup", "metadata": meta, "spec": spec}
 
 
-def _job(name: str, pods: int, claims: str, *, run: float, fails: bool) -> Document:
+def _job(name: str, pods: int, ask: Ask, *, run: float, fails: bool) -> Document:
     annotations = {"devcluster.tutti.scheduler/run-seconds": f"{run:.1f}"}
     annotations |= {"devcluster.tutti.scheduler/exit-code": "1"} if fails else {}
-    container: Document = {"name": "main", "image": "example.com/trainer:v1"}
-    container["resources"] = {"requests": {"cpu": "1", "memory": "1Gi"}}
-    spec: Document = {"schedulerName": "tutti", "restartPolicy": "Never", "containers": [container]}
-    if claims:
-        source = {"resourceClaimName": name} if claims == "shared" else {"resourceClaimTemplateName": claims}
-        spec["resourceClaims"] = [{"name": "gpus", **source}]
-        container["resources"]["claims"] = [{"name": "gpus"}]
+    containers = [_container(number, resources) for number, resources in enumerate(ask.containers)]
+    spec: Document = {"schedulerName": "tutti", "restartPolicy": "Never", "containers": containers}
+    if ask.requests:
+        source = {"resourceClaimName": name} if ask.together else {"resourceClaimTemplateName": ask.name}
+        spec["resourceClaims"] = [{"name": "parts", **source}]
+        containers[0]["resources"]["claims"] = [{"name": "parts"}]
     template = {"metadata": {"labels": {GROUP: name}, "annotations": annotations}, "spec": spec}
     job = {"parallelism": pods, "completions": pods, "backoffLimit": 2, "template": template}
-    return json.loads(json.dumps({"metadata": {"name": name, "namespace": NAMESPACE}, "spec": job}))
+    return {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": job}
+
+
+def _container(number: int, resources: Mapping[str, str]) -> Document:
+    amounts: Document = {"requests": {"cpu": "1", "memory": "1Gi", **resources}, "limits": dict(resources)}
+    return {"name": f"main-{number}", "image": "example.com/trainer:v1", "resources": amounts}

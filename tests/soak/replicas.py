@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "commit_retry_seconds": 0.2,
     "recheck_seconds": 2,
     "write_backoff_seconds": 0.02,
+    "binding_conditions_seconds": 10,
 }
 
 
@@ -92,23 +93,26 @@ async def strike(replicas: list[Replica], dice: random.Random) -> None:
 
 
 class JumpingClock:
-    """Stands for `time` in the service: a wall clock that somebody sets forward and back, by up to an hour."""
+    """Stands for `time` in the service: a wall clock that somebody sets forward and back, by up to an hour.
+
+    `steady`: when set, it stays as far off as it is."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
         self._off = 0
+        self.steady = False
 
     def time_ns(self) -> int:
         """Nanoseconds since the epoch, more or less."""
-        if self._dice.random() < 0.02:
+        if not self.steady and self._dice.random() < 0.02:
             self._off = int(self._dice.uniform(-3600, 3600) * 1e9)
         return time.time_ns() + self._off
 
     @contextlib.asynccontextmanager
-    async def set(self) -> AsyncIterator[None]:
+    async def set(self) -> AsyncIterator["JumpingClock"]:
         """Make it the service's clock for the block."""
         right, service.time = service.time, self  # type: ignore[assignment]
         try:
-            yield
+            yield self
         finally:
             service.time = right

@@ -15,6 +15,7 @@ from scheduler.kube.client import Client
 from scheduler.kube.identity import Identity
 from tests.proxy import Proxy
 from tests.real.ground import Ground
+from tests.real.remote import Remote
 
 TIME_SCALE = 4.0
 """Seconds of embedded cluster time in one of ours: pods run, and orphans wait, that much faster."""
@@ -23,12 +24,13 @@ TIME_SCALE = 4.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """`client`: an administrator's. `tutti`: who the scheduler is there. `patience`: seconds that everything may take
-    to end once all trouble is over."""
+    to end once all trouble is over. `gates`: the feature gates that are on; None: all that there are."""
 
     client: Client
     tutti: Identity
     nodes: SimulatedNodes
     patience: float
+    gates: frozenset[str] | None = None
 
     def proxy(self) -> Proxy:
         """A proxy to the cluster; whoever comes through it has the scheduler's rights."""
@@ -60,7 +62,10 @@ async def real(ground: Ground) -> AsyncIterator[Standing]:
     async with ground.nodes() as nodes, await Client.connect(ground.admin) as client:
         await _queue(client)
         try:
-            yield Standing(client=client, tutti=await identity.load(ground.tutti), nodes=nodes, patience=300.0)
+            async with Remote(await identity.load(ground.admin)) as api:
+                gates = await api.gates()
+            tutti = await identity.load(ground.tutti)
+            yield Standing(client=client, tutti=tutti, nodes=nodes, patience=300.0, gates=gates)
         finally:
             await ground.restore()
 
