@@ -18,7 +18,7 @@ from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
 from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
 from scheduler.dra.measures import Measures, taken, would_take
-from scheduler.dra.pools import Inventory, PoolKey
+from scheduler.dra.pools import Inventory, PoolKey, Told
 from scheduler.dra.requests import Question, Want, question
 from scheduler.dra.verdicts import verdict
 from scheduler.model.workloads import Claim
@@ -70,28 +70,28 @@ def charge(
         if last.holds(spec, inventory, measures):
             return last.cost
     pools = tuple(dict.fromkeys((result.driver, result.pool) for result in allocation.devices.results or ()))
-    slices = tuple(map(inventory.published, pools))
+    told = tuple(map(inventory.told, pools))
     cost = _charge(spec, allocation, inventory, measures)
     others = [last for last in known if last.measures != measures][:1]
-    known[:] = [_Charge(spec=spec, measures=measures, pools=pools, slices=slices, cost=cost), *others]
+    known[:] = [_Charge(spec=spec, measures=measures, pools=pools, told=told, cost=cost), *others]
     return cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Charge:
-    """What an allocation cost, with all that this depended on: what was asked, what queues measure by, and the slices
-    of the pools that its devices are of, each the same object."""
+    """What an allocation cost, with all that this depended on: what was asked, what queues measure by, and what is
+    known of the pools that its devices are of."""
 
     spec: ResourceClaimSpec
     measures: Measures
     pools: tuple[PoolKey, ...]
-    slices: tuple[tuple[SliceDevices, ...], ...]
+    told: tuple[Told, ...]
     cost: Resources
 
     def holds(self, spec: ResourceClaimSpec, inventory: Inventory, measures: Measures) -> bool:
         """Whether it would come out the same now. Slices are compared by identity, which is how they are equal."""
         same = spec is self.spec and measures == self.measures
-        return same and tuple(map(inventory.published, self.pools)) == self.slices
+        return same and tuple(map(inventory.told, self.pools)) == self.told
 
 
 # With measures and without: who plans uses the one, who verifies the other.
@@ -106,7 +106,7 @@ def _charge(
     for result in allocation.devices.results or ():
         if result.admin_access:
             continue
-        device = inventory.device(DeviceId(result.driver, result.pool, result.device))
+        device = inventory.as_last_published(DeviceId(result.driver, result.pool, result.device))
         part = _part_of_share(result, device)
         gpu = _weight_by_name(result) if device is None else weight(device, inventory)
         class_name = classes.get(result.request)
@@ -167,8 +167,8 @@ def _partition_weight(device: Device, parents: tuple[str, ...], inventory: Inven
     parent = _parent(device, parents)
     if parent is None:
         return WHOLE
-    parts = sum(1 for other in inventory.pool_devices(device.id) if _parent(other, parents) == parent)
-    return WHOLE // max(parts, 1)
+    others = (other for other in inventory.pool_devices(device.id) if other.id != device.id)
+    return WHOLE // (1 + sum(1 for other in others if _parent(other, parents) == parent))
 
 
 def _parent(device: Device, parents: tuple[str, ...]) -> Scalar | None:
@@ -176,7 +176,7 @@ def _parent(device: Device, parents: tuple[str, ...]) -> Scalar | None:
 
 
 def _weight_by_name(result: DeviceRequestAllocationResult) -> int:
-    """For a device that is not published any more: what its driver and name tell."""
+    """For a device that is not published any more, nor known from before: what its driver and name tell."""
     if result.driver not in DRIVERS:
         return 0
     found = _NAME_SLICES.match(result.device)

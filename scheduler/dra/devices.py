@@ -199,7 +199,7 @@ def _read_device(spec: dra.ResourceSliceSpec, device: dra.Device) -> Device:
         published=device,
         attributes=attributes,
         capacity={name: _read_capacity(capacity) for name, capacity in (device.capacity or {}).items()},
-        consumes=read_consumption(device.consumes_counters or ()),
+        consumes=_read_consumption(device.consumes_counters or ()),
         taints=tuple(taint for taint in device.taints or () if taint.effect in BLOCKING),
         places=tuple(scalar(attributes.get(name)) for name in PLACES),
         node_name=place.node_name,
@@ -210,7 +210,12 @@ def _read_device(spec: dra.ResourceSliceSpec, device: dra.Device) -> Device:
     )
 
 
-def read_consumption(published: Iterable[dra.DeviceCounterConsumption]) -> Consumption:
+def read_withdrawn(driver: str, pool: str, published: dra.Device) -> Device:
+    """A device that no slice lists any more: what it is and has, not where it may be used. Raises QuantityError."""
+    return _read_device(dra.ResourceSliceSpec(driver=driver, pool=dra.ResourcePool(name=pool)), published)
+
+
+def _read_consumption(published: Iterable[dra.DeviceCounterConsumption]) -> Consumption:
     """What a device takes of counters, as exact amounts. Raises QuantityError."""
     return tuple(
         sorted(

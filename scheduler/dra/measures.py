@@ -2,7 +2,8 @@
 
 A queue names the unit (`queues.measures`): a capacity, of which a device counts all that it has and a share what it
 takes; or a shared counter, of which a device counts what it draws, and a share of it its part. A whole board then costs
-what its partitions cost together. A device that is not published any more amounts to nothing.
+what its partitions cost together. A device that its driver has withdrawn amounts to what it did; if that is not known
+(we were not there), to nothing.
 Source: KEP 4815 (counters), KEP 5075 (consumedCapacity); the modes are those of Kueue's quota for devices.
 """
 

@@ -23,8 +23,8 @@ from scheduler.dra.devices import (
     Features,
     Scalar,
     SliceDevices,
-    read_consumption,
     read_slice,
+    read_withdrawn,
     scalar,
     values_of,
 )
@@ -36,6 +36,9 @@ PoolKey: TypeAlias = tuple[str, str]
 
 CounterKey: TypeAlias = tuple[str, str, str, str]
 """(driver, pool name, counter set, counter)"""
+
+Told: TypeAlias = tuple[tuple[SliceDevices, ...], tuple[dra.Device, ...]]
+"""What is known of a pool: its slices, and devices that left them."""
 
 T = TypeVar("T")
 
@@ -104,7 +107,7 @@ class Inventory:
         taint_rules: tuple[dra.DeviceTaintRule, ...],
         fence_taint: str,
         features: Features,
-        withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]],
+        withdrawn: Mapping[tuple[str, str, str], dra.Device],
         avoided: frozenset[tuple[str, str, str]],
     ) -> None:
         self.classes = classes
@@ -114,6 +117,11 @@ class Inventory:
         self._rules = taint_rules
         self._fence = fence_taint
         self._withdrawn = withdrawn
+        self._gone: dict[DeviceId, Device | None] = {}
+        self._withdrawn_from: dict[PoolKey, tuple[dra.Device, ...]] = {}
+        for (driver, pool_name, _), device in sorted(withdrawn.items()):
+            of_pool = driver, pool_name
+            self._withdrawn_from[of_pool] = (*self._withdrawn_from.get(of_pool, ()), device)
         self._avoided = avoided
         self._on_node: dict[str, list[_Pool]] = {}
         self._anywhere: list[_Pool] = []
@@ -134,12 +142,12 @@ class Inventory:
         taint_rules: Iterable[dra.DeviceTaintRule] = (),
         fence_taint: str = "",
         features: Features = EVERYTHING,
-        withdrawn: Mapping[tuple[str, str, str], tuple[dra.DeviceCounterConsumption, ...]] = MappingProxyType({}),
+        withdrawn: Mapping[tuple[str, str, str], dra.Device] = MappingProxyType({}),
         avoided: Iterable[tuple[str, str, str]] = (),
     ) -> "Inventory":
         """The inventory of these slices, whatever their order.
 
-        `withdrawn`: what devices that are in no slice any more drew on counters when they were, where that is known.
+        `withdrawn`: devices that are in no slice any more as they were last published, where that is known.
         `avoided`: all that any claim to be allocated avoids.
         `fence_taint`: key of a NoSchedule device taint that keeps other schedulers off and never stops us. Where it is
         set, devices without it are for others and get a taint that says so.
@@ -201,25 +209,32 @@ class Inventory:
         by_name = self._by_name(pool)
         return by_name.get(device.name)
 
-    def published(self, pool: PoolKey) -> tuple[SliceDevices, ...]:
-        """All slices of a pool. As long as they are the same objects, everything about its devices is the same."""
+    def as_last_published(self, device: DeviceId) -> Device | None:
+        """The device as `device` says, or as it was before it was withdrawn; None if neither is known."""
+        found = self.device(device)
+        if found is not None or device not in self._withdrawn:
+            return found
+        if device not in self._gone:
+            try:
+                self._gone[device] = read_withdrawn(device.driver, device.pool, self._withdrawn[device])
+            except QuantityError:
+                self._gone[device] = None  # it could not be used when it was listed either
+        return self._gone[device]
+
+    def told(self, pool: PoolKey) -> Told:
+        """All slices of a pool, and the devices withdrawn from it. As long as they are the same, slices as objects,
+        everything about its devices is the same."""
         found = self._pools.get(pool)
-        return found.slices if found is not None else ()
+        return found.slices if found is not None else (), self._withdrawn_from.get(pool, ())
 
     def consumption(self, device: DeviceId) -> Consumption:
         """What the device takes of its pool's counters while it is used.
 
         One that no slice lists takes what it took when one did. Where that is not known (we have been started since),
         the board that it is named after is taken whole: NVIDIA's gpu-0-mig-... is part of gpu-0."""
-        found = self.device(device)
+        found = self.as_last_published(device)
         if found is not None:
             return found.consumes
-        drew = self._withdrawn.get(device)
-        if drew is not None:
-            try:
-                return read_consumption(drew)
-            except QuantityError:
-                pass  # then it could not be used when it was listed, and the board's name has to do
         board = self._named_after(device)
         return board.consumes if board is not None else ()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from queues.tree import Queue
-from scheduler.api.dra import DeviceClass, DeviceCounterConsumption, DeviceTaintRule, ResourceSlice
+from scheduler.api.dra import Device, DeviceClass, DeviceTaintRule, ResourceSlice
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
 from scheduler.model.volumes import Storage
@@ -57,9 +57,9 @@ class Snapshot:
     slices: tuple[ResourceSlice, ...] = ()
     classes: Mapping[str, DeviceClass] = field(default_factory=dict)
     taint_rules: tuple[DeviceTaintRule, ...] = ()
-    withdrawn: Mapping[tuple[str, str, str], tuple[DeviceCounterConsumption, ...]] = field(default_factory=dict)
-    """Devices (driver, pool, name) that claims hold and that left their slice: what they drew on counters before. What
-    a slice says of a device goes before this."""
+    withdrawn: Mapping[tuple[str, str, str], Device] = field(default_factory=dict)
+    """Devices (driver, pool, name) that claims hold and that left their slice, as they were last published. What a
+    slice says of a device goes before this."""
     claims: Mapping[str, Claim] = field(default_factory=dict)
     storage: Storage = field(default_factory=Storage)
     pods: tuple[Pod, ...] = ()

@@ -41,5 +41,5 @@ class Case:
             gangs={gang.key: gang for gang in snapshot.gangs},
             pending=pending,
             placed=tuple(reversed(placed.values())),
-            pools=Pools(snapshot.slices),
+            pools=Pools(snapshot.slices, snapshot.withdrawn),
         )

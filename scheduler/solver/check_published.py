@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -116,9 +117,13 @@ class _Pool:
 
 
 class Pools:
-    """All pools of a snapshot. What is asked about them is remembered for the next who asks."""
+    """All pools of a snapshot. What is asked about them is remembered for the next who asks. `withdrawn`: devices that
+    are held and that no slice lists any more, as they were."""
 
-    def __init__(self, slices: Iterable[dra.ResourceSlice]) -> None:
+    def __init__(
+        self, slices: Iterable[dra.ResourceSlice], withdrawn: Mapping[DeviceKey, dra.Device] = MappingProxyType({})
+    ) -> None:
+        self._withdrawn = withdrawn
         self._pools: dict[tuple[str, str], _Pool] = {}
         for published in slices:
             pool = published.spec.driver, published.spec.pool.name
@@ -139,9 +144,14 @@ class Pools:
         return whole.devices.get(key[2]) if whole is not None else None
 
     def last(self, key: DeviceKey) -> Published | None:
-        """The device as its newest slice publishes it, whoever can use it; None if no slice does."""
-        pool = self._pools.get(key[:2])
-        return pool.as_last_published().get(key[2]) if pool is not None else None
+        """The device as its newest slice publishes it, whoever can use it, or as it was withdrawn; None if neither is
+        known."""
+        pool, gone = self._pools.get(key[:2]), self._withdrawn.get(key)
+        found = pool.as_last_published().get(key[2]) if pool is not None else None
+        if found is None and gone is not None:
+            driver, name, _ = key
+            found = Published(device=gone, spec=dra.ResourceSliceSpec(driver=driver, pool=dra.ResourcePool(name=name)))
+        return found
 
     def total(self, key: DeviceKey, node: Node) -> Mapping[CounterKey, Fraction]:
         """What the device's pool has of its counters."""
@@ -149,9 +159,13 @@ class Pools:
         return whole.totals if whole is not None else {}
 
     def consumed(self, key: DeviceKey) -> Iterable[tuple[CounterKey, Fraction]]:
-        """What a device takes of its pool's counters, as its newest slice says."""
+        """What a device takes of its pool's counters, as its newest slice says; or as one did before it was
+        withdrawn."""
         pool = self._pools.get(key[:2])
         found = pool.drawing_on_counters().get(key[2]) if pool is not None else None
+        if found is None and key in self._withdrawn:
+            last = self.last(key)
+            found = last.device if last is not None else None
         for use in (found.consumes_counters if found else None) or ():
             for name, counter in use.counters.items():
                 yield (use.counter_set, name), amount(counter.value) or Fraction(0)

@@ -97,7 +97,7 @@ def _under_quota(queue: Queue, asked: Resources) -> list[str]:
 
 def _bill(case: Case, tree: QueueTree) -> Bill:
     bill = Bill()
-    inventory = Inventory.of(case.snapshot.slices, case.snapshot.classes)
+    inventory = Inventory.of(case.snapshot.slices, case.snapshot.classes, withdrawn=case.snapshot.withdrawn)
     charged = _charged_queues(case, tree)
     accounts = _Accounts(case, inventory, _payers(case, charged))
     placements = {placement.pod: placement for placement, _, _ in case.placed}

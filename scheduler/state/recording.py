@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from scheduler.api.changes import Change, listed, read
-from scheduler.api.dra import DeviceCounterConsumption
+from scheduler.api.dra import AllocationResult, Device, ResourceClaim
 from scheduler.api.kinds import (
     DEVICE_TAINT_RULE,
     JOB,
@@ -30,7 +30,7 @@ from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from scheduler.state.inventory import allocated_part, claim_spec, newer_fields, tainting_part
-from scheduler.state.withdrawn import Withdrawn
+from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 FORMAT = "tutti-recording/1"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -102,13 +102,12 @@ class _Unreadable(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     object: msgspec.Raw
 
 
-class _Device(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A device that no slice lists any more, and what it drew on counters."""
+class _Withdrawn(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A device that no slice lists any more, as it was last published."""
 
     driver: str
     pool: str
-    device: str
-    consumes_counters: tuple[DeviceCounterConsumption, ...]
+    device: Device
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -119,7 +118,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     listed: list[str] = msgspec.field(default_factory=list)
     objects: dict[str, list[msgspec.Raw]]
     unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
-    withdrawn: list[_Device] = msgspec.field(default_factory=list)
+    withdrawn: list[_Withdrawn] = msgspec.field(default_factory=list)
     avoided: dict[str, list[tuple[str, str, str]]] = msgspec.field(default_factory=dict)
     held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
     decided: dict[str, Any] | None = None
@@ -154,8 +153,8 @@ def dump(
             objects=objects,
             unreadable=unreadable,
             withdrawn=[
-                _Device(driver=driver, pool=pool, device=device, consumes_counters=draws)
-                for (driver, pool, device), draws in state.withdrawn.in_order().items()
+                _Withdrawn(driver=driver, pool=pool, device=device)
+                for (driver, pool, _), device in _withdrawn(state).items()
             ],
             avoided={uid: sorted(devices) for uid, devices in sorted(state.avoided.items())},
             held_back={
@@ -199,9 +198,7 @@ def load(data: bytes) -> Recording:
         uid = claim.metadata.uid  # type: ignore[attr-defined]
         if uid in file.avoided:
             state.avoid(key, uid, file.avoided[uid])
-    state.withdrawn = Withdrawn(
-        {(each.driver, each.pool, each.device): each.consumes_counters for each in file.withdrawn}
-    )
+    state.withdrawn = Withdrawn({(each.driver, each.pool, each.device.name): each.device for each in file.withdrawn})
     return Recording(
         state=state,
         now_ms=file.now_ms,
@@ -210,6 +207,21 @@ def load(data: bytes) -> Recording:
         held_back=file.held_back,
         decided=file.decided,
     )
+
+
+def _withdrawn(state: ClusterState) -> dict[DeviceKey, Device]:
+    """Those of the withdrawn devices that count, because a claim holds them."""
+    if not state.withdrawn or not state.lists(RESOURCE_CLAIM):
+        return state.withdrawn.in_order()
+    held = (key for claim in state.keys(RESOURCE_CLAIM) for key in state.withdrawn.held_by(_held_by(state, claim)))
+    return state.withdrawn.of(set(held))
+
+
+def _held_by(state: ClusterState, claim: str) -> AllocationResult | None:
+    found, change = state.object(RESOURCE_CLAIM, claim), state.change(RESOURCE_CLAIM, claim)
+    if found is None and change is not None:
+        found = allocated_part(change)
+    return found.status.allocation if isinstance(found, ResourceClaim) else None
 
 
 def _recorded(kind: Kind, found: Wire, change: Change | None) -> msgspec.Raw:

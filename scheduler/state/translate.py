@@ -45,6 +45,7 @@ from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
 from scheduler.state.roster import Reference, Roster
 from scheduler.state.stores import STORAGE_KINDS, Stores
 from scheduler.state.tables import SortedTable
+from scheduler.state.withdrawn import DeviceKey
 
 ADMIN_ACCESS_LABEL = "resource.kubernetes.io/admin-access"
 KAI_TASK_PRIORITY_LABEL = "kai.scheduler/task-priority"
@@ -98,6 +99,10 @@ class Translation:
         self._classes: SortedTable[dra.DeviceClass] = SortedTable()
         self._rules: SortedTable[dra.DeviceTaintRule] = SortedTable()
         self._claims: SortedTable[Claim] = SortedTable()
+        self._holding: dict[str, tuple[DeviceKey, ...]] = {}
+        """Claims that hold devices which no slice lists any more, and these."""
+        self._held: frozenset[DeviceKey] = frozenset()
+        self._withdrawn_version = -1
         self._stores = Stores()
         self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
         self._bound: SortedTable[Pod] = SortedTable()
@@ -133,9 +138,7 @@ class Translation:
         for kind, one in self._one_by_one.items():
             for key in sorted(changed.get(kind, ())):
                 one(key, self._state.change(kind, key), self._state.object(kind, key))
-        if self._state.withdrawn and self._state.lists(RESOURCE_CLAIM):
-            held = (claim.allocation for claim in self._claims.values())
-            self._state.withdrawn.keep(allocation for allocation in held if allocation is not None)
+        self._withdrawn(changed.get(RESOURCE_CLAIM, ()))
         self._pods(changed, everything)
 
     def snapshot(self, now_ms: int, usage: Mapping[str, Mapping[str, int]]) -> Snapshot:
@@ -153,7 +156,9 @@ class Translation:
             slices=self._slices.values(),
             classes=self._classes.mapping(),
             taint_rules=self._rules.values(),
-            withdrawn=self._state.withdrawn.in_order(),
+            withdrawn=self._state.withdrawn.of(self._held)
+            if self._state.lists(RESOURCE_CLAIM)
+            else self._state.withdrawn.in_order(),
             claims=self._claims.mapping(),
             storage=self._stores.storage(),
             pods=self._bound.values(),
@@ -267,6 +272,24 @@ class Translation:
             avoids = self._state.avoided.get(found.metadata.uid, ())
             claim = inventory.claim(found, change.raw, admin_access_allowed=allowed, avoids=avoids)
         self._claims.put(key, claim)
+
+    def _withdrawn(self, changed: Iterable[str]) -> None:
+        """Which devices that no slice lists are held; of all claims if there are others such now, else of these."""
+        withdrawn = self._state.withdrawn
+        if withdrawn.version != self._withdrawn_version:
+            self._withdrawn_version = withdrawn.version
+            self._holding = {}
+            changed = self._claims.mapping() if withdrawn else ()
+        for key in changed:
+            claim = self._claims.get(key)
+            held = withdrawn.held_by(claim.allocation) if claim is not None else ()
+            if held:
+                self._holding[key] = held
+            else:
+                self._holding.pop(key, None)
+        self._held = frozenset(device for devices in self._holding.values() for device in devices)
+        if self._state.lists(RESOURCE_CLAIM):
+            withdrawn.keep(self._held)
 
     def _store(self, kind: Kind, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(kind, key, change)

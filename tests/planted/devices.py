@@ -249,6 +249,30 @@ def a_counter_overdrawn(world: World, plan: Plan) -> Spoilt:
                             yield with_slice(world, each, shared_counters=tuple(sets)), plan
 
 
+@KINDS.told("is overdrawn")
+def a_counter_that_a_withdrawn_device_draws_on(world: World, plan: Plan) -> Spoilt:
+    """Somebody holds a part of the board that no slice lists any more, and that takes all of it."""
+    for held in allocated(world, plan):
+        for (its, device), result in zip(held.devices, held.results, strict=True):
+            drawn = {use.counter_set: use.counters for use in device.consumes_counters or ()}
+            if result.admin_access or not any(int(counter.value) for use in drawn.values() for counter in use.values()):
+                continue
+            pool = its.spec.driver, its.spec.pool.name
+            sets = [
+                found
+                for each in world.slices
+                if (each.spec.driver, each.spec.pool.name) == pool
+                for found in each.spec.shared_counters or ()
+                if found.name in drawn
+            ]
+            everything = [dra.DeviceCounterConsumption(counter_set=each.name, counters=each.counters) for each in sets]
+            gone = dra.Device(name="planted", consumes_counters=tuple(everything))
+            theirs = changed(result, device="planted", share_id=None, consumed_capacity=None)
+            holds = dra.AllocationResult(devices=dra.DeviceAllocationResult(results=(theirs,)))
+            there = replace(world, withdrawn={(*pool, "planted"): gone})
+            yield there + claim("theirs", dra.ResourceClaimSpec(), holds=holds), plan
+
+
 @KINDS.told("gives more")
 def a_capacity_given_twice(world: World, plan: Plan) -> Spoilt:
     for held in allocated(world, plan):

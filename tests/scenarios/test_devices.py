@@ -140,7 +140,7 @@ def test_a_half_that_its_driver_has_withdrawn_goes_on_taking_half_of_the_gpu(
     result = DeviceRequestAllocationResult(request="main", driver=GPU, pool="n", device=withdrawn.name)
     made += claim("held", ask(of=MIG), holds=AllocationResult(devices=DeviceAllocationResult(results=(result,))))
     if remembered:
-        made += world(withdrawn={(GPU, "n", withdrawn.name): withdrawn.consumes_counters})
+        made += world(withdrawn={(GPU, "n", withdrawn.name): withdrawn})
     decided = decide(made + gang("late", claims={"gpu": ask(of=asked)}))
     assert given(decided) == ({"late-0": [f"n/{gets}"]} if gets else {})
 

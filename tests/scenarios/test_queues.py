@@ -113,6 +113,22 @@ def test_a_quota_per_device_class_counts_on_nodes_with_a_device_plugin_as_well(d
     assert second.why("three") == refused
 
 
+def test_a_quota_by_memory_counts_what_is_published_so_nothing_of_what_a_device_plugin_serves() -> None:
+    """A plugin tells the number of its devices alone. Source: docs/admin/queues.md."""
+    name = f"memory.deviceclass/{GPU}"
+    limit = queue("red", **{name: QueueResource(limit=100), f"deviceclass/{GPU}": QueueResource(limit=4000)})
+    made = node("plugin", gpus=8) + node("driver") + devices("driver", [gpu(0, memory="60")])
+    made += gpu_class(serves="nvidia.com/gpu") + limit
+    claims = [gang(f"claim-{n}", claims={"g": ask(1)}, queue="red", priority=2 - n) for n in range(2)]
+    on_plugin = gang("plugin", pods=3, gpus=1, queue="red") + gang("more", gpus=1, queue="red", created_ms=1)
+    decided = decide(made + claims[0] + claims[1] + on_plugin)
+    assert started(decided) == ["claim-0", "plugin"]
+    assert decided.why("claim-1") == OverLimit(queue="red", resource=name, asked=60, allocated=60, limit=100)
+    last = decided.why("more")
+    assert isinstance(last, OverLimit)
+    assert last.resource == f"deviceclass/{GPU}"
+
+
 def boards(**more: int) -> World:
     """Two GPUs that are given whole or in halves, and a queue "red" with these limits."""
     parts = [divided_gpu(index) for index in range(2)]

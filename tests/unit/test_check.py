@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from queues.reasons import OverLimit
 from queues.resources import Resources
 from queues.tree import QueueResource
 from scheduler.api.core import Taint
@@ -14,8 +15,10 @@ from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.api.dra import (
     AllocationResult,
     Counter,
+    DeviceAllocationResult,
     DeviceAttribute,
     DeviceCounterConsumption,
+    DeviceRequestAllocationResult,
     DeviceTaint,
     DeviceTaintRule,
     DeviceTaintRuleSpec,
@@ -40,6 +43,7 @@ from tests.builders import (
     gang_of,
     gpu,
     gpu_class,
+    holding,
     label_in,
     node,
     pod,
@@ -478,6 +482,35 @@ def test_what_devices_amount_to_counts_for_the_limit(name: str, most: int, used:
     assert len(good.placements) == 4
     limited = replace(made, queues=queue("default", **{name: QueueResource(limit=most)}).queues)
     assert told(check(limited, good), f"queue default goes past its limit of {name}: {used} of {most}")
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "used"),
+    [
+        ("parts.counters.deviceclass/mig", 1, 2),
+        ("memory.deviceclass/gpu.nvidia.com", 79, 80),
+        ("deviceclass/mig", 1_999, 2_000),
+        ("gpu", 2_855, 2_856),
+    ],
+)
+def test_what_a_withdrawn_device_amounts_to_counts_for_the_limit(name: str, most: int, used: int) -> None:
+    """Half a board and a GPU with 40 bytes run and are withdrawn; the other half and another GPU may start."""
+    (_, held, free), counters = divided_gpu(0)
+    gone = gpu(8, memory="40")
+    made = queue("default") + gpu_class() + gpu_class("mig", kind="mig") + node("n")
+    made += devices("n", [free, gpu(9, memory="40")], [counters])
+    made += world(withdrawn={(GPU, "n", each.name): each for each in (held, gone)})
+    half = DeviceRequestAllocationResult(request="main", driver=GPU, pool="n", device=held.name)
+    halves = AllocationResult(devices=DeviceAllocationResult(results=(half,)), node_selector=only_on("n"))
+    made += claim("h", ask(1, of="mig"), holds=halves) + claim("g", ask(1), holds=holding("n", 8))
+    made += gang("there", shared={"g": "g", "h": "h"}, on=["n"])
+    made += gang("late", claims={"g": ask(1), "h": ask(1, of="mig")})
+    good = plan(made)
+    assert len(good.placements) == 1
+    assert check(made, good) == ()
+    limited = replace(made, queues=queue("default", **{name: QueueResource(limit=most)}).queues)
+    assert told(check(limited, good), f"queue default goes past its limit of {name}: {used} of {most}")
+    assert isinstance(plan(limited).why("late"), OverLimit)
 
 
 def test_what_a_device_plugin_serves_counts_for_the_limit_of_its_class() -> None:

@@ -178,8 +178,8 @@ def test_a_partition_that_no_slice_lists_draws_on_its_board_what_it_drew_before(
     held = [allocated(holding("gpu-0-q-0"))]
     listed = inventory(*divided("gpu-0-q-0", "gpu-0-q-1"))
     assert left(listed, InUse.of(held, listed)) == ["gpu-1", "gpu-0-q-1"]
-    draws = listed.device(DeviceId(DRIVER, "n1", "gpu-0-q-0")).published.consumes_counters
-    gone = Inventory.of(divided("gpu-0-q-1"), CLASSES, withdrawn={(DRIVER, "n1", "gpu-0-q-0"): draws})
+    published = listed.device(DeviceId(DRIVER, "n1", "gpu-0-q-0")).published
+    gone = Inventory.of(divided("gpu-0-q-1"), CLASSES, withdrawn={(DRIVER, "n1", "gpu-0-q-0"): published})
     assert left(gone, InUse.of(held, gone)) == ["gpu-1", "gpu-0-q-1"]
     assert InUse.of(held, gone).signature(N1) != InUse(gone).signature(N1)
 

@@ -1,5 +1,6 @@
 """What devices amount to in a unit that a queue names."""
 
+import msgspec
 import pytest
 
 from queues.measures import Measure, measure
@@ -7,10 +8,12 @@ from queues.tree import Queue, QueueResource
 from scheduler.api import dra
 from scheduler.dra import accounting
 from scheduler.dra.allocate import Allocated
+from scheduler.dra.devices import DeviceId
 from scheduler.dra.measures import Measures, of_queues
 from scheduler.dra.pools import Inventory
 from scheduler.model.workloads import Claim
 from tests.published import (
+    CLASSES,
     DRIVER,
     ask,
     claim,
@@ -143,3 +146,29 @@ def test_a_device_that_is_gone_amounts_to_nothing() -> None:
     assert isinstance(answer, Allocated), answer
     gone = accounting.charge(asked.spec, answer.allocations[0], inventory(), measures(f"memory.deviceclass/{MIG}"))
     assert list(gone) == [f"deviceclass/{MIG}", "gpu"]
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["with its pool", "by itself"])
+def test_a_device_that_its_driver_has_withdrawn_costs_what_it_did(everything: bool) -> None:
+    """Known is what it was; also where that is told only after the claim has been charged without it."""
+    found, asked = inventory(*mig_node()), claim("c", request("r", profile("3g.40gb"), of=MIG))
+    by = measures(f"memory.deviceclass/{MIG}", f"memory-slice.counters.deviceclass/{MIG}")
+    answer = ask(found, asked)
+    assert isinstance(answer, Allocated), answer
+    (held,) = answer.allocations
+    before = accounting.charge(asked.spec, held, found, by)
+    assert before[f"memory.deviceclass/{MIG}"] == 40 * GIB
+    (result,) = held.devices.results or ()
+    left = [] if everything else [_without(each, result.device) for each in mig_node()]
+    assert accounting.charge(asked.spec, held, inventory(*left), by) != before
+    device = found.device(DeviceId(result.driver, result.pool, result.device))
+    assert device is not None
+    withdrawn = {(result.driver, result.pool, result.device): device.published}
+    remembering = Inventory.of(left, CLASSES, withdrawn=withdrawn)
+    assert accounting.charge(asked.spec, held, remembering, by) == before
+    assert accounting.charge(asked.spec, held, inventory(*left), by) != before
+
+
+def _without(published: dra.ResourceSlice, device: str) -> dra.ResourceSlice:
+    left = tuple(each for each in published.spec.devices or () if each.name != device)
+    return msgspec.structs.replace(published, spec=msgspec.structs.replace(published.spec, devices=left))

@@ -424,12 +424,13 @@ def part(name: str, slices: int = 1) -> Document:
 def withdrawn(found: ClusterState) -> dict[str, Any]:
     """What withdrawn devices draw, by name."""
     return {
-        device: use.counters["slices"].value
-        for (_, _, device), (use,) in snapshot(found, now_ms=0, policy=Policy()).withdrawn.items()
+        name: use.counters["slices"].value
+        for (_, _, name), device in snapshot(found, now_ms=0, policy=Policy()).withdrawn.items()
+        for use in device.consumes_counters or ()
     }
 
 
-def test_what_a_withdrawn_device_drew_is_known_while_a_claim_holds_it() -> None:
+def test_what_a_withdrawn_device_drew_is_known_whenever_a_claim_holds_it() -> None:
     holder = resource_claim("c", allocation=allocation("n1", "a", "b", "plain"))
     plain = {"name": "plain"}
     found = state(resource_slice("n1", part("a"), part("b", 2), part("c", 4), plain), holder)
@@ -446,7 +447,36 @@ def test_what_a_withdrawn_device_drew_is_known_while_a_claim_holds_it() -> None:
     found.apply(change(resource_claim("c"), "MODIFIED"))
     assert withdrawn(found) == {}
     found.apply(change(holder, "MODIFIED"))
-    assert withdrawn(found) == {}, "what nobody held was forgotten"
+    assert withdrawn(found) == {"a": "1", "b": "3"}
+
+
+def test_a_claim_that_is_told_late_may_hold_what_was_withdrawn_before() -> None:
+    """Given away, or by another scheduler, just when the driver took it out of its slice."""
+    found = state(resource_slice("n1", part("a"), part("b"), {"name": "c", "capacity": {"memory": {"value": "9"}}}))
+    found.apply(change(resource_slice("n1", part("b")), "MODIFIED"))
+    for number in range(3):
+        found.apply(change(node(f"n{number}")))
+        assert withdrawn(found) == {}
+    found.apply(change(resource_claim("late", allocation=allocation("n1", "a", "c"))))
+    assert withdrawn(found) == {"a": "1"}
+    (_, kept) = snapshot(found, now_ms=0, policy=Policy()).withdrawn.values()
+    assert (kept.capacity or {})["memory"].value == "9", "what devices have is known, too"
+    looking = merged(resource_claim("look", allocation=allocation("n1", "b")), spec={})
+    looking["status"]["allocation"]["devices"]["results"][0]["adminAccess"] = True
+    found.apply(change(resource_slice("n1"), "DELETED"))
+    found.apply(change(looking))
+    assert withdrawn(found) == {"a": "1"}, "who only looks holds nothing"
+
+
+def test_of_many_withdrawn_devices_that_nobody_holds_the_first_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.state.withdrawn._MOST_FREE", 2)
+    names = ("held", "v", "w", "x", "y")
+    found = state(*(resource_slice(name, part(name)) for name in names))
+    found.apply(change(resource_claim("c", allocation=allocation("held", "held"))))
+    for name in names:
+        found.apply(change(resource_slice(name), "DELETED"))
+        assert withdrawn(found) == {"held": "1"}
+    assert sorted(device for _, _, device in found.withdrawn.in_order()) == ["held", "x", "y"]
 
 
 def test_what_a_device_drew_is_known_although_its_slice_could_not_be_decoded_in_between() -> None:
