@@ -1,5 +1,5 @@
-"""When a pod is bound its claims hold devices, for it, and the devices are ready; what its containers ask for by the name
-of a resource is in a claim that its status names. A device that has failed is given back.
+"""When a pod is bound, its claims hold devices, for it, and they are ready; what its containers ask for by the name of
+a resource is in a claim that its status names. A device that has failed is given back.
 
 Versions of pods and claims are those of one store: they tell what was first. Source: KEP 4381, KEP 5004, KEP 5007.
 """

@@ -1,5 +1,5 @@
-"""Shared devices, at every version of every claim: no share twice, each as large as its policy has it, and together no more
-than there is. Written apart from the scheduler. Source: KEP 5075."""
+"""Shared devices at every version of every claim: no share twice, each as large as its policy has it, and together no
+more than there is. Written apart from the scheduler. Source: KEP 5075."""
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
