@@ -60,6 +60,11 @@ class Rhythm:
         """Seconds from the end of a cycle that took so long to the start of the next."""
         return max(self.interval - last_cycle, min(last_cycle * (2 if committing else 1), self.longest_rest))
 
+    def calm(self, last_telling: float, *, committing: bool) -> float:
+        """Seconds for which confirmations are gathered before they are told. What is told is looked for among all
+        gangs, by the loop that reads and writes: a tenth of its time is for that at most."""
+        return max(self.telling_busy if committing else self.telling, min(last_telling * 10, self.longest_rest))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleReport:
@@ -110,6 +115,7 @@ class Cycle:
         self._number = 0
         self._cycle_ended = time.monotonic()
         self._next_start = 0.0
+        self._telling_took = 0.0
         self._foresight: stand_by.Foresight | None = None
         self._unsettled = False
         """Whether a cycle is due when the last commit under way has ended, and no earlier."""
@@ -225,7 +231,9 @@ class Cycle:
     def _tell_more(self) -> None:
         """What the last cycle decided has come to pass, at least in part: say so."""
         self._confirmed.clear()
+        started = time.monotonic()
         self._tell(self._teller.news(self._now_ms()))
+        self._telling_took = time.monotonic() - started
 
     def _only_confirmed(self) -> bool:
         """Whether there is more to tell, and no cause for a cycle."""
@@ -306,7 +314,7 @@ class Cycle:
     async def _told_calmly(self) -> None:
         """Until something was confirmed, and what came soon after it, too."""
         await self._confirmed.wait()
-        await asyncio.sleep(self._rhythm.telling_busy if self._committer.in_flight else self._rhythm.telling)
+        await asyncio.sleep(self._rhythm.calm(self._telling_took, committing=bool(self._committer.in_flight)))
 
     def _patience(self) -> float:
         """Seconds until a cycle is due although nothing has changed."""

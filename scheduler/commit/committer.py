@@ -273,12 +273,14 @@ class Committer:
         going = _unless_too_few(check, going, gone)
         outcome = await self._bind_all(going)
         bound = {bind.pod for bind in going.binds}
-        _, behind = split(gang, [bind.pod for bind in gang.binds if bind.pod not in bound])
-        if behind.binds:
-            log.info("pods above the minimum stay behind", gang=gang.gang, pods=[bind.pod for bind in behind.binds])
-            self._in_flight[gang.gang] = "taking back claims of pods that stay behind"
-            await self._take_back(behind, but=going)
-        return replace(outcome, gone=tuple(sorted([*outcome.gone, *(bind.pod for bind in behind.binds)])))
+        left = [bind.pod for bind in gang.binds if bind.pod not in bound]
+        if not left:
+            return outcome
+        log.info("pods above the minimum stay behind", gang=gang.gang, pods=left)
+        self._in_flight[gang.gang] = "taking back claims of pods that stay behind"
+        _, behind = split(gang, left)
+        await self._take_back(behind, but=going)
+        return replace(outcome, gone=tuple(sorted([*outcome.gone, *left])))
 
     async def _bind_all(self, gang: GangWrites) -> GangOutcome:
         self._in_flight[gang.gang] = "binding its pods"

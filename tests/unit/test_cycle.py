@@ -401,6 +401,19 @@ def test_a_long_cycle_leaves_the_interpreter_to_watches_and_writes(last: float, 
     assert Rhythm(interval=0.1).rest(last, committing=committing) == pytest.approx(rest)
 
 
+@pytest.mark.parametrize(
+    ("last", "committing", "calm"),
+    [
+        (0.0, False, 0.05),
+        (0.0, True, 0.5),
+        (0.07, True, 0.7),
+        (9.0, False, 3.0),
+    ],
+)
+def test_a_long_telling_is_followed_by_a_longer_calm(last: float, committing: bool, calm: float):
+    assert Rhythm().calm(last, committing=committing) == pytest.approx(calm)
+
+
 async def test_devices_that_a_claim_avoids_are_forgiven_where_there_are_no_others(world: World):
     world.add(
         *manifests.h100_node("gpus", gpus=1),
