@@ -89,6 +89,8 @@ class Pod:
     extended: tuple[ContainerAsk, ...] = ()
     extended_claim: str = ""
     """Key of the claim that already serves its extended resources, "" if none."""
+    avoids: tuple[tuple[str, str, str], ...] = ()
+    """Devices (driver, pool, name) that did not become ready for such a claim: the next one is to have others."""
     sub_group: str = ""
     priority: int = 0
     task_priority: int = 0

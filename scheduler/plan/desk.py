@@ -100,7 +100,7 @@ class Desk:
             snapshot.taint_rules,
             fence_taint=policy.device_fence_taint,
             withdrawn=snapshot.withdrawn,
-            avoided=(device for claim in snapshot.claims.values() if claim.avoids for device in claim.avoids),
+            avoided=_avoided(snapshot, resting),
         )
         neighbours = Neighbours(
             {node.name: node for node in snapshot.nodes},
@@ -277,6 +277,16 @@ def _queue(named: str, default: str, tree: QueueTree) -> Queue | Reason:
     if not named and default not in tree.queues and default not in tree.problems:
         return NoQueueNamed(queue=default)
     return tree.leaf(named or default)
+
+
+def _avoided(snapshot: Snapshot, resting: Container[str]) -> Iterator[tuple[str, str, str]]:
+    """Devices that a claim which may get devices avoids, or one that may be made for a pod."""
+    for claim in snapshot.claims.values():
+        yield from claim.avoids
+    for gang in snapshot.gangs:
+        if gang.key not in resting:
+            for pod in gang.pods:
+                yield from pod.avoids
 
 
 def _open_claims(snapshot: Snapshot, resting: Container[str]) -> Iterator[Claim]:

@@ -291,7 +291,9 @@ class Shapes:
         for pod in bundle.pods if via else ():
             made = self.extended(pod, node)
             if made is not None:
-                claim = Claim(key=f"{pod.key}-{MADE_CLAIM}", uid=f"{pod.uid}-{MADE_CLAIM}", spec=made.spec)
+                claim = Claim(
+                    key=f"{pod.key}-{MADE_CLAIM}", uid=f"{pod.uid}-{MADE_CLAIM}", spec=made.spec, avoids=pod.avoids
+                )
                 asks.append(Asked(claim=claim, pod=pod, made=made))
         return tuple(asks)
 
@@ -324,6 +326,7 @@ def _lasting(pod: Pod) -> Hashable:
         pod.tolerations,
         pod.host_ports,
         tuple((c.index, c.init, c.sidecar, tuple(sorted(c.requests.items()))) for c in pod.extended),
+        pod.avoids,
     )
 
 

@@ -34,7 +34,7 @@ class ClusterState:
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
         self.withdrawn = Withdrawn()
         self._avoided: dict[str, frozenset[DeviceKey]] = {}
-        """Devices that did not become ready for a claim, by its uid."""
+        """Devices that did not become ready for a claim, by its uid; if it was made for a pod, by the pod's."""
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
         self._listed: set[Kind] = set()
         self._assumed = Assumed()
@@ -174,17 +174,25 @@ class ClusterState:
 
     @property
     def avoided(self) -> Mapping[str, frozenset[DeviceKey]]:
-        """Devices not to be given to a claim again for now, by its uid."""
+        """Devices not to be given for now to a claim again, or to one that is made for a pod, by the uid of either."""
         return self._avoided
 
     def avoid(self, claim: str, uid: str, devices: Iterable[DeviceKey]) -> None:
         """The claim (key) had these devices, and they did not become ready for it."""
-        before = self._avoided.get(uid, frozenset())
-        self._avoid(claim, uid, before | frozenset(devices))
+        self._avoid(RESOURCE_CLAIM, claim, uid, self._avoided.get(uid, frozenset()).union(devices))
+
+    def avoid_for_pod(self, pod: str, uid: str, devices: Iterable[DeviceKey]) -> None:
+        """A claim made for the pod's extended resources had these devices, and they did not become ready for it. That
+        claim is deleted; the next one that is made for the pod is to have others."""
+        self._avoid(POD, pod, uid, self._avoided.get(uid, frozenset()).union(devices))
 
     def forgive(self, claim: str, uid: str) -> None:
         """Without the devices that the claim is to avoid there is no place for it: it may have any of them again."""
-        self._avoid(claim, uid, frozenset())
+        self._avoid(RESOURCE_CLAIM, claim, uid, frozenset())
+
+    def forgive_for_pod(self, pod: str, uid: str) -> None:
+        """The same for what is made for the pod."""
+        self._avoid(POD, pod, uid, frozenset())
 
     def overdue(self, before_ms: int) -> tuple[str, ...]:
         """What was assumed before this time and is still not seen ("Pod/a/p", "ResourceClaim/a/c"): read it again."""
@@ -206,11 +214,14 @@ class ClusterState:
         copy._avoided = dict(self._avoided)
         return copy
 
-    def _avoid(self, claim: str, uid: str, devices: frozenset[DeviceKey]) -> None:
+    def _avoid(self, kind: Kind, key: str, uid: str, devices: frozenset[DeviceKey]) -> None:
+        known = self.change(kind, key)
+        if known is None or known.meta.uid != uid:
+            return  # gone meanwhile: nothing would ever take it back
         self._avoided.pop(uid, None)
         if devices:
             self._avoided[uid] = devices
-        self._changed.setdefault(RESOURCE_CLAIM, set()).add(claim)
+        self._changed.setdefault(kind, set()).add(key)
         self.version += 1
 
     def _first_seen_bound(self, known: Change | None, told: Change) -> bool:

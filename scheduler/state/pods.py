@@ -23,7 +23,15 @@ _NATIVE = frozenset({"cpu", "memory", "ephemeral-storage", "storage", "pods"})
 _POD_LEVEL = frozenset({"cpu", "memory"})
 
 
-def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, sub_group: str) -> Pod:
+def translate(
+    pod: core.Pod,
+    *,
+    ours: bool,
+    priority: int,
+    task_priority: int,
+    sub_group: str,
+    avoids: Iterable[tuple[str, str, str]] = (),
+) -> Pod:
     """The model's pod. Raises Bad naming the field if an amount cannot be read."""
     spec, status, meta = pod.spec, pod.status, pod.metadata
     node = spec.node_name
@@ -48,6 +56,7 @@ def translate(pod: core.Pod, *, ours: bool, priority: int, task_priority: int, s
         volumes=pod_volumes(pod),
         extended=container_asks(pod),
         extended_claim=f"{meta.namespace}/{extended.resource_claim_name}" if extended else "",
+        avoids=tuple(sorted(avoids)) if not node else (),
         sub_group=sub_group,
         priority=priority,
         task_priority=task_priority,

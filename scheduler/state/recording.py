@@ -19,6 +19,7 @@ from scheduler.api.kinds import (
     JOB,
     JOB_SET,
     LEADER_WORKER_SET,
+    POD,
     RESOURCE_CLAIM,
     WATCHED,
     Document,
@@ -194,10 +195,11 @@ def load(data: bytes) -> Recording:
             state.apply(_unreadable(kind, each))
         if _name(kind) in file.listed:
             state.apply(listed(kind))
-    for key, claim in state.objects(RESOURCE_CLAIM):
-        uid = claim.metadata.uid  # type: ignore[attr-defined]
-        if uid in file.avoided:
-            state.avoid(key, uid, file.avoided[uid])
+    for kind, avoid in ((RESOURCE_CLAIM, state.avoid), (POD, state.avoid_for_pod)):
+        for key in state.keys(kind) if file.avoided else ():
+            change = state.change(kind, key)
+            if change is not None and change.meta.uid in file.avoided:
+                avoid(key, change.meta.uid, file.avoided[change.meta.uid])
     state.withdrawn = Withdrawn({(each.driver, each.pool, each.device.name): each.device for each in file.withdrawn})
     return Recording(
         state=state,

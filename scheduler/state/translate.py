@@ -358,6 +358,7 @@ class Translation:
                 priority=self._pod_priority(found.spec),
                 task_priority=_task_priority(found),
                 sub_group=sub_group,
+                avoids=self._state.avoided.get(found.metadata.uid, ()),
             )
         except Bad as bad:
             problem = bad.reason

@@ -163,6 +163,29 @@ def test_a_claim_goes_to_another_node_rather_than_to_a_device_that_did_not_becom
     assert reason.cure.startswith("Look at what the driver reports of the device")
 
 
+def test_a_claim_made_for_a_pod_goes_to_another_node_rather_than_to_a_device_that_an_earlier_one_had_in_vain() -> None:
+    """Both nodes are alike, and so are the pods; the second, which has not met the device, gets it."""
+    avoided = ((GPU, "node-0", "gpu-0"),)
+    made = cluster(nodes=2, gpus=1, dra=True) + gpu_class(serves="nvidia.com/gpu")
+    again, new = avoiding(gang("again", gpus=1), avoided), gang("new", gpus=1)
+    assert given(decide(made + again + new)) == {"again-0": ["node-1/gpu-0"], "new-0": ["node-0/gpu-0"]}
+    pair = avoiding(gang("pair", pods=2, gpus=1), avoided, which=0)
+    assert given(decide(made + pair)) == {"pair-0": ["node-1/gpu-0"], "pair-1": ["node-0/gpu-0"]}
+    alone = cluster(nodes=1, gpus=1, dra=True) + gpu_class(serves="nvidia.com/gpu")
+    reason = decide(alone + again).why("again")
+    assert isinstance(reason, NoNodeFits)
+    assert "did not become ready for the claim before" in reason.message
+    plugin = node("plugin", gpus=1)
+    assert [placed.node for placed in decide(alone + plugin + again).placements] == ["plugin"]
+
+
+def avoiding(made: World, devices: tuple[tuple[str, str, str], ...], which: int | None = None) -> World:
+    """What is made for the pods of the gang, or for one of them, is not to have these devices."""
+    (whole,) = made.gangs
+    pods = (replace(one, avoids=devices) if which in (None, number) else one for number, one in enumerate(whole.pods))
+    return replace(made, gangs=(replace(whole, pods=tuple(pods)),))
+
+
 def test_three_that_want_whole_or_half_of_one_gpu_wait_and_it_is_proved() -> None:
     reason = decide(divided() + gang("three", pods=3, claims={"gpu": WHOLE_OR_HALF})).why("three")
     assert isinstance(reason, GangDoesNotFit)

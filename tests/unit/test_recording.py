@@ -96,12 +96,14 @@ def test_what_withdrawn_devices_drew_is_recorded() -> None:
     assert recording.load(recording.dump(found, now_ms=0, policy=POLICY)).snapshot() == seen
 
 
-def test_what_a_claim_avoids_is_recorded() -> None:
-    found = state(resource_claim("c"))
+def test_what_a_claim_avoids_or_what_is_made_for_a_pod_is_recorded() -> None:
+    found = state(resource_claim("c"), pod("p", uid="u1"))
     found.avoid("a/c", "uid-a-c", [("d", "p", "b"), ("d", "p", "a")])
+    found.avoid_for_pod("a/p", "u1", [("d", "p", "c")])
     data = recording.dump(found, now_ms=0, policy=POLICY)
     replayed = recording.load(data)
     assert replayed.snapshot().claims["a/c"].avoids == (("d", "p", "a"), ("d", "p", "b"))
+    assert replayed.snapshot().gangs[0].pods[0].avoids == (("d", "p", "c"),)
     assert recording.dump(replayed.state, now_ms=0, policy=POLICY) == data
 
 

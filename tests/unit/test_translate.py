@@ -416,6 +416,41 @@ def test_what_a_claim_is_to_avoid_is_told_until_it_is_forgiven_or_gone() -> None
     assert _now(found).claims["a/c"].avoids == ()
 
 
+def test_what_claims_made_for_a_pod_are_to_avoid_is_told_until_it_is_forgiven_or_the_pod_is_bound_or_gone() -> None:
+    found = state(pod("p", uid="p1"), pod("q", uid="q1"))
+    first, second = ("d", "p", "a"), ("d", "p", "b")
+
+    def told() -> dict[str, tuple[tuple[str, str, str], ...]]:
+        return {each.key: each.avoids for gang in _now(found).gangs for each in gang.pods}
+
+    found.avoid_for_pod("a/p", "p1", [second])
+    assert told() == {"a/p": (second,), "a/q": ()}
+    found.avoid_for_pod("a/p", "p1", [first])
+    assert told() == {"a/p": (first, second), "a/q": ()}
+    found.forgive_for_pod("a/p", "p1")
+    assert told() == {"a/p": (), "a/q": ()}
+    found.avoid_for_pod("a/p", "p1", [first])
+    found.assume_bound("a/p", "p1", "n1")
+    assert told() == {"a/p": (), "a/q": ()}
+    found.forget_pod("a/p")
+    assert told() == {"a/p": (first,), "a/q": ()}
+    found.apply(change(pod("p", uid="p1"), "DELETED"))
+    assert dict(found.avoided) == {}
+    found.apply(change(pod("p", uid="p2")))
+    assert told() == {"a/p": (), "a/q": ()}
+
+
+def test_nothing_is_remembered_to_be_avoided_by_what_is_gone_already() -> None:
+    found = state(resource_claim("c"), pod("p", uid="p2"))
+    version = found.version
+    for key, uid in (("a/c", "another"), ("a/d", "uid-a-d")):
+        found.avoid(key, uid, [("d", "p", "a")])
+    for key, uid in (("a/p", "p1"), ("a/q", "q1")):
+        found.avoid_for_pod(key, uid, [("d", "p", "a")])
+    assert dict(found.avoided) == {}
+    assert found.version == version
+
+
 def part(name: str, slices: int = 1) -> Document:
     """A device that takes so many slices of its board."""
     return {"name": name, "consumesCounters": [{"counterSet": "b", "counters": {"slices": {"value": str(slices)}}}]}
