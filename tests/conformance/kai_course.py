@@ -69,7 +69,7 @@ class Course:
 
 
 def run(case: Case) -> Course:
-    """Go through the case. Whatever it does, it does not raise."""
+    """Go through the case."""
     course = Course()
     if cannot := list(obstacles(case)):
         course.problems.append(f"cannot be expressed: {', '.join(cannot)}")
@@ -113,6 +113,7 @@ def _once(world: World, course: Course) -> None:
     gainers = {eviction.beneficiary for eviction in plan.evictions}
     evicted = {eviction.pod for eviction in plan.evictions}
     states = {key: standing.state for key, standing in world.tasks.items()}
+    course.told.extend(_elsewhere(world))
     world.pass_round(ending_go=True)
     following = _decide(world, course)
     started = {placement.pod for placement in following.placements} if following else set()
@@ -142,6 +143,7 @@ def _rounds(world: World, course: Course) -> None:
         course.problems.extend(_too_many(world.case, plan))
         world.pass_round()
     course.problems.extend(_differences(world, _now(world)))
+    course.told.extend(_elsewhere(world))
     for number in range(1, order.rounds_after_match + 1):
         plan = _decide(world, course)
         if plan is None or course.problems:
@@ -197,6 +199,15 @@ def _tell(plan: Plan) -> Iterator[str]:
         yield f"  evicts {eviction.pod} for {eviction.beneficiary} ({eviction.stage}, cost {eviction.cost})"
     for gang in plan.gangs:
         yield f"  {gang.gang}: {gang.verdict}{f', {gang.reason.message}' if gang.reason else ''}"
+
+
+def _elsewhere(world: World) -> Iterator[str]:
+    """Nodes that are not the expected ones, for whom it may concern."""
+    expect = world.case.expect or Expect()
+    for standing in world.tasks.values():
+        named = expect.tasks.get(standing.task.name) or expect.jobs.get(standing.job.name)
+        if named is not None and named.node and standing.node and standing.node != named.node:
+            yield f"{standing.task.name} is on {standing.node}, the peer's on {named.node}"
 
 
 def _now(world: World) -> dict[str, str]:
