@@ -1,8 +1,7 @@
 """Ledger: what is free as the plan grows; fork, keep or drop. The core's one mutable thing.
 
 It knows nodes (resources, host ports), devices, who holds which claim, who stands near whom, and what queues are
-charged. Nothing is ever
-undone by hand: an attempt works on a fork, or on nothing at all, and is kept or forgotten.
+charged. Nothing is ever undone by hand: an attempt works on a fork, or on nothing at all, and is kept or forgotten.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -102,6 +101,7 @@ class Ledger:
         for claim in claims:
             if claim.allocation is not None:
                 ledger._held[claim.key] = claim.allocation
+            if claim.reserved_for:
                 ledger._consumers[claim.key] = frozenset(claim.reserved_for)
         ledger._reaching = _shared_pools(by_name, inventory)
         return ledger

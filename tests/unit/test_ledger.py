@@ -52,6 +52,15 @@ def test_everybodys_pods_count_whoever_scheduled_them_until_they_are_done() -> N
     assert ledger_of(made).free("node-0")["cpu"] == 7000
 
 
+def test_a_claim_counts_its_consumers_also_while_it_holds_no_devices() -> None:
+    made = cluster(nodes=1, gpus=2, dra=True) + claim("c", ask(1))
+    (open_,) = made.claims.values()
+    made = replace(made, claims={open_.key: replace(open_, reserved_for=("one", "two"))})
+    ledger = ledger_of(made)
+    assert ledger.consumers(open_.key) == {"one", "two"}
+    assert ledger.held(open_.key) is None
+
+
 def test_taking_and_giving_back_ends_where_it_began() -> None:
     ledger = ledger_of(cluster(nodes=2, gpus=2, dra=True) + claim("c", ask(1)))
     (wanted,) = claim("c", ask(1)).claims.values()
