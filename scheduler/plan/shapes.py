@@ -231,6 +231,8 @@ class Shapes:
             entries: list[Hashable] = []
             for key in claims_of(pod):
                 held = self._held(key)
+                if held is None and key == pod.extended_claim:
+                    continue  # gone, or without devices: another one is made
                 if held is None:
                     claim = asks.setdefault(key, self._narrowed.get(key) or self._claims[key])
                     entries.append((list(asks).index(key), ask_shape(claim)))

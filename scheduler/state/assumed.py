@@ -51,7 +51,7 @@ class AssumedPod:
             if self.labels:
                 labels = {**(pod.metadata.labels or {}), **self.labels}
                 pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, labels=labels))
-        if self.extended_claim and pod.status.extended_resource_claim_status is None:
+        if self.extended_claim and _extended_claim(pod) != self.extended_claim:
             served = PodExtendedResourceClaimStatus(resource_claim_name=self.extended_claim)
             pod = msgspec.structs.replace(
                 pod, status=msgspec.structs.replace(pod.status, extended_resource_claim_status=served)
@@ -65,9 +65,15 @@ class AssumedPod:
         """Whether the pod as told has all of this already, or is another pod of that name."""
         return told.metadata.uid != self.uid or (
             (not self.node or bool(told.spec.node_name))
-            and (not self.extended_claim or told.status.extended_resource_claim_status is not None)
+            and (not self.extended_claim or _extended_claim(told) == self.extended_claim)
             and (not self.terminating or told.metadata.deletion_timestamp is not None)
         )
+
+
+def _extended_claim(pod: Pod) -> str:
+    """The name of the claim made for it; an earlier one may have been deleted since its status named that."""
+    served = pod.status.extended_resource_claim_status
+    return served.resource_claim_name if served is not None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

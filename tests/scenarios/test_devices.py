@@ -179,6 +179,18 @@ def test_a_claim_made_for_a_pod_goes_to_another_node_rather_than_to_a_device_tha
     assert [placed.node for placed in decide(alone + plugin + again).placements] == ["plugin"]
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["deleted", "without devices"])
+def test_a_pod_whose_made_claim_came_to_nothing_gets_another_one(left: bool) -> None:
+    """Its status goes on naming the claim."""
+    made = cluster(nodes=1, gpus=1, dra=True) + gpu_class(serves="nvidia.com/gpu")
+    if left:
+        made += claim("made", ask())
+    again = gang("again", gpus=1)
+    (whole,) = again.gangs
+    named = replace(whole, pods=tuple(replace(one, extended_claim="default/made") for one in whole.pods))
+    assert given(decide(made + replace(again, gangs=(named,)))) == {"again-0": ["node-0/gpu-0"]}
+
+
 def avoiding(made: World, devices: tuple[tuple[str, str, str], ...], which: int | None = None) -> World:
     """What is made for the pods of the gang, or for one of them, is not to have these devices."""
     (whole,) = made.gangs

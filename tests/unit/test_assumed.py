@@ -1,5 +1,7 @@
 """Our writes count at once, until the watch tells the same or something newer."""
 
+from typing import Any
+
 from scheduler.api import kinds
 from scheduler.api.changes import deleted
 from scheduler.api.core import Pod
@@ -186,6 +188,26 @@ def test_a_binding_is_noticed_while_something_else_of_the_pod_is_not_seen_yet() 
     assert found.overdue(before_ms=1000) == ("Pod/a/p",)
     found.apply(change(merged(bound, metadata={"resourceVersion": "7"}), "MODIFIED"))
     assert found.confirmed == 1
+
+
+def test_the_claim_that_was_made_last_counts_although_the_status_names_an_earlier_one_still() -> None:
+    def naming(claim: str, version: str) -> dict[str, Any]:
+        status = {"extendedResourceClaimStatus": {"resourceClaimName": claim, "requestMappings": []}}
+        return merged(P, metadata={"resourceVersion": version}, status=status)
+
+    def named() -> str:
+        served = shown(found).status.extended_resource_claim_status
+        assert served is not None
+        return served.resource_claim_name
+
+    found = state(naming("first", "6"))
+    found.assume_extended_claim("a/p", "u1", "second", now_ms=10)
+    assert named() == "second"
+    found.apply(change(naming("first", "7"), "MODIFIED"))
+    assert named() == "second"
+    assert found.overdue(before_ms=1000) == ("Pod/a/p",)
+    found.apply(change(naming("second", "8"), "MODIFIED"))
+    assert (named(), found.overdue(before_ms=1000)) == ("second", ())
 
 
 def test_what_a_claim_avoids_goes_with_it_if_another_of_its_name_is_told_next() -> None:
