@@ -17,7 +17,7 @@ import structlog
 from scheduler.api import changes, core, dra, kinds
 from scheduler.commit.attempts import NotLeading, Patience, WriteRefused
 from scheduler.commit.claims import Claims
-from scheduler.commit.documents import binding_conditions, is_made
+from scheduler.commit.documents import binding_conditions, is_made, placeholder
 from scheduler.commit.fence import Fence
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import BindFailed, CommitFailed, EvictionOutcome, GangOutcome, LeadershipLost, Withdrawn
@@ -137,7 +137,7 @@ class Committer:
                 async with self._slots.report():
                     document = await self._client.get_raw(kind, namespace, plain)
             except ApiError as error:
-                if error.not_found:
+                if error.not_found and name not in self._under_way:
                     self._state.apply(changes.deleted(kind, key))
                 continue
             change = changes.read(kind, document, "MODIFIED")
@@ -369,7 +369,9 @@ class Committer:
 
 
 def _subjects(gang: GangWrites) -> list[str]:
-    return [*(f"Pod/{bind.pod}" for bind in gang.binds), *(f"ResourceClaim/{write.claim}" for write in gang.claims)]
+    """What is written, and the names under which claims that are being made count until they are."""
+    claims = [*(write.claim for write in gang.claims), *map(placeholder, gang.making)]
+    return [*(f"Pod/{bind.pod}" for bind in gang.binds), *(f"ResourceClaim/{key}" for key in claims)]
 
 
 async def _withdrawn(gang: str, problem: str) -> GangOutcome:

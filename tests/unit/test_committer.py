@@ -695,6 +695,24 @@ async def test_what_is_being_written_is_not_looked_up(world: World):
     await asyncio.gather(*commits)
 
 
+async def test_the_devices_of_a_claim_that_is_still_being_made_stay_given_however_long_that_takes(world: World):
+    await world.pod("p")
+    snapshot = await world.snapshot()
+    committer = world.committer()
+    seen: list[list[str]] = []
+
+    async def look_again() -> None:
+        await committer.look_again(world.state.overdue(10**15))
+        claims = [claim for _, claim in world.state.objects(kinds.RESOURCE_CLAIM)]
+        seen.append([each.device for claim in claims for each in claim.status.allocation.devices.results])
+
+    world.meddle(("POST resourceclaims", Around(before=look_again)))
+    (outcome,) = await committer.commit(Plan(now_ms=0, placements=(extended(world, "p"),)), snapshot)
+
+    assert outcome.reason is None
+    assert seen == [["gpu-0"]]
+
+
 async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
     snapshot, plan = await two_pods(world)
     await world.committer().commit(plan, snapshot)
