@@ -230,8 +230,13 @@ class Claims:
                 self._forget(key, uid)
                 return
             leaving = frozenset(pod for pod in pods if not spare(pod))
-            if leaving:
-                await self._release(claim, leaving)
+            try:
+                if leaving:
+                    await self._release(claim, leaving)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                self._forget(key, uid)
 
         patience = self._patience if attempts is None else replace(self._patience, attempts=attempts)
         async with lock:
@@ -388,10 +393,10 @@ class Claims:
         return int(self._now().timestamp() * 1000)
 
     def _age(self, claim: Document) -> float:
-        """Seconds since the claim was allocated; 0 if nobody wrote down when."""
+        """Seconds since the claim was allocated; 0 if nobody wrote down when, or a clock was set back since."""
         allocation = allocation_of(claim)
         text = allocation.allocation_timestamp if allocation is not None else None
-        return (self._now() - datetime.fromisoformat(text)).total_seconds() if text else 0.0
+        return max((self._now() - datetime.fromisoformat(text)).total_seconds(), 0.0) if text else 0.0
 
 
 def _refuse_unusable(claim: Document, write: ClaimWrite) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class World:
         self.client = client
         self.direct = direct
         self.leads = True
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.state = ClusterState((kinds.POD, kinds.NODE, kinds.RESOURCE_CLAIM))
         self.pods: dict[str, list[str]] = {}
         self.shared: set[str] = set()
@@ -141,7 +142,7 @@ class World:
             gangs_in_flight=8,
             patience=Patience(**{"attempts": 4, "backoff_seconds": 0.001, **patience}),
             may_write=lambda: self.leads,
-            now=lambda: datetime.now(UTC),
+            now=lambda: self.now(),
         )
 
     @property
@@ -567,6 +568,40 @@ async def test_binding_conditions_are_waited_for_only_so_long(world: World):
     assert outcome.reason is not None
     assert "waited 0.05 s for condition attached" in outcome.reason.message
     assert await world.holds("c") == ([], [])
+
+
+async def test_binding_conditions_are_not_waited_for_longer_when_the_clock_is_set_back(world: World):
+    await world.claim("c")
+    await world.pod("p", "c")
+    snapshot = await world.snapshot()
+    part = world.give("c", "gpu-0", binding_conditions=("attached",), binding_failure_conditions=("broken",))
+    world.now = lambda: datetime.now(UTC) + timedelta(hours=1)
+
+    async def set_back() -> None:
+        world.now = lambda: datetime.now(UTC)
+
+    world.meddle(("PUT resourceclaims/c/status", Around(after=set_back)))
+    committer = world.committer(binding_conditions_seconds=0.05)
+    async with asyncio.timeout(30):
+        (outcome,) = await committer.commit(Plan(now_ms=0, placements=(world.place("p", part),)), snapshot)
+    assert outcome.reason is not None
+    assert "waited 0.05 s for condition attached" in outcome.reason.message
+
+
+async def test_a_claim_that_goes_while_it_is_being_released_is_released(world: World):
+    snapshot, plan = await two_pods(world)
+    committer = world.committer()
+    await committer.commit(plan, snapshot)
+    uid = (await world.stored("c-p0"))["metadata"]["uid"]
+
+    async def goes() -> None:
+        claim = await world.stored("c-p0")
+        claim["metadata"]["finalizers"] = []
+        await world.direct.replace(kinds.RESOURCE_CLAIM, NAMESPACE, "c-p0", claim)
+        await world.direct.delete(kinds.RESOURCE_CLAIM, NAMESPACE, "c-p0")
+
+    world.meddle(("PUT resourceclaims/c-p0/status", Around(before=goes)))
+    await committer.claims.release("default/c-p0", uid, {world.uid("p0")})
 
 
 async def report(world: World, condition: str) -> None:
