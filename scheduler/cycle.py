@@ -252,7 +252,10 @@ class Cycle:
         if not self._state.avoided:
             return
         nowhere = {decision.gang for decision in plan.gangs if isinstance(decision.reason, _NO_PLACE)}
-        pods = (pod for gang in snapshot.gangs if gang.key in nowhere for pod in gang.pods)
+        pods = [pod for gang in snapshot.gangs if gang.key in nowhere for pod in gang.pods]
+        for pod in pods:
+            if pod.avoids:
+                self._state.forgive_for_pod(pod.key, pod.uid)
         wanted = dict.fromkeys(entry.claim for pod in pods for entry in pod.claims if entry.claim)
         for claim in filter(None, map(snapshot.claims.get, wanted)):
             if claim.avoids:

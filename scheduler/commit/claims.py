@@ -196,7 +196,14 @@ class Claims:
                 ) from None
 
     def _avoid(self, claim: Document) -> None:
-        self._state.avoid(key_of(claim), claim["metadata"]["uid"], unready_devices(claim))
+        """One that was made for a pod is deleted with its reservation: the pod remembers for the next."""
+        metadata, devices = claim["metadata"], unready_devices(claim)
+        if not is_made(claim):
+            self._state.avoid(key_of(claim), metadata["uid"], devices)
+            return
+        for owner in metadata.get("ownerReferences") or ():
+            if owner.get("controller"):
+                self._state.avoid_for_pod(f"{metadata['namespace']}/{owner['name']}", owner["uid"], devices)
 
     def changed(self, key: str) -> None:
         """The watch has seen the claim change: look at its binding conditions again."""

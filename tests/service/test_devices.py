@@ -48,6 +48,21 @@ async def claim_template(cluster: Cluster, name: str, request: str) -> None:
     )
 
 
+def asking(name: str, resource: str) -> str:
+    """A pod that asks for one of an extended resource."""
+    return f"""
+        apiVersion: v1
+        kind: Pod
+        metadata: {{name: {name}, namespace: default}}
+        spec:
+          schedulerName: tutti
+          containers:
+          - name: main
+            image: example.com/trainer:v1
+            resources: {{limits: {{{resource}: "1"}}}}
+        """
+
+
 async def results(cluster: Cluster) -> list[dict[str, Any]]:
     """What all claims hold."""
     claims, _ = await cluster.client.list(kinds.RESOURCE_CLAIM, "default")
@@ -143,21 +158,25 @@ async def test_a_pod_is_bound_when_its_device_has_been_made_ready(cluster: Clust
     await cluster.running("default", 1)
 
 
-async def test_a_device_that_does_not_become_ready_is_not_the_next_choice(cluster: Cluster) -> None:
+@pytest.mark.parametrize("extended", [False, True], ids=["claimed", "extended"])
+async def test_a_device_that_does_not_become_ready_is_not_the_next_choice(cluster: Cluster, extended: bool) -> None:
+    """Nor of the next claim, where the pod asks for an extended resource and each try has a claim of its own."""
     await cluster.needs_gate("DRADeviceBindingConditions")
+    if extended:
+        await cluster.needs_gate("DRAExtendedResource")
     (node,) = await cluster.add_nodes("cpu")
     conditions = "bindsToNode: true, bindingConditions: [Attached], bindingFailureConditions: [Broken]"
     await publish(cluster, node, f"[{{name: first, {conditions}}}, {{name: second, {conditions}}}]")
     await device_class(cluster, "attached", f'device.driver == "{DRIVER}"')
     await claim_template(cluster, "gpus", "{name: gpus, exactly: {deviceClassName: attached}}")
-    await cluster.apply(gang("one", 1))
+    await cluster.apply(asking("one", "deviceclass.resource.kubernetes.io/attached") if extended else gang("one", 1))
     for device, condition in (("first", "Broken"), ("second", "Attached")):
 
         def given(claims: Objects, device: str = device) -> bool:
             return any(held[2] == device for claim in claims.values() for held in allocated(claim))
 
-        claims = await cluster.until(kinds.RESOURCE_CLAIM, given, f"the claim has device {device}")
-        (claim,) = claims.values()
+        claims = await cluster.until(kinds.RESOURCE_CLAIM, given, f"a claim has device {device}")
+        (claim,) = (each for each in claims.values() if given({"": each}))
         told = {
             "type": condition,
             "status": "True",
@@ -179,22 +198,8 @@ async def test_every_class_serves_a_resource_of_its_own(cluster: Cluster) -> Non
     await publish(cluster, node, "[{name: a}, {name: b}]")
     await device_class(cluster, "parts", f'device.driver == "{DRIVER}"')
     resource = "deviceclass.resource.kubernetes.io/parts"
-    pods = "\n---".join(
-        f"""
-        apiVersion: v1
-        kind: Pod
-        metadata: {{name: {name}, namespace: default}}
-        spec:
-          schedulerName: tutti
-          containers:
-          - name: main
-            image: example.com/trainer:v1
-            resources: {{limits: {{{resource}: "1"}}}}
-        """
-        for name in ("first", "second")
-    )
     async with verified(cluster.client):
-        await cluster.apply(pods)
+        await cluster.apply("\n---".join(asking(name, resource) for name in ("first", "second")))
         await cluster.running("default", 2)
     assert sorted(each["device"] for each in await results(cluster)) == ["a", "b"]
     pods_then, _ = await cluster.client.list(kinds.POD, "default")

@@ -615,11 +615,27 @@ async def report(world: World, condition: str) -> None:
     await world.direct.replace(kinds.RESOURCE_CLAIM, NAMESPACE, "c", claim, subresource="status")
 
 
-def extended(world: World, pod: str, device: str = "gpu-0") -> Placement:
+async def test_what_a_made_claim_waited_for_in_vain_is_avoided_for_its_pod(world: World):
+    """The claim goes with its reservation; the next that is made for the pod has another uid."""
+    await world.pod("p")
+    snapshot = await world.snapshot()
+    placement = extended(world, "p", binding_conditions=("attached",), binding_failure_conditions=("broken",))
+    committer = world.committer(binding_conditions_seconds=0.05)
+
+    (outcome,) = await committer.commit(Plan(now_ms=0, placements=(placement,)), snapshot)
+
+    assert outcome.reason is not None
+    assert "waited 0.05 s for condition attached" in outcome.reason.message
+    claims, _ = await world.direct.list(kinds.RESOURCE_CLAIM)
+    assert claims == []
+    assert world.state.avoided == {world.uid("p"): {("gpu.example", "n1", "gpu-0")}}
+
+
+def extended(world: World, pod: str, device: str = "gpu-0", **fields: Any) -> Placement:
     spec = msgspec.json.decode(msgspec.json.encode(SPEC), type=ResourceClaimSpec)
     mapping = ExtendedMapping(container="main", resource="example.com/gpu", request="gpu")
     return world.place(
-        pod, ClaimAllocation(name="", claim="", allocation=given(device), make=spec, mappings=(mapping,))
+        pod, ClaimAllocation(name="", claim="", allocation=given(device, **fields), make=spec, mappings=(mapping,))
     )
 
 

@@ -434,6 +434,20 @@ async def test_devices_that_a_claim_avoids_are_forgiven_where_there_are_no_other
     assert world.server.bound == ["p"]
 
 
+async def test_devices_that_are_avoided_for_a_pod_are_forgiven_where_there_are_no_others(world: World):
+    extended = manifests.merged(manifests.device_class(), spec={"extendedResourceName": "nvidia.com/gpu"})
+    world.add(*manifests.h100_node("gpus", gpus=1), extended, manifests.pod("p", gpus=1, uid="p1"))
+    avoided = ("gpu.nvidia.com", "gpus", "gpu-0")
+    world.state.avoid_for_pod("a/p", "p1", [avoided])
+
+    report = await world.cycle.run_once()
+
+    ((one,),) = (gang.pods for gang in report.snapshot.gangs)
+    assert one.avoids == (avoided,)
+    assert report.plan.placements == ()
+    assert world.state.avoided == {}
+
+
 async def test_devices_that_a_claim_avoids_are_forgiven_where_the_others_are_too_much_for_its_queue(world: World):
     small, large = manifests.gpu(0, memory="10Gi"), manifests.gpu(1, memory="80Gi")
     world.add(
