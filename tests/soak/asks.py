@@ -16,7 +16,9 @@ SHARES, LINKS, EXTENDED = "DRAConsumableCapacity", "DRADeviceBindingConditions",
 
 _GPU, _MIG = {"deviceClassName": "gpu.nvidia.com"}, {"deviceClassName": "mig.nvidia.com"}
 _CARD, _LINK = {"deviceClassName": "card"}, {"deviceClassName": "link"}
-_GPU_CLASS, _MIG_CLASS = (IMPLICIT_EXTENDED_RESOURCE_PREFIX + kind["deviceClassName"] for kind in (_GPU, _MIG))
+_GPU_CLASS, _MIG_CLASS, _CARD_CLASS, _LINK_CLASS = (
+    IMPLICIT_EXTENDED_RESOURCE_PREFIX + kind["deviceClassName"] for kind in (_GPU, _MIG, _CARD, _LINK)
+)
 _GPU_NAME = "nvidia.com/gpu"
 
 
@@ -77,6 +79,8 @@ ASKS: tuple[Ask, ...] = (
         containers=({_GPU_NAME: "1"},),
         gates=(EXTENDED, SHARES),
     ),
+    Ask(name="class-of-cards", containers=({_CARD_CLASS: "1"},), gates=(EXTENDED, SHARES), weight=1),
+    Ask(name="class-of-links", containers=({_LINK_CLASS: "1"},), gates=(EXTENDED, LINKS), weight=2),
     Ask(name="link", requests=_exactly(_LINK), gates=(LINKS,)),
     Ask(name="links", requests=_exactly(_LINK, 2), gates=(LINKS,), weight=1),
     Ask(name="link-and-gpu", requests=_exactly(_LINK) + _exactly(_GPU), gates=(LINKS,), weight=1),

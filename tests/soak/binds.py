@@ -15,7 +15,8 @@ from tests.soak.judge import Awake
 
 MOST_FAILED_SECONDS = 30.0
 MOST_FAILURES = 6
-"""How often one device may fail one claim: whoever leads anew does not know what failed under another."""
+"""How often one device may fail one claim, or one pod for which claims are made: whoever leads anew does not know what
+failed under another, and where there is nothing else what failed is tried again."""
 
 
 class _Bound(NamedTuple):
@@ -151,7 +152,7 @@ class Binds:
             self._failing[key] = self._awake.seconds
         if after is None:
             return
-        uid = after["metadata"]["uid"]
+        uid = _wanting(after)
         for device in sorted(failed - failed_before):
             self.figures["failures"] += 1
             counts = self._failed.setdefault(uid, Counter())
@@ -190,6 +191,12 @@ def forgotten(claims: list[Document], pods: list[Document]) -> list[str]:
 def _is_made(claim: Document) -> bool:
     annotations = claim["metadata"].get("annotations") or {}
     return bool(annotations.get(EXTENDED_RESOURCE_CLAIM_ANNOTATION) == "true")
+
+
+def _wanting(claim: Document) -> str:
+    """Who goes on wanting devices when some have failed: the claim, or the pod for which another one is made."""
+    owners = claim["metadata"].get("ownerReferences") or ()
+    return str(owners[0]["uid"] if _is_made(claim) and owners else claim["metadata"]["uid"])
 
 
 def _claim_names(pod: Document) -> Iterable[str]:

@@ -211,6 +211,23 @@ def test_a_claim_whose_device_has_failed_is_to_be_tried_elsewhere():
     assert judge.figures["tried again with the same"] == MOST_FAILURES
 
 
+def test_what_failed_for_a_pod_counts_whichever_claim_was_made_for_it():
+    judge = Binds(Awake())
+    for number in range(MOST_FAILURES + 1):
+        assert judge.problems == []
+        made_again = made(1)
+        made_again["metadata"] |= {"name": f"made-{number}", "uid": f"uid-{number}"}
+        judge.see_claim("ADDED", {**made_again, "status": {}})
+        held = {"request": "part-0", "driver": "d", "pool": "n1", "device": "gpu-0", **FAILS}
+        broken = {"driver": "d", "pool": "n1", "device": "gpu-0", "conditions": told("Broken")[0]["conditions"]}
+        status = {"allocation": {"devices": {"results": [held]}}}
+        judge.see_claim("MODIFIED", {**made_again, "status": status})
+        judge.see_claim("MODIFIED", {**made_again, "status": {**status, "devices": [broken]}})
+        judge.see_claim("DELETED", made_again)
+    (problem,) = judge.problems
+    assert problem.endswith(f"was given device d/n1/gpu-0 again after it had failed {MOST_FAILURES} times")
+
+
 def test_a_claim_made_for_extended_resources_goes_with_its_pod():
     assert forgotten([made(2)], [pod(1, phase="Running")]) == []
     problem = ["claim made, made for extended resources, outlives its pod"]
