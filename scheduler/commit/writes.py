@@ -5,13 +5,13 @@ status write with allocation and reservation; the pods' extendedResourceClaimSta
 and the volumes' bindings; then the binds. Every claim stands before the first bind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
 from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
 from scheduler.model.errors import InvariantError
-from scheduler.model.plan import ExtendedMapping, Placement, Plan
+from scheduler.model.plan import ClaimAllocation, ExtendedMapping, Placement, Plan
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, Pod
 
@@ -101,22 +101,25 @@ def writes(plan: Plan, snapshot: Snapshot) -> tuple[GangWrites, ...]:
 
     Raises InvariantError for a plan that cannot be carried out: a claim without devices or with two sets of them, a pod
     whose claim is not decided, more consumers than a claim may have, gangs that wait for one another's claims."""
-    wanted = _allocations(plan, snapshot.claims)
     pods = {pod.key: pod for gang in snapshot.gangs for pod in gang.pods}
     gangs: dict[str, list[Placement]] = {}
     for placement in plan.placements:
-        _check_claims(placement, pods.get(placement.pod))
-        gangs.setdefault(placement.gang, []).append(placement)
+        pod = pods.get(placement.pod)
+        if pod is None:
+            raise InvariantError(f"the plan places pod {placement.pod}, which is in no gang of its snapshot")
+        _check_claims(placement, pod)
+        gangs.setdefault(placement.gang, []).append(_with_made_earlier(placement, pod, snapshot.claims))
+    wanted = _allocations([placement for placements in gangs.values() for placement in placements], snapshot.claims)
     paths = _queue_paths(snapshot)
     return _allocators_first(
         [_gang_writes(gang, gangs[gang], wanted, snapshot.claims, paths.get(gang, "")) for gang in sorted(gangs)]
     )
 
 
-def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, AllocationResult]:
-    """What every claim of the plan holds in the end, by claim key."""
+def _allocations(placements: Sequence[Placement], claims: Mapping[str, Claim]) -> dict[str, AllocationResult]:
+    """What every claim of these placements holds in the end, by claim key."""
     wanted: dict[str, AllocationResult] = {}
-    for placement in plan.placements:
+    for placement in placements:
         for part in placement.claims:
             if part.allocation is None or part.make is not None:
                 continue
@@ -126,7 +129,7 @@ def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, Allocatio
         held = claims[key].allocation if key in claims else None
         if held is not None:
             raise InvariantError(f"the plan allocates ResourceClaim {key}, which is allocated already")
-    for placement in plan.placements:
+    for placement in placements:
         for part in placement.claims:
             if part.make is None and part.claim not in wanted:
                 held = claims[part.claim].allocation if part.claim in claims else None
@@ -136,9 +139,17 @@ def _allocations(plan: Plan, claims: Mapping[str, Claim]) -> dict[str, Allocatio
     return wanted
 
 
-def _check_claims(placement: Placement, pod: Pod | None) -> None:
-    if pod is None:
-        raise InvariantError(f"the plan places pod {placement.pod}, which is in no gang of its snapshot")
+def _with_made_earlier(placement: Placement, pod: Pod, claims: Mapping[str, Claim]) -> Placement:
+    """The pod also joins the claim that another commit, perhaps another scheduler's, made for its extended resources:
+    that has to be there, reserved and ready before the bind as any other."""
+    held = claims.get(pod.extended_claim)
+    if held is None or held.allocation is None or any(part.make is not None for part in placement.claims):
+        return placement
+    joined = ClaimAllocation(name="", claim=held.key, claim_uid=held.uid)
+    return replace(placement, claims=(*placement.claims, joined))
+
+
+def _check_claims(placement: Placement, pod: Pod) -> None:
     decided = {part.claim for part in placement.claims if part.make is None}
     missing = [claim.name for claim in pod.claims if claim.needed and claim.claim not in decided]
     if missing:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -699,6 +700,34 @@ async def test_a_made_claim_left_by_a_dead_scheduler_on_other_devices_is_replace
     (claim,), _ = await world.direct.list(kinds.RESOURCE_CLAIM)
     assert claim["metadata"]["uid"] != left["metadata"]["uid"]
     assert await world.holds(claim["metadata"]["name"]) == (["gpu-1"], ["p"])
+
+
+async def test_a_made_claim_left_by_a_dead_scheduler_is_waited_for_until_its_devices_are_ready(world: World):
+    await world.pod("p")
+    snapshot = await world.snapshot()
+    part = extended(world, "p").claims[0]
+    assert part.allocation is not None
+    waiting = given("gpu-0", binding_conditions=("attached",), binding_failure_conditions=("broken",))
+    first = world.committer()
+    (killed,) = first.begin(Plan(now_ms=0, placements=(world.place("p", replace(part, allocation=waiting)),)), snapshot)
+    while first.in_flight.get("default/train") != "waiting for its devices to become ready":
+        await asyncio.wait({killed}, timeout=0.01)
+    killed.cancel()
+    await asyncio.wait({killed})
+    (left,), _ = await world.direct.list(kinds.RESOURCE_CLAIM)
+    world.state = ClusterState(world.state.kinds)
+    snapshot = await world.snapshot()
+    (gang,) = snapshot.gangs
+    named = tuple(replace(pod, extended_claim=f"default/{left['metadata']['name']}") for pod in gang.pods)
+    snapshot = replace(snapshot, gangs=(replace(gang, pods=named),))
+
+    second = world.committer(binding_conditions_seconds=0.05)
+    (outcome,) = await second.commit(Plan(now_ms=0, placements=(world.place("p"),)), snapshot)
+
+    assert outcome.reason is not None
+    assert "for condition attached of device gpu.example/n1/gpu-0" in outcome.reason.message
+    assert await world.node_of("p") == ""
+    assert (await world.direct.list(kinds.RESOURCE_CLAIM))[0] == []
 
 
 async def test_a_stray_claim_is_released_unless_its_pod_is_bound_after_all(world: World):

@@ -59,6 +59,23 @@ def test_a_pod_without_claims_is_only_bound():
     assert gang.binds == (Bind(pod="a/p", uid="uid-p", node="n1", queue="q"),)
 
 
+def test_a_pod_joins_the_claim_that_was_made_for_it_under_another_leader():
+    """Its devices may not be ready yet: nothing is known of that but what the claim says."""
+    named = replace(pod("p"), extended_claim="a/made")
+    held = claim("made", allocation=devices("gpu-0"))
+    (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), world(named, claims=(held,)))
+    (write,) = gang.claims
+    assert (write.claim, write.uid, write.first) == ("a/made", "uid-made", False)
+    assert write.consumers == (Consumer(pod="a/p", uid="uid-p"),)
+
+
+def test_a_pod_does_not_join_a_claim_that_it_still_names_and_that_is_gone():
+    named = replace(pod("p"), extended_claim="a/made")
+    for claims in ((), (claim("made"),)):
+        (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), world(named, claims=claims))
+        assert gang.claims == ()
+
+
 def test_a_binding_tells_which_queue_pays_and_those_above_it():
     queues = (Queue(name="top", parent=None), Queue(name="org", parent="top"), Queue(name="q", parent="org"))
     (gang,) = writes(Plan(now_ms=0, placements=(place("p"),)), replace(world(pod("p")), queues=queues))
