@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.dra.cel.library import WITH_LISTS
@@ -18,6 +19,10 @@ from scheduler.dra.cel.selectors import (
     cel_device,
     compile_selector,
 )
+from scheduler.dra.devices import Device, Features, read_slice
+from scheduler.dra.verdicts import Failure, verdict
+from tests.published import device as published
+from tests.published import slice_of
 
 # Outcome of an expression: its value, or how it fails.
 REFUSED, FAILED = "refused", "failed"
@@ -205,6 +210,102 @@ def test_devices_of_equal_fingerprint_get_the_same_verdict(expression: str, one:
         kinds = [(type(one.attributes[d].get(i)), type(two.attributes[d].get(i))) for d, i in read]
         if all(a is b for a, b in kinds):
             assert selector.fingerprint(one) == selector.fingerprint(two)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """Ways to one attribute: names that are written, computed, bound, folded over or asked for optionally."""
+
+    domains: Text
+    bools: Text
+
+    @classmethod
+    def simple(cls) -> "Lookups":
+        written = st.sampled_from(['"d"', '"e"'])
+        computed = st.sampled_from(['("d" + "")', "device.driver", 'device.attributes["d"].?text.orValue("e")'])
+        keys = written | computed | st.builds("(device.allowMultipleAllocations ? {} : {})".format, written, computed)
+        whole = st.sampled_from(
+            ["device.attributes", "[device][0].attributes", 'device["attributes"]', '{"k": device}["k"].attributes']
+        )
+        domains = (
+            st.builds("{}[{}]".format, whole, keys)
+            | st.builds("cel.bind(k, {}, device.attributes[k])".format, keys)
+            | st.builds("cel.bind(m, {}, m[{}])".format, whole, keys)
+            | st.builds("{}[?{}].orValue(device.attributes[{}])".format, whole, keys, keys)
+            | st.sampled_from(["device.attributes.d", "[device.attributes.d][0]", "device.capacity[device.driver]"])
+        )
+        return cls(domains=domains, bools=keys.map("{} in device.attributes".format))
+
+    def deeper(self) -> "Lookups":
+        domains, bools = self.domains, self.bools
+        names = st.sampled_from(['"number"', '"num" + "ber"', 'device.attributes["d"].?text.orValue("number")'])
+        found = (
+            st.builds("{}.{}".format, domains, st.sampled_from(["number", "?number.orValue(1)", "list[0]"]))
+            | st.builds("{}[{}]".format, domains, names)
+            | st.builds("{}[?{}].orValue(2)".format, domains, names)
+            | st.builds("optional.of({}).optMap(o, o.number).orValue(1)".format, domains)
+        )
+        asked = (
+            st.builds("{} == {}".format, found, st.integers(1, 2))
+            | st.builds("{} in {}".format, names, domains)
+            | domains.map("has({}.number)".format)
+            | domains.map("{}.exists(n, n == 'number')".format)
+            | domains.map("{}.exists(n, device.attributes.d[n] == 1)".format)
+            | domains.map("size({}) > 1".format)
+            | st.builds("[{}, 1].exists(x, x == 2)".format, found)
+            | st.builds("cel.bind(unused, {}, {})".format, found, bools)
+            | bools.map("['d', 'e'].exists(k, device.attributes[k].?number.orValue(1) == 2 && {})".format)
+        )
+        return Lookups(domains=domains, bools=bools | asked | infix(["&&", "||"], asked) | asked.map("!({})".format))
+
+
+LOOKUPS = Lookups.simple().deeper().deeper()
+
+
+@st.composite
+def published_devices(draw: st.DrawFn) -> list[Device]:
+    options: dict[str, st.SearchStrategy[Any]] = {
+        name: st.sampled_from([1, 2]) for name in ("number", "e/number", "d/number")
+    }
+    options |= {"text": st.sampled_from(["number", "e"]), "list": st.sampled_from([("a",), ("b", "c")])}
+    made: list[Device] = []
+    for _ in range(draw(st.integers(2, 6))):
+        capacity = draw(st.none() | st.just({"number": "1"}))
+        its = published(
+            "x", draw(st.fixed_dictionaries({}, optional=options)), capacity=capacity, shared=draw(st.booleans())
+        )
+        made += read_slice(slice_of("n1", its, driver=draw(st.sampled_from(["d", "e"])))).devices
+    return made
+
+
+@settings(max_examples=300, deadline=None)
+@given(expression=LOOKUPS.bools, devices=published_devices())
+@example(
+    expression="device.attributes[device.driver].number == 1",
+    devices=[
+        device
+        for n in (2, 1)
+        for device in read_slice(slice_of("n1", published("x", {"number": n}), driver="d")).devices
+    ],
+)
+def test_a_verdict_that_was_kept_is_the_one_that_a_new_look_gives(expression: str, devices: list[Device]) -> None:
+    try:
+        selector = compile_selector(expression, list_attributes=True)
+    except CelCompileError:
+        assume(False)
+    for device in devices:
+        told = device.published
+        seen = cel_device(
+            device.id.driver,
+            {name: msgspec.to_builtins(value) for name, value in (told.attributes or {}).items()},
+            {name: msgspec.to_builtins(value) for name, value in (told.capacity or {}).items()},
+            told.allow_multiple_allocations,
+        )
+        kept = verdict((expression,), device, Features())
+        try:
+            assert kept == selector.matches(seen)
+        except CelRuntimeError:
+            assert isinstance(kept, Failure)
 
 
 # --- amounts and versions

@@ -59,7 +59,8 @@ class _Walk:
                 if isinstance(node.index, Literal) and isinstance(node.index.value, str):
                     return self._below(base, node.index.value)
                 self.use(node.index, scope)
-                return base
+                if base is not None:  # any of what is below, and which one it is nobody knows: no step may follow
+                    self._found.add(base)
             case Bind():
                 value = self._path(node.value, scope)
                 return self._path(node.body, scope | {node.name: value})
