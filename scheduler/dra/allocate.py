@@ -16,7 +16,7 @@ from scheduler.dra.items import Item
 from scheduler.dra.matching import Matching
 from scheduler.dra.options import Choice, Options, Request, Trouble
 from scheduler.dra.pools import Inventory
-from scheduler.dra.requests import Problem, Question
+from scheduler.dra.requests import Problem, Question, Want
 from scheduler.dra.room import OutOfSteps, Room
 from scheduler.dra.search import Search
 from scheduler.model.nodes import Node
@@ -269,7 +269,7 @@ class _FirstFit:
                 if number <= last:
                     continue
                 if number in failures:
-                    if self._options.room.is_free(option.want, number):
+                    if self._comes_up(request.claim, option.want, number):
                         failure = (number, failures[number])
                         raise _Refusal(self._options.fail(request.claim, option.want.request, failure))
                     continue
@@ -280,6 +280,17 @@ class _FirstFit:
             else:
                 return None
         return _pin(request, option, taken, ())
+
+    def _comes_up(self, claim: int, want: Want, number: int) -> bool:
+        """Whether a device is looked at: one that nobody else has, and that this search has not given away before."""
+        room = self._options.room
+        if not room.is_free(want, number):
+            return False
+        return room.view.devices[number].shareable or not any(
+            number in earlier.choices[0].item.pinned
+            for earlier in self._pinned
+            if not want.admin or earlier.claim == claim
+        )
 
     def _has_answer(self, pinned: Request, later: Sequence[Request]) -> bool:
         return _Alternatives(self._options, (*self._pinned, pinned, *later)).run() is not None

@@ -361,6 +361,24 @@ def test_a_failing_selector_does_not_matter_where_an_earlier_device_serves():
     assert isinstance(ask(inventory(slice_of("n1", last, gpu(0))), picky), Refused)
 
 
+def test_a_failing_selector_does_not_matter_on_a_device_that_an_earlier_request_has():
+    plain, model_a = device("plain"), device("a", {"model": "A"})
+    picky = request("picky", f"device.attributes['{DRIVER}'].model == 'A'", of="any")
+    found = inventory(slice_of("n1", plain, model_a))
+    assert names(ask(found, claim("c", request("one", of="any"), picky))) == [["plain", "a"]]
+    assert names(ask(found, claim("c", request("one", of="any")), claim("d", picky))) == [["plain"], ["a"]]
+    assert isinstance(ask(found, claim("c", picky, request("one", of="any"))), Refused), "its turn comes first"
+
+
+def test_a_failing_selector_matters_on_a_device_that_another_claim_sees_for_an_admin():
+    picky = f"device.attributes['{DRIVER}'].model == 'A'"
+    found = inventory(slice_of("n1", device("plain"), device("a", {"model": "A"})))
+    sees = request("sees", picky, of="any", admin=True)
+    assert names(ask(found, claim("c", request("one", of="any", admin=True), sees, admin=True))) == [["plain", "a"]]
+    other = claim("d", request("one", of="any", admin=True), admin=True)
+    assert isinstance(ask(found, other, claim("c", sees, admin=True)), Refused)
+
+
 def test_an_invalid_pool_is_named_when_nothing_else_serves():
     twice = slice_of("n1", gpu(0), name="a", of=2), slice_of("n1", gpu(0), name="b", of=2)
     answer = ask(inventory(*twice), claim("c"))
