@@ -46,7 +46,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """A request and those of its alternatives that the node could serve by themselves, in the user's order."""
+    """A request and those of its alternatives that the node could serve by themselves, in the user's order.
+
+    They end before one of which nobody can say what it would take; upstream the whole request is an error then.
+    """
 
     claim: int
     name: str
@@ -116,6 +119,8 @@ class Options:
         for alternative, want in enumerate(wants):
             found, free = self.available(claim, want)
             if want.every:
+                if self._cannot_be_told(claim, want, found):
+                    break  # it may be known in a moment: what is wanted only in its stead is not given for good
                 if not self._whole_is_possible(claim, want, found, free):
                     continue
                 need = len(free)
@@ -146,23 +151,27 @@ class Options:
         devices = self.room.view.devices
         return tuple(n for n in found.selected if not devices[n].shareable or self.room.has_capacity(want, n))
 
-    def _whole_is_possible(self, claim: int, want: Want, found: Candidates, free: tuple[int, ...]) -> bool:
+    def _cannot_be_told(self, claim: int, want: Want, found: Candidates) -> bool:
+        """Whether nobody can say what "all devices" is: a pool half published, a form newer than us, a selector that
+        fails."""
         view = self.room.view
-        members = self._members(want, found)
         blocked = [*view.incomplete, *view.invalid]
         if blocked:
             problem = f"asks for all devices, and pool {blocked[0]} is incomplete or invalid"
             remedy = "Wait until the driver has published the pool in full, or ask for a number of devices."
             self.troubles.append(Trouble(claim=claim, request=want.request, problem=problem, remedy=remedy))
-            return False
-        if view.beyond:
+        elif view.beyond:
             problem = f"asks for all devices, and some have {view.beyond[0]}, a form this scheduler does not know"
             remedy = "Upgrade the scheduler, or ask for a number of devices."
             self.troubles.append(Trouble(claim=claim, request=want.request, problem=problem, remedy=remedy))
-            return False
-        if found.failures:
+        elif found.failures:
             self.fail(claim, want.request, found.failures[0])
+        else:
             return False
+        return True
+
+    def _whole_is_possible(self, claim: int, want: Want, found: Candidates, free: tuple[int, ...]) -> bool:
+        members = self._members(want, found)
         if not members or not set(members) <= set(found.usable):
             return False
         if not all(self.room.is_free(want, n) for n in members):

@@ -103,6 +103,36 @@ def test_all_devices_of_a_pool_that_is_being_updated_cannot_be_told():
     assert "pool x/n1 is incomplete" in answer.reason.message
 
 
+@pytest.mark.parametrize(
+    "unfinished",
+    [
+        (slice_of("n1", gpu(8), driver="x", of=2),),
+        (slice_of("n1", gpu(8), gpu(8), driver="x"),),
+        (slice_of("n1", device("new", node_allocatable_resources={"cpu": {}}), driver="x"),),
+    ],
+    ids=["half published", "invalid", "newer"],
+)
+def test_what_is_asked_for_instead_of_all_devices_is_not_given_while_all_cannot_be_told(
+    unfinished: tuple[dra.ResourceSlice, ...],
+):
+    every, one, nine = exact(every=True), exact(), exact(count=9)
+    found = inventory(EIGHT, *unfinished)
+    refused = ask(found, claim("c", first_of("r", all=every, one=one)))
+    assert isinstance(refused, Refused)
+    assert not refused.fatal
+    assert refused.reason.request == "r/all"  # type: ignore[attr-defined]
+    assert isinstance(ask(found, claim("c", first_of("r", nine=nine, all=every, one=one))), Refused)
+    before = ask(found, claim("c", first_of("r", one=one, all=every)))
+    assert isinstance(before, Allocated), "what goes before it can be told"
+    assert len(names(ask(inventory(EIGHT), claim("c", first_of("r", all=every, one=one))))[0]) == 8
+
+
+def test_one_device_is_not_given_instead_of_all_where_the_selector_of_all_fails():
+    every = exact(f"device.attributes['{DRIVER}'].model == 'A'", of="any", every=True)
+    found = inventory(slice_of("n1", device("a", {"model": "A"}), device("plain")))
+    assert isinstance(ask(found, claim("c", first_of("r", all=every, one=exact(of="any")))), Refused)
+
+
 def test_admin_access_ignores_who_holds_a_device_but_not_twice_in_a_claim():
     found = inventory(slice_of("n1", gpu(0), gpu(1)))
     in_use = InUse(found)
