@@ -9,8 +9,10 @@ import msgspec
 
 from scheduler.api import kinds
 from scheduler.api.changes import Change
+from scheduler.commit.outcome import InternalError
 from scheduler.kube.client import Client
 from scheduler.kube.reflector import Reflector
+from scheduler.model.plan import Plan
 from tests.soak.life import GROUP
 
 MOST_PARTIAL_SECONDS = 30.0
@@ -133,6 +135,15 @@ class Wholeness:
         problem = f"gang {gang} was bound in part for more than {MOST_PARTIAL_SECONDS:g} s"
         if lasted > MOST_PARTIAL_SECONDS and problem not in self.problems:
             self.problems.append(problem)
+
+
+def defects(plan: Plan) -> list[str]:
+    """The gangs that no plan could be made with, for a defect of the scheduler's."""
+    return [
+        f"no plan can be made with gang {decision.gang}: {decision.reason.problem}"
+        for decision in plan.gangs
+        if isinstance(decision.reason, InternalError)
+    ]
 
 
 def leaks(claims: list[dict[str, object]]) -> list[str]:

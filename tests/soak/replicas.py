@@ -13,6 +13,7 @@ from scheduler.cycle import CycleReport
 from scheduler.kube.lease import LeaseLost
 from tests.faults import Faults
 from tests.proxy import Proxy
+from tests.soak.judge import defects
 
 ELECTION = {"leader_election": True, "lease_seconds": 3, "lease_renew_seconds": 2, "lease_retry_seconds": 0.2}
 SETTINGS: dict[str, Any] = {
@@ -28,7 +29,8 @@ SETTINGS: dict[str, Any] = {
 
 
 class Replica:
-    """One scheduler that is started again whenever it ends. `crashes`: what it ended with that no scheduler should."""
+    """One scheduler that is started again whenever it ends. `crashes`: what it ended with, or could not plan with, that
+    no scheduler should."""
 
     def __init__(
         self, name: str, proxy: Callable[[], Proxy], faults: Faults, folder: Path, tell: Callable[[str], None]
@@ -73,6 +75,7 @@ class Replica:
         if report.number == 1:
             self._tell(f"{self._name} decides for the first time")
         self.cycles = max(self.cycles, report.number)
+        self.crashes += [problem for problem in defects(report.plan) if problem not in self.crashes]
 
     def _judge(self, ended: asyncio.Task[None]) -> None:
         if ended.cancelled():

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from scheduler.commit.outcome import InternalError
+from scheduler.model.plan import GangDecision, Plan, Verdict
 from tests.soak.asks import DRIVER
 from tests.soak.binds import MOST_FAILED_SECONDS, MOST_FAILURES, Binds, forgotten
-from tests.soak.judge import Awake, leaks
+from tests.soak.judge import Awake, defects, leaks
 from tests.soak.shares import Shares, rounded
 
 Document = dict[str, Any]
@@ -233,6 +235,15 @@ def test_a_claim_made_for_extended_resources_goes_with_its_pod():
     problem = ["claim made, made for extended resources, outlives its pod"]
     assert forgotten([made(2)], [pod(1, phase="Succeeded")]) == problem
     assert forgotten([made(0)], []) == problem
+
+
+def test_a_gang_that_the_scheduler_fails_with_is_a_defect():
+    fails = InternalError(gang="a/g", problem="KeyError('a/c')")
+    decided = [
+        GangDecision(gang=f"a/{n}", uid=n, owner="", queue="q", verdict=Verdict.REFUSED, reason=r)
+        for n, r in (("f", None), ("g", fails))
+    ]
+    assert defects(Plan(now_ms=0, gangs=tuple(decided))) == ["no plan can be made with gang a/g: KeyError('a/c')"]
 
 
 def test_what_a_claim_holds_for_nobody_is_a_leak():
