@@ -287,7 +287,7 @@ class Inventory:
                 if pool.newest(pool.slices)[0].published.spec.pool.generation == _generation(newest):
                     incomplete.append("/".join(pool.key))
                 continue
-            problem = _problem(whole, partitionable=self.features.partitionable)
+            problem = _problem(newest, whole, partitionable=self.features.partitionable)
             if problem:
                 invalid.append(f"{'/'.join(pool.key)}: {problem}")
             else:
@@ -399,9 +399,16 @@ def _whole_pool(pool: _Pool, newest: Sequence[SliceDevices]) -> Sequence[SliceDe
     return None
 
 
-def _problem(slices: Sequence[SliceDevices], *, partitionable: bool) -> str:
-    """What makes a pool contradict itself, "" if nothing does."""
+def _problem(own: Sequence[SliceDevices], slices: Sequence[SliceDevices], *, partitionable: bool) -> str:
+    """What makes a pool contradict itself for a node, "" if nothing does. `own`: those of its slices that serve it.
+
+    Names need be unique in these only, as upstream; who holds a name holds it for all nodes.
+    """
     names: set[str] = set()
+    for device in (device for read in own for device in read.devices):
+        if device.id.name in names:
+            return f"device {device.id.name} is published twice"
+        names.add(device.id.name)
     sets: dict[str, Mapping[str, Amount]] = {}
     for read in slices:
         if read.problem:
@@ -412,9 +419,6 @@ def _problem(slices: Sequence[SliceDevices], *, partitionable: bool) -> str:
             sets[name] = counters
     for read in slices:
         for device in read.devices:
-            if device.id.name in names:
-                return f"device {device.id.name} is published twice"
-            names.add(device.id.name)
             for name, drawn in device.consumes if partitionable else ():
                 if name not in sets:
                     return f"device {device.id.name} consumes of unknown counter set {name}"

@@ -5,7 +5,7 @@ contradict itself. Source: KEP 4381 (pools), KEP 4815 (counters, perDeviceNodeSe
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
@@ -58,11 +58,23 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Whole:
-    """All slices of one generation of a pool. `problem`: how they contradict each other, "" if they do not."""
+    """All slices of one generation of a pool. `problem`: how they contradict each other, "" if they do not.
+
+    `twice`: a name that several devices have, "" if none; that is a contradiction only where one node sees them all.
+    """
 
     devices: Mapping[str, Published]
     totals: Mapping[CounterKey, Fraction]
     problem: str
+    twice: str
+
+    def seen(self, slices: Iterable[dra.ResourceSliceSpec]) -> "_Whole":
+        """The same where only these slices serve the node."""
+        if not self.twice:
+            return self
+        own = _whole(slices)
+        told = f"device {own.twice} is there twice" if own.twice else ""
+        return replace(self, devices={**self.devices, **own.devices}, problem=self.problem or told)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -105,7 +117,7 @@ class _Pool:
         current = everywhere[0].pool.generation == seen[0].pool.generation
         for slices in (seen, everywhere) if current else (seen,):
             if len(slices) == seen[0].pool.resource_slice_count:
-                whole = self.whole(slices)
+                whole = self.whole(slices).seen(seen)
                 return (None, False) if whole.problem else (whole, True)
         return None, not current
 
@@ -239,7 +251,7 @@ def _reaches(place: dra.Device | dra.ResourceSliceSpec, node: Node) -> bool:
 
 
 def _whole(slices: Iterable[dra.ResourceSliceSpec]) -> _Whole:
-    devices: dict[str, Published] = {}
+    listed: list[Published] = []
     totals: dict[CounterKey, Fraction] = {}
     problems: list[str] = []
     for spec in slices:
@@ -249,11 +261,12 @@ def _whole(slices: Iterable[dra.ResourceSliceSpec]) -> _Whole:
                 if value is None or (counters.name, name) in totals:
                     problems.append(f"counter {name} of {counters.name} is no amount, or is there twice")
                 totals[counters.name, name] = value or Fraction(0)
-        for device in spec.devices or ():
-            if device.name in devices:
-                problems.append(f"device {device.name} is there twice")
-            devices[device.name] = Published(device=device, spec=spec)
-    for found in devices.values():
+        listed += [Published(device=device, spec=spec) for device in spec.devices or ()]
+    devices: dict[str, Published] = {}
+    twice = ""
+    for found in listed:
+        twice = twice or (found.device.name if found.device.name in devices else "")
+        devices[found.device.name] = found
         for use in found.device.consumes_counters or ():
             for name, counter in use.counters.items():
                 if amount(counter.value) is None or (use.counter_set, name) not in totals:
@@ -261,4 +274,4 @@ def _whole(slices: Iterable[dra.ResourceSliceSpec]) -> _Whole:
         for name, capacity in (found.device.capacity or {}).items():
             if amount(capacity.value) is None:
                 problems.append(f"device {found.device.name} has {capacity.value!r} {name}")
-    return _Whole(devices=devices, totals=totals, problem=problems[0] if problems else "")
+    return _Whole(devices=devices, totals=totals, problem=problems[0] if problems else "", twice=twice)

@@ -4,9 +4,12 @@ from scheduler.api import dra
 from scheduler.api.attributes import OUTSIDE_FENCE
 from scheduler.api.core import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from scheduler.api.meta import ObjectMeta
+from scheduler.dra.allocate import Allocated, NoRoom
+from scheduler.dra.counters import InUse
 from scheduler.dra.devices import DeviceId, Features
 from scheduler.dra.pools import Inventory
-from tests.published import DRIVER, NVLINK, boards, device, gpu, inventory, mig_node, node, slice_of
+from scheduler.solver.check_published import Pools
+from tests.published import DRIVER, NVLINK, ask, boards, claim, device, gpu, inventory, mig_node, node, slice_of
 
 BROKEN = dra.DeviceTaint(key="broken", effect="NoSchedule")
 
@@ -89,6 +92,30 @@ def test_a_device_published_twice_makes_its_pool_invalid_and_no_other():
     )
     assert usable(found) == ["fine"]
     assert found.on(node()).invalid == (f"{DRIVER}/n1: device gpu-0 is published twice",)
+
+
+def test_devices_of_one_name_for_different_nodes_are_no_contradiction_of_their_pool():
+    """KEP 4381 asks for unique names in a pool; kube-scheduler looks at the slices for the node, and serves it."""
+    here, there = (slice_of(name, gpu(0), pool="rack", name=name, of=3) for name in ("n1", "n2"))
+    twice = slice_of("n3", gpu(1), gpu(1), pool="rack", name="n3", of=3)
+    found = inventory(here, there, twice)
+    assert usable(found, "n1") == usable(found, "n2") == ["gpu-0"]
+    assert found.on(node("n3")).invalid == (f"{DRIVER}/rack: device gpu-1 is published twice",)
+    verifier = Pools([here, there, twice])
+    for name in ("n1", "n2"):
+        published = verifier.device((DRIVER, "rack", "gpu-0"), node(name))
+        assert published is not None
+        assert published.spec.node_name == name
+    assert verifier.on(node("n3")) == ([], False)
+
+
+def test_who_holds_a_name_holds_it_on_every_node_of_the_pool():
+    found = inventory(*(slice_of(name, gpu(0), pool="rack", name=name, of=2) for name in ("n1", "n2")))
+    first = ask(found, claim("a"), at=node("n1"))
+    assert isinstance(first, Allocated)
+    in_use = InUse(found)
+    in_use.take(first.allocations[0])
+    assert isinstance(ask(found, claim("b"), at=node("n2"), in_use=in_use), NoRoom)
 
 
 def test_counters_that_do_not_exist_make_a_pool_invalid():
