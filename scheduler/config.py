@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from scheduler.api.attributes import FENCE_TAINT
-from scheduler.model.snapshot import Policy
+from scheduler.model.snapshot import Policy, Stage
 
 ENVIRONMENT_PREFIX = "TUTTI_CONFIG_"
 
@@ -33,6 +33,11 @@ _OPTIONS = ("kubeconfig", "context")
 """Settings that `tutti run` has an option of their own for; all others come with --set."""
 
 _POLICY = Policy()
+
+
+def _listed(value: object) -> object:
+    """A list may be written as one word, with commas."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class Config(BaseModel):
@@ -61,6 +66,11 @@ class Config(BaseModel):
         "none", description="What keeps others off our devices: a taint on them, or a look after each write."
     )
     spread: bool = Field(_POLICY.spread, description="Prefer emptier nodes to fuller ones.")
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_listed)] = Field(
+        _POLICY.stages,
+        min_length=1,
+        description="What a plan may do, in a list with commas: allocate, consolidate, reclaim, preempt.",
+    )
 
     # The cycle.
     cycle_debounce_seconds: float = Field(0.03, ge=0, le=60, description="Changes that come so close are one cycle.")

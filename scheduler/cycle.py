@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
 from scheduler.commit.held_back import HeldBack
 from scheduler.commit.outcome import GangOutcome, InternalError
+from scheduler.commit.writes import Nominations, nominations
 from scheduler.decision import decide
 from scheduler.explain import status, why
 from scheduler.model.plan import Plan
@@ -36,6 +37,9 @@ _OVERDUE_MS = 30_000
 
 _BEGUN_AT_ONCE = 64
 """After so many gangs what they write first goes out; noting what a thousand gangs take needs a tenth of a second."""
+
+_SPARED_SECONDS = 60.0
+"""A pod that could not be evicted, because of a disruption budget for instance, is left alone so long."""
 
 _NO_PLACE = (NoNodeFits, GangDoesNotFit, OverLimit, OverQuota)
 
@@ -108,6 +112,8 @@ class Cycle:
         self._observe = observe
         self._observe_outcome = observe_outcome
         self._held = HeldBack(rhythm.commit_retry)
+        self._spared: dict[str, float] = {}
+        """Pods (key) that could not be evicted, and until when (monotonic seconds) they are not asked again."""
         self._changed = asyncio.Event()
         self._confirmed = asyncio.Event()
         self._following: set[asyncio.Task[None]] = set()
@@ -168,15 +174,15 @@ class Cycle:
             self._follow(self._conclude(commit))
             if number % _BEGUN_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if plan.evictions:
-            self._follow(self._evict(plan))
         overdue = self._state.overdue(snapshot.now_ms - _OVERDUE_MS)
         if overdue:
             self._follow(self._look_again(overdue))
         clock.lap("commit")
         busy = frozenset((*self._committer.in_flight, *self._held.gangs))
         # In the thread as well: the first writes go out meanwhile.
-        strays, reports = await asyncio.to_thread(_looked_at, snapshot, plan, busy)
+        strays, reports, told = await asyncio.to_thread(_looked_at, snapshot, plan, busy)
+        if told or plan.evictions:
+            self._follow(self._make_room(plan, told))
         if strays:
             self._follow(self._release(strays))
         self._tell(self._teller.status_writes(reports))
@@ -218,10 +224,15 @@ class Cycle:
                 return foresight.snapshot, foresight.plan
         snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
         snapshot = self._held.without_them(snapshot, time.monotonic())
+        snapshot = self._with_spared(snapshot, time.monotonic())
         clock.lap("snapshot")
         plan = await asyncio.to_thread(decide, snapshot)
         clock.lap("plan")
         return snapshot, plan
+
+    def _with_spared(self, snapshot: Snapshot, now: float) -> Snapshot:
+        self._spared = {pod: until for pod, until in self._spared.items() if until > now}
+        return replace(snapshot, spared=frozenset(self._spared)) if self._spared else snapshot
 
     @property
     def _others_version(self) -> int:
@@ -271,10 +282,11 @@ class Cycle:
         if outcome.reason is not None or outcome.gone or settled:
             self.changed()
 
-    async def _evict(self, plan: Plan) -> None:
-        for outcome in await self._committer.evict(plan):
+    async def _make_room(self, plan: Plan, told: Nominations) -> None:
+        for outcome in await self._committer.make_room(plan, told):
             if outcome.problem:
                 log.info("a pod was not evicted", pod=outcome.pod, problem=outcome.problem)
+                self._spared[outcome.pod] = time.monotonic() + _SPARED_SECONDS
                 self.changed()
 
     async def _look_again(self, overdue: Sequence[str]) -> None:
@@ -331,9 +343,11 @@ class Cycle:
         return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
 
 
-def _looked_at(snapshot: Snapshot, plan: Plan, busy: frozenset[str]) -> tuple[tuple[recovery.Stray, ...], why.Reports]:
-    """What a dead scheduler left, and what there is to say."""
-    return recovery.strays(snapshot, plan, busy), why.reports(snapshot, plan)
+def _looked_at(
+    snapshot: Snapshot, plan: Plan, busy: frozenset[str]
+) -> tuple[tuple[recovery.Stray, ...], why.Reports, Nominations]:
+    """What a dead scheduler left, what there is to say, and what was promised to whom."""
+    return recovery.strays(snapshot, plan, busy), why.reports(snapshot, plan), nominations(plan, snapshot)
 
 
 class Stopwatch:

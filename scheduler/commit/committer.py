@@ -27,7 +27,17 @@ from scheduler.commit.recovery import Stray
 from scheduler.commit.remainder import split
 from scheduler.commit.slots import Slots
 from scheduler.commit.volumes import Volumes
-from scheduler.commit.writes import ClaimMaking, ClaimWrite, Consumer, GangWrites, evictions, writes
+from scheduler.commit.writes import (
+    ClaimMaking,
+    ClaimWrite,
+    Consumer,
+    Evict,
+    GangWrites,
+    Nominate,
+    Nominations,
+    evictions,
+    writes,
+)
 from scheduler.kube.client import ApiError, Client
 from scheduler.model.plan import Plan
 from scheduler.model.snapshot import Snapshot
@@ -108,9 +118,24 @@ class Committer:
         outcomes = await asyncio.gather(*self.begin(plan, snapshot))
         return tuple(sorted(outcomes, key=lambda outcome: outcome.gang))
 
-    async def evict(self, plan: Plan) -> tuple[EvictionOutcome, ...]:
-        """Ask the pods of the plan's evictions to leave, through the Eviction API, so that budgets are respected."""
-        return tuple(await asyncio.gather(*(self._pods.evict(eviction) for eviction in evictions(plan))))
+    async def make_room(self, plan: Plan, told: Nominations) -> tuple[EvictionOutcome, ...]:
+        """Note on the pods of gangs which nodes are promised to them; then ask those who are in their way to leave,
+        through the Eviction API, so that budgets are respected. Nobody leaves for a promise that is not noted: the next
+        leader would not know of it."""
+        leaving = evictions(plan)
+        gangs = sorted(told.keys() | leaving.keys())
+        outcomes = await asyncio.gather(*(self._make_room(told.get(g, ()), leaving.get(g, ())) for g in gangs))
+        return tuple(outcome for each in outcomes for outcome in each)
+
+    async def _make_room(self, told: Sequence[Nominate], leaving: Sequence[Evict]) -> list[EvictionOutcome]:
+        """For one gang."""
+        try:
+            noted = await asyncio.gather(*(self._pods.nominate(each) for each in told))
+        except (WriteRefused, NotLeading) as problem:
+            return [EvictionOutcome(pod=each.pod, problem=f"{problem}") for each in leaving]
+        if not all(noted):
+            return [EvictionOutcome(pod=each.pod, problem="whom it was to make way for is gone") for each in leaving]
+        return await asyncio.gather(*map(self._pods.evict, leaving))
 
     async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:
         """Release claims that hold devices for pods which are neither bound nor placed; the keys of those released.

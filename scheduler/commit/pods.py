@@ -10,7 +10,7 @@ from scheduler.commit.attempts import Patience, WriteRefused, persist
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import EvictionOutcome
 from scheduler.commit.slots import Slots
-from scheduler.commit.writes import Bind, Evict
+from scheduler.commit.writes import Bind, Evict, Nominate
 from scheduler.kube.client import ApiError, Client
 
 
@@ -78,8 +78,26 @@ class Pods:
         except ApiError as error:
             if not error.not_found:
                 return EvictionOutcome(pod=eviction.pod, problem=error.message)
-        self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=int(self._now().timestamp() * 1000))
+        self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
         return EvictionOutcome(pod=eviction.pod)
+
+    async def nominate(self, nomination: Nominate) -> bool:
+        """Whether the pod's status names the node now; False if the pod is gone. Raises WriteRefused."""
+        namespace, _, name = nomination.pod.partition("/")
+        body = {"metadata": {"uid": nomination.uid}, "status": {"nominatedNodeName": nomination.node or None}}
+
+        async def step(_: int) -> bool:
+            try:
+                async with self._slots.commit():
+                    await self._client.patch(kinds.POD, namespace, name, body, subresource="status")
+            except ApiError as error:
+                if error.not_found or error.conflict:
+                    return False
+                raise
+            self._state.assume_nominated(nomination.pod, nomination.uid, nomination.node, now_ms=self._now_ms())
+            return True
+
+        return await persist(f"Pod {nomination.pod}", self._patience, self._may_write, step)
 
     async def read(self, key: str) -> dict[str, Any] | None:
         """The pod as the server has it; None if it is gone. Raises ApiError."""
@@ -102,3 +120,6 @@ class Pods:
         if node and node != bind.node:
             raise WriteRefused(f"Pod {bind.pod}", f"was bound to {node} by another")
         return True if node else None
+
+    def _now_ms(self) -> int:
+        return int(self._now().timestamp() * 1000)

@@ -90,9 +90,42 @@ class Evict:
     uid: str
 
 
-def evictions(plan: Plan) -> tuple[Evict, ...]:
-    """The pods that leave, in the plan's order."""
-    return tuple(Evict(pod=eviction.pod, uid=eviction.pod_uid) for eviction in plan.evictions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nominate:
+    """The status of pod `pod` (key) of that uid names the node that is promised to it, "" for none any more."""
+
+    pod: str
+    uid: str
+    node: str
+
+
+def evictions(plan: Plan) -> dict[str, tuple[Evict, ...]]:
+    """The pods that leave, in the plan's order, by the gang that they make way for."""
+    found: dict[str, list[Evict]] = {}
+    for eviction in plan.evictions:
+        found.setdefault(eviction.beneficiary, []).append(Evict(pod=eviction.pod, uid=eviction.pod_uid))
+    return {gang: tuple(each) for gang, each in found.items()}
+
+
+Nominations = Mapping[str, tuple[Nominate, ...]]
+"""By gang, in the order of its pods."""
+
+
+def nominations(plan: Plan, snapshot: Snapshot) -> Nominations:
+    """What pods that wait have to be told about the nodes promised to them, by gang; what they know already is not
+    told again. Those that are placed know by being bound."""
+    promised = {promise.pod: promise.node for promise in plan.promises}
+    placed = {placement.pod for placement in plan.placements}
+    found: dict[str, tuple[Nominate, ...]] = {}
+    for gang in snapshot.gangs:
+        told = tuple(
+            Nominate(pod=pod.key, uid=pod.uid, node=promised.get(pod.key, ""))
+            for pod in gang.pods
+            if not pod.node and pod.key not in placed and pod.nominated != promised.get(pod.key, "")
+        )
+        if told:
+            found[gang.key] = told
+    return found
 
 
 def writes(plan: Plan, snapshot: Snapshot) -> tuple[GangWrites, ...]:

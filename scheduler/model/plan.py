@@ -80,6 +80,17 @@ class Eviction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """Pod `pod` (key) of gang `gang` (key) goes to `node` when those that end there have left: the room is kept for it.
+    Promises to one gang are kept together."""
+
+    pod: str
+    pod_uid: str
+    gang: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangDecision:
     """`placed`, `bound`, `needed` count pods: placed by this plan, on nodes already, and the gang's minimum."""
 
@@ -131,6 +142,7 @@ class Plan:
     now_ms: int
     placements: tuple[Placement, ...] = ()
     evictions: tuple[Eviction, ...] = ()
+    promises: tuple[Promise, ...] = ()
     gangs: tuple[GangDecision, ...] = ()
     queues: tuple[QueueReport, ...] = ()
     solver: SolverReport = field(default_factory=SolverReport)

@@ -120,6 +120,26 @@ class WaitingForClaims:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomIsBeingMade:
+    """The gang has its place as soon as others have left theirs. `pods`: of the gang; `leaving`: pods that leave."""
+
+    code: ClassVar[str] = "RoomIsBeingMade"
+    gang: str
+    pods: int
+    leaving: int
+    stage: str = ""
+
+    @property
+    def message(self) -> str:
+        ends = counted(self.leaving, "pod leaves", "pods leave")
+        return f"Room for {counted(self.pods, 'pod')} of {self.gang} is being made: {ends}."
+
+    @property
+    def cure(self) -> str:
+        return "Nothing to do: it starts when they have ended."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingForVolumes:
     """A pod's PersistentVolumeClaim (key) cannot be used yet: it is not there, not bound, or another pod's alone."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from queues.tree import Queue
 from scheduler.api.dra import Device, DeviceClass, DeviceTaintRule, ResourceSlice
@@ -9,6 +10,8 @@ from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
 from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod
+
+Stage = Literal["allocate", "consolidate", "reclaim", "preempt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,9 @@ class Policy:
     """A NoSchedule device taint with this key is tolerated by us alone; "" for none."""
     spread: bool = False
     """Prefer emptier nodes to fuller ones."""
+    stages: tuple[Stage, ...] = ("allocate",)
+    """What a plan may do, of "allocate", "consolidate", "reclaim" and "preempt"; in this order, whatever the order
+    here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,4 +76,6 @@ class Snapshot:
     """Namespace -> its labels: rules between pods may select by them."""
     usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Decayed past use: queue -> resource -> house units x hours."""
+    spared: frozenset[str] = frozenset()
+    """Pods (key) that cannot be evicted now: they were asked, and a budget or the server forbade it."""
     set_aside: tuple[SetAside, ...] = ()

@@ -91,6 +91,8 @@ class Pod:
     """Key of the claim that already serves its extended resources, "" if none."""
     avoids: tuple[tuple[str, str, str], ...] = ()
     """Devices (driver, pool, name) that did not become ready for such a claim: the next one is to have others."""
+    nominated: str = ""
+    """The node that was promised to it, for one of ours without a node; "" if none was."""
     sub_group: str = ""
     priority: int = 0
     task_priority: int = 0

@@ -11,7 +11,7 @@ each: too much for one plan at most, never too little.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from queues.resources import NOTHING, Resources, total
@@ -78,6 +78,25 @@ class Accounts:
                     _add(amounts, self.of_allocation(claim.spec, claim.allocation))
             if named.amounts and not served:
                 _add(amounts, self._named(named))
+
+    def relief(self, pods: Sequence[Pod]) -> Resources:
+        """What is no longer charged when these pods of one gang leave their nodes: a claim that others consume as well
+        goes on to be paid for."""
+        uids = {pod.uid for pod in pods}
+        parts: list[Resources] = []
+        for pod in pods:
+            parts.append(own(pod))
+            served = False
+            for key in claims_of(pod):
+                claim = self._claims.get(key)
+                if claim is None or claim.allocation is None:
+                    continue
+                served = served or key == pod.extended_claim
+                if self._payers.get(key) == pod.key and uids.issuperset(claim.reserved_for):
+                    parts.append(self.of_allocation(claim.spec, claim.allocation))
+            if not served:
+                parts.append(self._named(pod.requests))
+        return total(parts)
 
     def of_allocation(self, spec: ResourceClaimSpec, allocation: AllocationResult) -> Resources:
         """What the devices cost that a claim holds."""

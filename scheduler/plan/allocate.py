@@ -58,6 +58,8 @@ def place_pending(desk: Desk) -> None:
 def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
     """A turn for every gang that wants something; its first piece goes into `pieces`."""
     for key, wants in desk.wants.items():
+        if key in desk.promised:
+            continue
         first = wants.minimum()
         elastic = first is None
         piece = wants.growth() if first is None else first
@@ -135,7 +137,7 @@ def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
     refusal = desk.over(gang, _asked(desk, piece))
     if refusal is not None:
         return refusal
-    found = _seats(desk, gang, piece)
+    found = seats(desk, gang, piece)
     if isinstance(found, Short):
         return why_not(desk, gang, piece, found)
     grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use, desk.ledger.volumes)
@@ -152,8 +154,8 @@ def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
     return Placed(piece=piece, moves=found, grants=tuple(grants), fixed=fixed)
 
 
-def _seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:
-    """By the greedy; where it may have missed something, by the solver."""
+def seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:
+    """Seats for the piece: by the greedy; where it may have missed something, by the solver."""
     group = piece.group
     if desk.shapes.sociable(group.shapes()):  # who comes next may make room for them: nothing is remembered
         seated = _greedily(desk, group)

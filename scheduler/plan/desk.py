@@ -12,7 +12,7 @@ from queues.tree import Queue, QueueTree
 from scheduler.dra import measures, requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
-from scheduler.model.plan import GangDecision, SolverReport
+from scheduler.model.plan import Eviction, GangDecision, Promise, SolverReport
 from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
@@ -24,7 +24,7 @@ from scheduler.plan.pieces import Wanted
 from scheduler.plan.rest import at_rest
 from scheduler.plan.rooms import Patience, Rooms
 from scheduler.plan.scatter import scattered
-from scheduler.plan.shapes import Shapes
+from scheduler.plan.shapes import Bundle, Shapes
 from scheduler.plan.topology import Domains
 from scheduler.plan.volumes import Volumes
 from scheduler.plan.wants import Wants
@@ -59,6 +59,12 @@ class Desk:
 
     `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume.
 
+    `promised`: by gang, places that it gets when others have left; `evictions`: of those who have to. `leaving`: the
+    same pods (key). `outlook`: what
+    queues are charged more, or less, in the ledger than is true before all of them have left.
+
+    `pool`: what queues divide. `payers`: by the queue that gangs name, the one that is charged, if any.
+
     `resting`: what is decided for gangs that want nothing (`at_rest`); of these nothing else is laid on the desk."""
 
     snapshot: Snapshot
@@ -84,6 +90,12 @@ class Desk:
     order: dict[str, int] = field(default_factory=dict)
     gang_of: dict[str, str] = field(default_factory=dict)
     paid: dict[str, set[str]] = field(default_factory=dict)
+    promised: dict[str, tuple[Promise, ...]] = field(default_factory=dict)
+    evictions: list[Eviction] = field(default_factory=list)
+    leaving: set[str] = field(default_factory=set)
+    outlook: list[tuple[str, Resources]] = field(default_factory=list)
+    payers: dict[str, str | None] = field(default_factory=dict)
+    pool: Resources = NOTHING
     bare: Rooms | None = None
     counted: dict[tuple[object, ...], tuple[int, tuple[NodeCount, ...]]] = field(default_factory=dict)
     scatter: dict[tuple[int, tuple[str, ...]], tuple[int, Scattered | None]] = field(default_factory=dict)
@@ -144,7 +156,8 @@ class Desk:
             q.name: q.parent for q in sorted(snapshot.queues, key=lambda q: (q.name, q.parent or ""), reverse=True)
         }
         named = {gang.queue for gang in snapshot.gangs}
-        desk._charge_what_runs({name: desk._charged(name, above) for name in named})
+        desk.payers = {name: desk._charged(name, above) for name in named}
+        desk._charge_what_runs(desk.payers)
         for gang in snapshot.gangs:
             if gang.key not in resting:
                 desk._open(gang)
@@ -188,6 +201,23 @@ class Desk:
         bundles = list(piece.chosen())
         paid = set(self.paid.get(self.gang_of[bundles[0].pods[0].key], ())) if bundles else set()
         return total(self.accounts.estimate(bundle, paid) for bundle in bundles)
+
+    def estimate_of(self, bundle: Bundle) -> Resources:
+        """The least that a bundle will cost somebody who pays for nothing yet."""
+        return self.accounts.estimate(bundle, set())
+
+    def shape_of(self, pod: Pod) -> int:
+        """The shape of the pod by itself."""
+        (bundle,) = self.shapes.bundles([pod])
+        return bundle.shape
+
+    def payer_of(self, gang: Gang) -> str | None:
+        """The queue that pays for what the gang has running, None if nobody does."""
+        return self.payers.get(gang.queue)
+
+    def standing(self) -> dict[str, Resources]:
+        """What queues have when all that is on its way out has left, by queue, rolled up."""
+        return dict(self.ledger.allocated)
 
     def keep(self, gang: Gang, placed: Placed) -> None:
         """Make a placement part of the plan."""
@@ -257,7 +287,8 @@ class Desk:
             ]
         asks = {leaf: total(amounts) for leaf, amounts in parts.items()}
         self.requested = self.tree.roll_up(asks)
-        self.fair_shares = fair_share.divide(pool(self.snapshot.nodes, self.inventory), self.tree, asks)
+        self.pool = pool(self.snapshot.nodes, self.inventory)
+        self.fair_shares = fair_share.divide(self.pool, self.tree, asks)
 
 
 def _resting(snapshot: Snapshot, tree: QueueTree) -> dict[str, GangDecision]:

@@ -20,6 +20,7 @@ from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, HostPort, Pod
 from scheduler.plan import accounts
 from scheduler.plan.neighbours import Neighbours
+from scheduler.plan.shapes import claims_of
 from scheduler.plan.volumes import Choice, Volumes
 
 
@@ -184,6 +185,59 @@ class Ledger:
         if grant.pod.host_ports:
             self._ports[grant.node] = self.ports(grant.node) - frozenset(grant.pod.host_ports)
         self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
+
+    def reserve(self, grant: Grant) -> None:
+        """Keep the room of a grant for who will come: its claims are not said to hold the devices yet."""
+        self._reserve(grant, +1)
+
+    def unreserve(self, grant: Grant) -> None:
+        """The opposite of `reserve`."""
+        self._reserve(grant, -1)
+
+    def _reserve(self, grant: Grant, sign: int) -> None:
+        if sign > 0:
+            self.neighbours.take(grant.pod, grant.node)
+            others = self.volumes.take(grant.pod, grant.node, grant.volumes)
+            ports = self.ports(grant.node) | frozenset(grant.pod.host_ports)
+        else:
+            self.neighbours.give_back(grant.pod, grant.node)
+            others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
+            ports = self.ports(grant.node) - frozenset(grant.pod.host_ports)
+        self._free[grant.node] -= grant.requests * sign
+        self._ports[grant.node] = ports
+        for _, allocation in grant.allocated:
+            (self.in_use.take if sign > 0 else self.in_use.give_back)(allocation)
+        self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
+
+    def vacate(self, pod: Pod, claims: Mapping[str, Claim]) -> None:
+        """The pod, on a node before this plan, has left it; claims (by key) that it consumed alone hold nothing."""
+        others = self.volumes.give_back(pod, pod.node)
+        self.neighbours.give_back(pod, pod.node)
+        self._free[pod.node] += pod.requests
+        self._ports[pod.node] = self.ports(pod.node) - frozenset(pod.host_ports)
+        freed = []
+        for key in claims_of(pod):
+            self._consumers[key] = self.consumers(key) - {pod.uid}
+            if not self._consumers[key] and key in self._held and key in claims:
+                freed.append(self._held.pop(key))
+                self.in_use.give_back(freed[-1])
+        self._touch(freed, pod.node, *others)
+
+    def reoccupy(self, pod: Pod, claims: Mapping[str, Claim]) -> None:
+        """The opposite of `vacate`: it is still there. What was granted meanwhile stays granted."""
+        others = self.volumes.take(pod, pod.node)
+        self.neighbours.take(pod, pod.node)
+        self._free[pod.node] -= pod.requests
+        self._ports[pod.node] = self.ports(pod.node) | frozenset(pod.host_ports)
+        again = []
+        for key in claims_of(pod):
+            claim = claims.get(key)
+            if key not in self._held and claim is not None and claim.allocation is not None:
+                self._held[key] = claim.allocation
+                self.in_use.take(claim.allocation)
+                again.append(claim.allocation)
+            self._consumers[key] = self.consumers(key) | {pod.uid}
+        self._touch(again, pod.node, *others)
 
     def hold(self, claim: Claim, allocation: AllocationResult) -> None:
         """The claim has these devices, whoever will consume it."""

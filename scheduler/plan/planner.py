@@ -1,12 +1,12 @@
 """plan(): the stages, least disruptive first. Pure: one snapshot, one answer, whatever the order of its parts."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from operator import attrgetter
 
 from queues.reasons import OverLimit, OverQuota, QueueReason
-from queues.resources import NOTHING, Resources
+from queues.resources import NOTHING, Resources, total
 from scheduler.model.plan import (
     ClaimAllocation,
     GangDecision,
@@ -20,15 +20,22 @@ from scheduler.model.plan import (
 from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reason, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
+from scheduler.plan import promises
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.alternatives import may_pass
 from scheduler.plan.desk import SEARCHES, Desk
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import MADE_CLAIM
+from scheduler.plan.victims import consolidate, preempt, reclaim
 from scheduler.plan.wants import least_pods
 from scheduler.solver.check import check
 
-STAGES: tuple[Callable[[Desk], None], ...] = (place_pending,)
+STAGES: tuple[tuple[str, Callable[[Desk], None]], ...] = (
+    ("allocate", place_pending),
+    ("consolidate", consolidate),
+    ("reclaim", reclaim),
+    ("preempt", preempt),
+)
 """Each goes on where the one before it ended."""
 
 LASTING_REASONS = (QueueReason, ClaimRefused, InvalidGang, NoNodeFits, TopologyUnusable, Unreadable)
@@ -47,14 +54,18 @@ def plan(snapshot: Snapshot) -> Plan:
 
 def _plan(snapshot: Snapshot) -> Plan:
     desk = Desk.of(snapshot)
-    for stage in STAGES:
-        stage(desk)
+    promises.renew(desk)
+    for name, stage in STAGES:
+        if name in snapshot.policy.stages:
+            stage(desk)
     placements = [
         _placement(desk, gang, grant) for gang, parts in desk.placed.items() for part in parts for grant in part.grants
     ]
     return Plan(
         now_ms=snapshot.now_ms,
         placements=tuple(sorted(placements, key=lambda placement: (placement.gang, placement.pod))),
+        evictions=tuple(sorted(desk.evictions, key=lambda eviction: eviction.pod)),
+        promises=tuple(sorted((p for each in desk.promised.values() for p in each), key=lambda p: (p.gang, p.pod))),
         gangs=tuple(_decision(desk, gang) for gang in snapshot.gangs),
         queues=_queues(desk),
         solver=_solver(desk),
@@ -167,6 +178,7 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
         for queue in desk.tree.ancestors(leaf):
             running[queue.name] += started[leaf]
             pending[queue.name] += waiting[leaf]
+    ahead = desk.tree.roll_up(_by_queue(desk.outlook))
     return tuple(
         QueueReport(
             name=queue.name,
@@ -174,7 +186,7 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
             quota=Resources({name: rule.quota for name, rule in queue.resources.items()}),
             limit={name: r.limit for name, r in sorted(queue.resources.items()) if r.limit is not None},
             fair_share=desk.fair_shares.get(queue.name, NOTHING),
-            allocated=desk.ledger.allocated.get(queue.name, NOTHING),
+            allocated=desk.ledger.allocated.get(queue.name, NOTHING) - ahead.get(queue.name, NOTHING),
             requested=desk.requested.get(queue.name, NOTHING),
             running=running[queue.name],
             pending=pending[queue.name],
@@ -182,6 +194,13 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
         )
         for queue in desk.snapshot.queues
     )
+
+
+def _by_queue(amounts: Iterable[tuple[str, Resources]]) -> dict[str, Resources]:
+    sums: dict[str, list[Resources]] = {}
+    for queue, each in amounts:
+        sums.setdefault(queue, []).append(each)
+    return {queue: total(each) for queue, each in sums.items()}
 
 
 def _solver(desk: Desk) -> SolverReport:

@@ -17,6 +17,12 @@ from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
 from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amounts, nodes_take_the_pods
 from scheduler.solver.check_queues import queues_keep_their_limits
+from scheduler.solver.check_victims import (
+    evictions_are_of_running_work,
+    nobody_is_stopped_in_vain,
+    nobody_is_stopped_who_may_not_be,
+    promises_are_to_those_who_wait,
+)
 from scheduler.solver.check_volumes import volumes_can_be_used
 
 
@@ -50,23 +56,6 @@ def placements_are_of_waiting_pods(case: Case) -> Iterator[str]:
 def devices_are_right(case: Case) -> Iterator[str]:
     """Claims: the devices asked for, each given once, usable where the pods are."""
     yield from check_devices.check(case.snapshot, case.placed, case.pools)
-
-
-def evictions_are_of_running_work(case: Case) -> Iterator[str]:
-    """Each pod once, on a node, of a gang of ours other than the one that it makes way for."""
-    if not case.plan.evictions:
-        return
-    running = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node and not pod.done}
-    seen: set[str] = set()
-    for eviction in case.plan.evictions:
-        gang, pod = running.get(eviction.pod, (None, None))
-        if eviction.pod in seen:
-            yield f"pod {eviction.pod} is evicted twice"
-        seen.add(eviction.pod)
-        if gang is None or pod is None or pod.uid != eviction.pod_uid:
-            yield f"pod {eviction.pod} is evicted and does not run"
-        elif gang.key == eviction.beneficiary or eviction.beneficiary not in case.gangs:
-            yield f"pod {eviction.pod} is evicted for gang {eviction.beneficiary}, which gains nothing by it"
 
 
 def gangs_are_told_what_they_get(case: Case) -> Iterator[str]:
@@ -108,6 +97,9 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     devices_are_right,
     gangs_are_whole_or_absent,
     evictions_are_of_running_work,
+    nobody_is_stopped_who_may_not_be,
+    nobody_is_stopped_in_vain,
+    promises_are_to_those_who_wait,
     gangs_are_told_what_they_get,
     groups_stay_together,
     queues_keep_their_limits,

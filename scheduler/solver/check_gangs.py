@@ -16,7 +16,7 @@ def gangs_are_whole_or_absent(case: Case) -> Iterator[str]:
     """A gang that gets a pod placed has its minimum then, at every level of its sub-groups."""
     for gang, there in _after(case):
         pods = {pod.key: pod for pod in gang.pods}
-        satisfied = _satisfied(gang, {key: pods[key] for key in there})
+        satisfied = is_satisfied(gang, {key: pods[key] for key in there})
         if not satisfied:
             yield f"gang {gang.key} gets pods placed and has not its minimum: {len(there)} pods on nodes"
 
@@ -44,7 +44,7 @@ def _after(case: Case) -> Iterator[tuple[Gang, dict[str, str]]]:
         yield gang, {**{pod.key: pod.node for pod in gang.pods if pod.node and not pod.terminating}, **here}
 
 
-def _satisfied(gang: Gang, there: Mapping[str, Pod], name: str = "") -> bool:
+def is_satisfied(gang: Gang, there: Mapping[str, Pod], name: str = "") -> bool:
     """Whether a group of the gang ("" for all of it) has its minimum."""
     children = [sub for sub in gang.sub_groups if (sub.parent or "") == name]
     own = next((sub for sub in gang.sub_groups if sub.name == name), None)
@@ -55,7 +55,7 @@ def _satisfied(gang: Gang, there: Mapping[str, Pod], name: str = "") -> bool:
             return have >= _own_minimum(gang)
         return have >= (len([p for p in members if not p.terminating]) if own.min_member is None else own.min_member)
     minimum = gang.min_sub_group if own is None else own.min_sub_group
-    good = sum(1 for child in children if _satisfied(gang, there, child.name))
+    good = sum(1 for child in children if is_satisfied(gang, there, child.name))
     return good >= (len(children) if minimum is None else minimum)
 
 

@@ -19,7 +19,8 @@ from scheduler.api.dra import ResourceClaim
 
 @dataclass(slots=True, kw_only=True)
 class AssumedPod:
-    """What we wrote about one pod. `node` "", `extended_claim` "" and `terminating` False: nothing of the kind.
+    """What we wrote about one pod. `node` "", `extended_claim` "", `nominated` None and `terminating` False: nothing of
+    the kind.
     `queue`: the queue that pays, as the binding tells it. `labels`: those that the pod gets from its node."""
 
     uid: str
@@ -27,6 +28,7 @@ class AssumedPod:
     queue: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     extended_claim: str = ""
+    nominated: str | None = None
     terminating: bool = False
     since_ms: int = 0
     _shown: tuple[Pod, Pod] | None = None
@@ -56,6 +58,10 @@ class AssumedPod:
             pod = msgspec.structs.replace(
                 pod, status=msgspec.structs.replace(pod.status, extended_resource_claim_status=served)
             )
+        if self.nominated is not None and pod.status.nominated_node_name != self.nominated:
+            pod = msgspec.structs.replace(
+                pod, status=msgspec.structs.replace(pod.status, nominated_node_name=self.nominated)
+            )
         if self.terminating and pod.metadata.deletion_timestamp is None:
             going = msgspec.structs.replace(pod.metadata, deletion_timestamp="assumed")
             pod = msgspec.structs.replace(pod, metadata=going)
@@ -66,6 +72,9 @@ class AssumedPod:
         return told.metadata.uid != self.uid or (
             (not self.node or bool(told.spec.node_name))
             and (not self.extended_claim or _extended_claim(told) == self.extended_claim)
+            and (
+                self.nominated is None or bool(told.spec.node_name) or told.status.nominated_node_name == self.nominated
+            )
             and (not self.terminating or told.metadata.deletion_timestamp is not None)
         )
 

@@ -141,6 +141,14 @@ class ClusterState:
         self._assume_pod(pod, uid, now_ms).terminating = True
         self._settle_pod(pod, before)
 
+    def assume_nominated(self, pod: str, uid: str, node: str, *, now_ms: int = 0) -> None:
+        """The pod's status names the node that is promised to it, or "" for none."""
+        before = self._entry(POD, pod)
+        self._assume_pod(pod, uid, now_ms).nominated = node
+        version = self.version
+        self._settle_pod(pod, before)
+        self.intended += self.version - version
+
     def forget_pod(self, pod: str) -> None:
         """What we wrote about the pod failed, or did not last."""
         before = self._entry(POD, pod)
@@ -257,6 +265,7 @@ class ClusterState:
             queue=known.queue,
             labels=known.labels,
             extended_claim=known.extended_claim,
+            nominated=known.nominated,
             terminating=known.terminating,
             since_ms=now_ms,
         )

@@ -57,6 +57,7 @@ def translate(
         extended=container_asks(pod),
         extended_claim=f"{meta.namespace}/{extended.resource_claim_name}" if extended else "",
         avoids=tuple(sorted(avoids)) if not node else (),
+        nominated=status.nominated_node_name if ours and not node else "",
         sub_group=sub_group,
         priority=priority,
         task_priority=task_priority,

@@ -21,15 +21,7 @@ from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Plan
 from tests.conformance.kai_cases import Case, Expect, Task
 from tests.conformance.kai_gpus import TooMuch
-from tests.conformance.kai_world import DONE, ENDING, Standing, World, obstacles
-
-_STAGES = {
-    "consolidation": "consolidate",
-    "reclaim": "reclaim",
-    "preempt": "preempt",
-    "stalegangeviction": "stale",
-}
-"""What a stage of ours is called that does what an action of the peer's does; `allocate` evicts nobody."""
+from tests.conformance.kai_world import DONE, ENDING, STAGES, Standing, World, obstacles
 
 RUNS, WAITS, PROMISED, NEXT, AT_ONCE, ENDS, MOVES = (
     "Running",
@@ -90,7 +82,7 @@ def run(case: Case) -> Course:
 def _names_not_there(case: Case) -> Iterator[str]:
     if case.run.mode not in ("rounds", "actions"):
         yield f"unknown mode {case.run.mode}"
-    yield from (f"unknown action {name}" for name in case.run.actions if name not in (*_STAGES, "allocate"))
+    yield from (f"unknown action {name}" for name in case.run.actions if name not in (*STAGES, "allocate"))
     if case.expect is None:
         return
     jobs = {job.name for job in case.jobs}
@@ -165,9 +157,7 @@ def _decide(world: World, course: Course) -> Plan | None:
             course.problems.append(f"no plan: {defect}")
             return None
     defects = [f"defect: {entry.get('problem', entry['event'])}" for entry in logs]
-    defects += [
-        f"unknown stage {stage}" for stage in sorted({e.stage for e in whole.evictions} - set(_STAGES.values()))
-    ]
+    defects += [f"unknown stage {stage}" for stage in sorted({e.stage for e in whole.evictions} - set(STAGES.values()))]
     course.problems.extend(defect for defect in dict.fromkeys(defects) if defect not in course.problems)
     plan = _as_far_as(whole, world.case.run.actions)
     course.told.extend(_tell(plan))
@@ -183,12 +173,13 @@ def _too_many(case: Case, plan: Plan) -> Iterator[str]:
 
 def _as_far_as(plan: Plan, actions: Sequence[str]) -> Plan:
     """The plan without what stages decide that the case does not run."""
-    stages = {_STAGES[action] for action in actions if action in _STAGES}
+    stages = {STAGES[action] for action in actions if action in STAGES}
     out = {eviction.beneficiary for eviction in plan.evictions if eviction.stage not in stages}
     return replace(
         plan,
         evictions=tuple(eviction for eviction in plan.evictions if eviction.stage in stages),
         placements=tuple(placement for placement in plan.placements if placement.gang not in out),
+        promises=tuple(promise for promise in plan.promises if promise.gang not in out),
     )
 
 

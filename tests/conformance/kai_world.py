@@ -6,7 +6,7 @@ its name, as its controller makes it again; except for jobs that were deleted, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from queues.resources import Resources
@@ -38,6 +38,14 @@ NODE_AFFINITY = "kai.scheduler/type"
 QUEUE_LABEL = "kai.scheduler/queue"
 ROUND_MS = 1000
 MINUTE_MS = 60_000
+
+STAGES = {
+    "consolidation": "consolidate",
+    "reclaim": "reclaim",
+    "preempt": "preempt",
+    "stalegangeviction": "stale",
+}
+"""What a stage of ours is called that does what an action of the peer's does; `allocate` evicts nobody."""
 
 ON_NODES = ("Allocated", "Binding", "Bound", "Running", "Releasing", "StuckInReleasing")
 ENDING = ("Releasing", "StuckInReleasing")
@@ -71,6 +79,7 @@ class Standing:
     node: str
     started_ms: int | None
     number: int = 0
+    promised: str = ""
 
     @property
     def key(self) -> str:
@@ -100,7 +109,7 @@ class World:
         case = self.case
         return Snapshot(
             now_ms=self.now_ms,
-            policy=_policy(case.run.options.scheduler_conf),
+            policy=replace(_policy(case.run.options.scheduler_conf), stages=_stages(case.run.actions)),
             nodes=tuple(_node(node, with_gpus=self._gpus is None) for node in case.nodes),
             slices=(*(self._gpus.slices() if self._gpus else ()), *map(_slice, case.dra.resource_slices)),
             classes=_classes(case, shared=self._gpus is not None),
@@ -117,6 +126,10 @@ class World:
 
     def carry_out(self, plan: Plan) -> None:
         """What is placed is being bound, what is evicted ends."""
+        for standing in self.tasks.values():
+            standing.promised = ""
+        for promise in plan.promises:
+            self.tasks[promise.pod].promised = promise.node
         for eviction in plan.evictions:
             self.tasks[eviction.pod].state = "Releasing"
         for placement in plan.placements:
@@ -198,6 +211,11 @@ def _standing(job: given.Job, task: given.Task) -> Standing:
 
 def _own_claim(standing: Standing) -> str:
     return f"{standing.key}-gpus"
+
+
+def _stages(actions: Sequence[str]) -> tuple[str, ...]:
+    """Free room is used whatever the case is about."""
+    return ("allocate", *(STAGES[action] for action in actions if action in STAGES))
 
 
 def _policy(conf: given.SchedulerConf) -> Policy:
@@ -296,6 +314,7 @@ def _pod(standing: Standing, gpus: SharedGpus | None) -> Pod:
         uid=standing.uid,
         requests=Resources(amounts),
         node=standing.node,
+        nominated="" if standing.node else standing.promised,
         labels=task.pod_affinity_labels,
         required_affinity=label_in(NODE_AFFINITY, *task.node_affinity) if task.node_affinity else None,
         company=_company(job, task),

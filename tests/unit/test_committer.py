@@ -802,7 +802,7 @@ async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
     )
     world.meddle(("POST pods/p1/eviction", Refuse(429, "TooManyRequests", "the budget allows no disruption")))
 
-    outcomes = await world.committer().evict(Plan(now_ms=0, evictions=evictions))
+    outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=evictions), {})
 
     assert [(outcome.pod, outcome.problem) for outcome in outcomes] == [
         ("default/p0", ""),

@@ -95,11 +95,18 @@ def test_every_choice_of_the_policy_can_be_set():
         allocator_steps=9,
         device_fence_taint=FENCE_TAINT,
         spread=True,
+        stages=("allocate", "reclaim"),
     )
     flags = asdict(policy)
     assert flags.pop("device_fence_taint") == FENCE_TAINT
     assert config.load(flags=flags | {"device_fence": "taint"}).policy() == policy
     assert not config.load(flags={"device_fence": "verify"}).policy().device_fence_taint
+
+
+def test_stages_are_written_as_a_list_with_commas_and_unknown_ones_refused():
+    assert config.load(flags={"stages": "allocate, preempt"}).policy().stages == ("allocate", "preempt")
+    with pytest.raises(ConfigError, match="stages"):
+        config.load(flags={"stages": "allocate,steal"})
 
 
 def test_every_setting_says_what_it_is_and_has_a_default():

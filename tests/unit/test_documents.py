@@ -19,6 +19,7 @@ def settings_table() -> str:
     rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
     for name, field in Config.model_fields.items():
         default = field.default if not isinstance(field.default, bool) else str(field.default).lower()
+        default = ", ".join(default) if isinstance(default, tuple) else default
         rows.append(f"| `{name}` | {'' if default in (None, '') else f'`{default}`'} | {field.description} |")
     return "\n".join(rows)
 

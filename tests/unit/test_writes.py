@@ -11,9 +11,9 @@ from scheduler.api.dra import (
     DeviceRequestAllocationResult,
     ResourceClaimSpec,
 )
-from scheduler.commit.writes import Bind, ClaimWrite, Consumer, Evict, evictions, writes
+from scheduler.commit.writes import Bind, ClaimWrite, Consumer, Evict, evictions, nominations, writes
 from scheduler.model.errors import InvariantError
-from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
+from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan, Promise
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim
 
@@ -139,15 +139,39 @@ def test_a_claim_for_extended_resources_is_made_for_its_pod():
     ]
 
 
-def test_evictions_keep_the_plans_order():
+def test_evictions_keep_the_plans_order_by_the_gang_that_they_make_way_for():
     gone = tuple(
-        Eviction(pod=f"a/{name}", pod_uid=f"uid-{name}", stage="preempt", beneficiary="a/train", cost=1)
-        for name in ("y", "x")
+        Eviction(pod=f"a/{name}", pod_uid=f"uid-{name}", stage="preempt", beneficiary=gang, cost=1)
+        for name, gang in (("y", "a/train"), ("z", "a/other"), ("x", "a/train"))
     )
-    assert evictions(Plan(now_ms=0, evictions=gone)) == (
-        Evict(pod="a/y", uid="uid-y"),
-        Evict(pod="a/x", uid="uid-x"),
+    assert evictions(Plan(now_ms=0, evictions=gone)) == {
+        "a/train": (Evict(pod="a/y", uid="uid-y"), Evict(pod="a/x", uid="uid-x")),
+        "a/other": (Evict(pod="a/z", uid="uid-z"),),
+    }
+
+
+def test_pods_are_told_of_new_promises_and_of_those_that_do_not_hold_any_more():
+    gang = Gang(
+        key="a/train",
+        uid="u",
+        owner="PodGroup/a/train",
+        queue="q",
+        pods=(
+            pod("new"),
+            replace(pod("known"), nominated="n1"),
+            replace(pod("lost"), nominated="n1"),
+            replace(pod("placed"), nominated="n1"),
+        ),
     )
+    plan = Plan(
+        now_ms=0,
+        placements=(place("placed"),),
+        promises=tuple(
+            Promise(pod=f"a/{name}", pod_uid=f"uid-{name}", gang="a/train", node="n1") for name in ("new", "known")
+        ),
+    )
+    told = nominations(plan, Snapshot(now_ms=0, gangs=(gang,)))
+    assert [(each.pod, each.node) for each in told["a/train"]] == [("a/new", "n1"), ("a/lost", "")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""What running gangs may lose to others, and what harm it does: pods by themselves down to a minimum, or whole gangs.
+
+Harm is told in tiers, the gravest first: work of a higher priority lost is worse than any amount of a lower; then gangs
+stopped; then pods. Lost work is GPU-seconds since the pod started, or since its last checkpoint, and what a restart
+takes. Source: DESIGN 3; KAI docs (elastic workloads, min-runtime).
+"""
+
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, replace
+
+from scheduler.model.workloads import Gang, Pod
+from scheduler.plan.wants import least_pods
+from scheduler.solver.harm import Part
+
+RESTART_SECONDS = 60
+"""What a pod loses besides its work when it has to start again."""
+
+_CPU_OF_A_GPU = 64
+"""Lost CPU time counts as well, one GPU for so many CPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds."""
+
+    pod: Pod
+    gang: Gang
+    queue: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A running gang that may lose pods. `firm`: it may lose what it has beyond its minimum, and no more."""
+
+    gang: Gang
+    queue: str
+    firm: bool = False
+
+
+def losses(
+    holdings: Iterable[Holding], now_ms: int, gpus: Callable[[Pod], int], spared: Container[str] = ()
+) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
+    """What may go, numbered, and the gangs that it belongs to. `gpus`: what a pod has, in thousandths. `spared`: pods
+    (key) that cannot go now, nor can their gangs as a whole."""
+    found: list[Loss] = []
+    parts: list[Part] = []
+    for holding in holdings:
+        numbers: dict[str, list[int]] = {}
+        for pod in holding.gang.pods:
+            if pod.node and not pod.terminating and not pod.done and pod.key not in spared:
+                numbers.setdefault(pod.sub_group if holding.gang.sub_groups else "", []).append(len(found))
+                cost = lost(pod, holding.gang, now_ms, gpus(pod))
+                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost))
+        firm = holding.firm or any(pod.key in spared for pod in holding.gang.pods)
+        parts.append(_part(replace(holding, firm=firm), "", numbers))
+    return tuple(found), tuple(parts)
+
+
+def lost(pod: Pod, gang: Gang, now_ms: int, gpus: int) -> int:
+    """What ends with the pod, in thousandths of GPU-seconds."""
+    ran = max(now_ms - (pod.started_ms if pod.started_ms is not None else now_ms), 0)
+    if gang.checkpoint_interval_ms:
+        ran %= gang.checkpoint_interval_ms
+    worth = gpus if gpus else max(pod.requests["cpu"] // _CPU_OF_A_GPU, 1)
+    return worth * (ran // 1000 + RESTART_SECONDS)
+
+
+def _part(holding: Holding, name: str, numbers: dict[str, list[int]]) -> Part:
+    gang = holding.gang
+    own = next((sub for sub in gang.sub_groups if sub.name == name), None)
+    children = [sub for sub in gang.sub_groups if (sub.parent or "") == name]
+    root = not name
+    if not children:
+        mine = tuple(numbers.get(name, ()))
+        there = sum(1 for pod in gang.bound if not pod.terminating and (own is None or pod.sub_group == name))
+        least = least_pods(gang) if own is None else own.min_member
+        spare = 0 if least is None else min(max(there - least, 0), len(mine))
+        return Part(candidates=mine, spare=spare, whole=root, firm=root and holding.firm)
+    below = tuple(_part(holding, sub.name, numbers) for sub in children)
+    least = gang.min_sub_group if own is None else own.min_sub_group
+    running = sum(1 for part in below if part.runs)
+    spare = 0 if least is None else max(running - least, 0)
+    return Part(below=tuple(part for part in below if part.runs), spare=spare, whole=root, firm=root and holding.firm)

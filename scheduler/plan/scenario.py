@@ -1,0 +1,153 @@
+"""What would be if these pods left: played on the ledger itself, and taken back unless it is kept.
+
+Those who leave stay until they have ended. So what is kept is that their room is taken twice: by them, and by the gang
+to which it is promised; nobody else gets it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from queues.resources import Resources, total
+from scheduler.model.errors import InvariantError
+from scheduler.model.plan import Eviction, Promise
+from scheduler.model.reasons import Reason, RoomIsBeingMade
+from scheduler.model.workloads import Gang, Pod
+from scheduler.plan.allocate import place, seats
+from scheduler.plan.desk import Desk, Placed
+from scheduler.plan.ledger import Grant
+from scheduler.plan.losses import Loss
+from scheduler.plan.pieces import Wanted
+from scheduler.plan.realise import realise
+from scheduler.plan.wants import Wants
+from scheduler.solver.greedy import Short
+
+
+class Scenario:
+    """The desk as it would be without the victims."""
+
+    def __init__(self, desk: Desk, gang: Gang, victims: Sequence[Loss], *, moves: bool) -> None:
+        """`moves`: whether everybody who leaves needs another place."""
+        self._desk = desk
+        self._gang = gang
+        self._victims = victims
+        self._moves = moves
+        self._moved: list[Grant] = []
+        self._fruitless, desk.fruitless = desk.fruitless, {}
+        self._relief = _relief(desk, victims)
+        for loss in victims:
+            desk.ledger.vacate(loss.pod, desk.snapshot.claims)
+        self._charge(-1)
+
+    def play(self, piece: Wanted) -> Placed | Reason | None:
+        """Where the piece goes, why it has no place, or None if one who leaves has none."""
+        desk = self._desk
+        placed = place(desk, self._gang, piece)
+        if not isinstance(placed, Placed) or not self._moves:
+            return placed
+        for grant in placed.grants:
+            desk.ledger.reserve(grant)
+        there = all(self._is_moved(gang, pods) for gang, pods in _by_gang(self._victims))
+        for grant in placed.grants:
+            desk.ledger.unreserve(grant)
+        if not there:
+            self._forget_moved()
+            return None
+        return placed
+
+    def capacity(self, node: str, shape: int, count: int) -> int:
+        """How many of the shape find room on the node, up to `count`."""
+        return self._desk.rooms.capacity(node, (), shape, count)
+
+    def keep(self, placed: Placed, stage: str) -> None:
+        """Make it part of the plan: the victims leave, and the gang has the promise of its place."""
+        desk, gang = self._desk, self._gang
+        self._stay()
+        promise(desk, gang, placed.grants)
+        for grant in self._moved:
+            desk.ledger.reserve(grant)
+        for loss in self._victims:
+            desk.leaving.add(loss.pod.key)
+            desk.evictions.append(
+                Eviction(pod=loss.pod.key, pod_uid=loss.pod.uid, stage=stage, beneficiary=gang.key, cost=loss.cost)
+            )
+        desk.outlook += [(queue, relief * -1) for queue, _, relief in self._relief]
+        desk.reasons[gang.key] = RoomIsBeingMade(
+            gang=gang.key, pods=len(placed.grants), leaving=len(self._victims), stage=stage
+        )
+
+    def undo(self) -> None:
+        """Nobody leaves."""
+        self._charge(+1)
+        self._stay()
+
+    def _stay(self) -> None:
+        """Until they have left, the victims are where they are."""
+        self._forget_moved(also=False)
+        for loss in reversed(self._victims):
+            self._desk.ledger.reoccupy(loss.pod, self._desk.snapshot.claims)
+        self._desk.fruitless = self._fruitless
+
+    def _forget_moved(self, *, also: bool = True) -> None:
+        for grant in self._moved:
+            self._desk.ledger.unreserve(grant)
+        if also:
+            self._moved.clear()
+
+    def _charge(self, sign: int) -> None:
+        for queue, preemptible, relief in self._relief:
+            self._desk.ledger.charge(self._desk.tree, queue, relief * sign, preemptible=preemptible)
+
+    def _is_moved(self, gang: Gang, pods: Sequence[Pod]) -> bool:
+        """Whether these pods of the gang find other places."""
+        desk = self._desk
+        away = {pod.key for pod in pods}
+        gone = replace(gang, pods=tuple(replace(pod, node="") if pod.key in away else pod for pod in gang.pods))
+        desk.gang_of.update((pod.key, gang.key) for pod in gone.pods)
+        wants = Wants(gone, desk.snapshot.claims, desk.ledger.consumers, desk.shapes, desk.domains, desk.ledger.volumes)
+        while wants.waiting:
+            piece = wants.minimum()
+            piece = wants.growth() if piece is None else piece
+            if not isinstance(piece, Wanted):
+                return False
+            found = seats(desk, gone, piece)
+            grants = None
+            if not isinstance(found, Short):
+                grants = realise(desk, [(piece, found)], desk.ledger.in_use, desk.ledger.volumes)
+            if grants is None:
+                return False
+            for grant in grants:
+                desk.ledger.reserve(grant)
+                self._moved.append(grant)
+                wants.settle(grant.pod, grant.node)
+        return True
+
+
+def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
+    """The gang gets these places as soon as those who end there have left."""
+    cost = total(grant.cost for grant in grants)
+    for grant in grants:
+        desk.ledger.reserve(grant)
+    desk.charge(desk.ledger, gang, cost)
+    desk.outlook.append((desk.queue_of[gang.key], cost))
+    desk.promised[gang.key] = tuple(
+        Promise(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang.key, node=grant.node) for grant in grants
+    )
+    desk.waiting.pop(gang.key, None)
+
+
+def _by_gang(victims: Iterable[Loss]) -> list[tuple[Gang, list[Pod]]]:
+    pods: dict[str, tuple[Gang, list[Pod]]] = {}
+    for loss in victims:
+        pods.setdefault(loss.gang.key, (loss.gang, []))[1].append(loss.pod)
+    return [pods[key] for key in sorted(pods)]
+
+
+def _relief(desk: Desk, victims: Sequence[Loss]) -> list[tuple[str, bool, Resources]]:
+    """What queues no longer pay: (queue, preemptible, amounts)."""
+    found = []
+    for gang, pods in _by_gang(victims):
+        queue = desk.payer_of(gang)
+        if queue is None:
+            raise InvariantError(f"nobody pays for gang {gang.key}, whose pods were to leave")
+        found.append((queue, gang.preemptible, desk.accounts.relief(pods)))
+    return found

@@ -1,0 +1,91 @@
+"""Is nobody stopped who may not be, and nobody in vain? A part of the check of plans."""
+
+from collections.abc import Iterator
+
+from scheduler.model.plan import Eviction
+from scheduler.model.workloads import Gang, Pod
+from scheduler.solver.check_case import Case
+from scheduler.solver.check_gangs import is_satisfied
+
+_Evicted = tuple[Eviction, Gang, Pod]
+
+
+def evictions_are_of_running_work(case: Case) -> Iterator[str]:
+    """Each pod once, on a node, of a gang of ours other than the one that it makes way for."""
+    running = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node and not pod.done}
+    seen: set[str] = set()
+    for eviction in case.plan.evictions:
+        gang, pod = running.get(eviction.pod, (None, None))
+        if eviction.pod in seen:
+            yield f"pod {eviction.pod} is evicted twice"
+        seen.add(eviction.pod)
+        if gang is None or pod is None or pod.uid != eviction.pod_uid:
+            yield f"pod {eviction.pod} is evicted and does not run"
+        elif gang.key == eviction.beneficiary or eviction.beneficiary not in case.gangs:
+            yield f"pod {eviction.pod} is evicted for gang {eviction.beneficiary}, which gains nothing by it"
+
+
+def nobody_is_stopped_who_may_not_be(case: Case) -> Iterator[str]:
+    """Only preemptible work, not of those who are spared or leave anyhow, by a stage that is allowed and that it is the
+    business of: of the same queue and a lower priority to preempt, of another queue to reclaim."""
+    for eviction, gang, pod in _evicted(case):
+        gains, who = case.gangs[eviction.beneficiary], f"pod {pod.key} of gang {gang.key} is evicted"
+        if eviction.stage not in case.snapshot.policy.stages:
+            yield f"{who} by stage {eviction.stage}, which the policy does not allow"
+        if not gang.preemptible:
+            yield f"{who} and is not preemptible"
+        if pod.terminating or pod.key in case.snapshot.spared:
+            yield f"{who} and cannot be"
+        if eviction.stage == "preempt" and (gang.queue != gains.queue or gang.priority >= gains.priority):
+            yield f"{who} for gang {gains.key}, which does not outrank it in its queue"
+        if eviction.stage == "reclaim" and gang.queue == gains.queue:
+            yield f"{who} for gang {gains.key} of its own queue, which has nothing to reclaim there"
+
+
+def nobody_is_stopped_in_vain(case: Case) -> Iterator[str]:
+    """Whoever others make way for is promised its minimum by this plan; and nobody is left with less than his."""
+    promised: dict[str, set[str]] = {}
+    for promise in case.plan.promises:
+        promised.setdefault(promise.gang, set()).add(promise.pod)
+    for key in sorted({eviction.beneficiary for eviction, _, _ in _evicted(case)}):
+        gang = case.gangs[key]
+        there = {pod.key: pod for pod in gang.pods if pod.key in promised.get(key, ()) or _stays(pod)}
+        if not promised.get(key) or not is_satisfied(gang, there):
+            yield f"others are evicted for gang {key}, which is not promised its minimum"
+    lost: dict[str, set[str]] = {}
+    for _, gang, pod in _evicted(case):
+        lost.setdefault(gang.key, set()).add(pod.key)
+    for key, pods in sorted(lost.items()):
+        gang = case.gangs[key]
+        before = {pod.key: pod for pod in gang.pods if _stays(pod)}
+        after = {name: pod for name, pod in before.items() if name not in pods}
+        if after and is_satisfied(gang, before) and not is_satisfied(gang, after):
+            yield f"gang {key} is left with {len(after)} pods, less than its minimum"
+
+
+def promises_are_to_those_who_wait(case: Case) -> Iterator[str]:
+    """Each pod once, waiting, on a node that exists, and not placed by the same plan."""
+    placed, seen = {placement.pod for placement in case.plan.placements}, set[str]()
+    for promise in case.plan.promises:
+        gang, pod = case.pending.get(promise.pod, (None, None))
+        if promise.pod in seen or promise.pod in placed:
+            yield f"pod {promise.pod} is promised more than one place"
+        seen.add(promise.pod)
+        if gang is None or pod is None or gang.key != promise.gang or pod.uid != promise.pod_uid:
+            yield f"pod {promise.pod} is promised a place and does not wait for one"
+        if promise.node not in case.nodes:
+            yield f"pod {promise.pod} is promised node {promise.node}, which does not exist"
+
+
+def _evicted(case: Case) -> list[_Evicted]:
+    """The evictions of pods that there are, for gangs that there are."""
+    if not case.plan.evictions:
+        return []
+    pods = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods if pod.node and not pod.done}
+    return [
+        (each, *pods[each.pod]) for each in case.plan.evictions if each.pod in pods and each.beneficiary in case.gangs
+    ]
+
+
+def _stays(pod: Pod) -> bool:
+    return bool(pod.node) and not (pod.terminating or pod.done)

@@ -1,0 +1,189 @@
+"""Room made for gangs that wait: by moving, by taking back a share, by rank. And kept for them until they have it."""
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler.model.plan import Plan, Verdict
+from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
+from scheduler.model.snapshot import Snapshot
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import NOW_MS, World, ask, cluster, gang, queue, running, topology
+from tests.strategies import carried_out
+
+ALL = ("allocate", "consolidate", "reclaim", "preempt")
+LONG_AGO = NOW_MS - 3_600_000
+
+
+def decide(made: Snapshot, *stages: str) -> Plan:
+    made = replace(made, policy=replace(made.policy, stages=stages or ALL))  # type: ignore[arg-type]
+    decided = plan(made)
+    assert check(made, decided) == ()
+    return decided
+
+
+def evicted(decided: Plan) -> list[str]:
+    return [eviction.pod.partition("/")[2] for eviction in decided.evictions]
+
+
+def promised(decided: Plan) -> dict[str, str]:
+    return {promise.pod.partition("/")[2]: promise.node for promise in decided.promises}
+
+
+def two_queues(nodes: int = 1, gpus: int = 4) -> World:
+    return cluster(nodes=nodes, gpus=gpus) + queue("red", quota=2) + queue("blue", quota=2)
+
+
+def test_a_queue_takes_back_its_share_from_whoever_uses_more_than_his():
+    made = two_queues()
+    for number in range(4):
+        made += gang(f"red-{number}", gpus=1, queue="red", on=["node-0"], started_ms=LONG_AGO - number)
+    decided = decide(made + gang("blue", gpus=2, queue="blue"))
+    assert evicted(decided) == ["red-0-0", "red-1-0"], "those who have worked least"
+    assert promised(decided) == {"blue-0": "node-0"}
+    assert decided.placements == ()
+    assert isinstance(decided.why("blue"), RoomIsBeingMade)
+
+
+def test_nobody_is_taken_below_his_share_not_by_the_last_victim_either():
+    made = two_queues() + gang("large", gpus=4, queue="red", on=["node-0"])
+    decided = decide(made + gang("blue", gpus=2, queue="blue"))
+    assert evicted(decided) == []
+    assert isinstance(decided.why("blue"), GangDoesNotFit)
+
+
+def test_who_has_his_share_takes_nothing_back():
+    made = two_queues() + gang("red", gpus=2, queue="red", on=["node-0"])
+    made += gang("blue", gpus=2, queue="blue", on=["node-0"])
+    assert evicted(decide(made + gang("more", gpus=1, queue="blue"))) == []
+
+
+def test_work_of_higher_priority_takes_the_place_of_lower_in_its_queue_and_not_of_its_like():
+    made = cluster(gpus=2) + gang("low", gpus=1, priority=50, on=["node-0"])
+    made += gang("high", gpus=1, priority=100, on=["node-0"])
+    decided = decide(made + gang("urgent", gpus=1, priority=100))
+    assert evicted(decided) == ["low-0"]
+    assert [(e.stage, e.beneficiary) for e in decided.evictions] == [("preempt", "default/urgent")]
+    assert evicted(decide(made + gang("urgent", gpus=2, priority=100))) == []
+
+
+def test_what_cannot_be_preempted_stays():
+    made = cluster(gpus=1) + queue("q", quota=1)
+    made += gang("firm", gpus=1, priority=50, queue="q", preemptible=False, on=["node-0"])
+    assert evicted(decide(made + gang("urgent", gpus=1, priority=100, queue="q"))) == []
+
+
+def test_a_gang_loses_what_it_has_beyond_its_minimum_or_all():
+    made = cluster(nodes=1, gpus=4)
+    made += gang("elastic", pods=4, minimum=2, gpus=1, priority=50, on=["node-0"] * 4)
+    assert len(evicted(decide(made + gang("small", gpus=2, priority=100)))) == 2
+    assert len(evicted(decide(made + gang("large", gpus=3, priority=100)))) == 4
+
+
+def test_running_work_is_moved_where_that_is_enough():
+    made = cluster(nodes=2, gpus=2)
+    made += gang("one", gpus=1, on=["node-0"]) + gang("two", gpus=1, on=["node-1"])
+    decided = decide(made + gang("whole", gpus=2))
+    assert [e.stage for e in decided.evictions] == ["consolidate"]
+    assert len(promised(decided)) == 1
+
+
+def test_nobody_is_moved_who_has_no_other_place():
+    made = cluster(nodes=2, gpus=2)
+    made += gang("one", gpus=1, on=["node-0"]) + gang("two", gpus=2, on=["node-1"])
+    assert evicted(decide(made + gang("whole", gpus=2))) == []
+
+
+def test_of_all_ways_the_least_harmful_is_taken():
+    """One rack is full of small work that has run for hours, the other of one gang that has just begun."""
+    made = cluster(nodes=4, gpus=2, racks=2) + topology("racks", "rack")
+    for number in range(4):
+        where = f"node-{number // 2}"
+        made += gang(f"old-{number}", gpus=1, priority=50, on=[where], started_ms=LONG_AGO)
+    made += gang("young", pods=2, gpus=2, priority=50, on=["node-2", "node-3"], started_ms=NOW_MS - 1000)
+    wanted = gang("train", pods=2, gpus=2, priority=100, topology=("racks", "rack", None))
+    decided = decide(made + wanted)
+    assert evicted(decided) == ["young-0", "young-1"]
+
+
+@pytest.mark.parametrize("dra", [False, True])
+def test_room_that_was_won_is_kept_until_it_is_free_and_then_taken(dra: bool):
+    """Victims take their time; meanwhile a smaller gang of the same queue comes, and gets nothing of it."""
+    wanted = {"claims": {"gpus": ask(2)}} if dra else {"gpus": 2}
+    low = gang("low", pods=2, priority=50, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1}))  # type: ignore[arg-type]
+    start = cluster(gpus=2, dra=dra) + low
+    made = carried_out(start, plan(start)) + gang("urgent", priority=100, **wanted)  # type: ignore[arg-type]
+    first = decide(made)
+    assert evicted(first) == ["low-0", "low-1"]
+
+    leaving = after(made, first, gone=["low-0"])
+    second = decide(leaving + gang("thief", priority=75, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1})))  # type: ignore[arg-type]
+    assert (evicted(second), second.placements) == ([], ())
+    assert promised(second) == {"urgent-0": "node-0"}
+
+    free = after(leaving, second, gone=["low-0", "low-1"])
+    third = decide(free + gang("thief", priority=175, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1})))  # type: ignore[arg-type]
+    assert [placement.pod for placement in third.placements] == ["default/urgent-0"]
+    assert third.promises == ()
+
+
+def test_a_promise_that_nobody_leaves_for_any_more_is_dropped():
+    made = cluster(gpus=2) + running("foreign", on="node-0", gpus=2) + gang("urgent", gpus=2, priority=100)
+    made = replace(made, gangs=tuple(with_promise(each, "node-0") for each in made.gangs))
+    decided = decide(made)
+    assert decided.promises == ()
+    assert isinstance(decided.why("urgent"), GangDoesNotFit)
+
+
+def test_who_is_spared_is_not_asked_again():
+    made = cluster(gpus=2) + gang("low", gpus=1, priority=50, on=["node-0"])
+    made += gang("other", gpus=1, priority=60, on=["node-0"])
+    made = replace(made, spared=frozenset({"default/low-0"}))
+    assert evicted(decide(made + gang("urgent", gpus=1, priority=100))) == ["other-0"]
+
+
+def test_what_has_not_run_for_its_least_time_is_not_stopped():
+    slow = cluster(gpus=1)
+    slow = replace(slow, queues=tuple(replace(each, preempt_min_runtime_ms=60_000) for each in slow.queues))
+    urgent = gang("urgent", gpus=1, priority=100)
+    young = gang("low", gpus=1, priority=50, on=["node-0"], started_ms=NOW_MS - 59_000)
+    assert evicted(decide(slow + young + urgent)) == []
+    old = gang("low", gpus=1, priority=50, on=["node-0"], started_ms=NOW_MS - 60_000)
+    assert evicted(decide(slow + old + urgent)) == ["low-0"]
+
+
+def test_without_stages_nobody_is_stopped():
+    made = cluster(gpus=1) + gang("low", gpus=1, priority=50, on=["node-0"]) + gang("urgent", gpus=1, priority=100)
+    decided = decide(made, "allocate")
+    assert (evicted(decided), decided.promises) == ([], ())
+    assert [decision.verdict for decision in decided.gangs] == [Verdict.RUNNING, Verdict.PENDING]
+
+
+def after(made: Snapshot, decided: Plan, gone: list[str]) -> World:
+    """What has been promised is noted, who was evicted leaves, and these have left."""
+    nodes = {promise.pod: promise.node for promise in decided.promises}
+    ends = {eviction.pod for eviction in decided.evictions}
+    left = {f"default/{name}" for name in gone}
+    gangs = []
+    for each in made.gangs:
+        pods = tuple(
+            replace(
+                pod,
+                terminating=pod.terminating or pod.key in ends,
+                nominated=nodes.get(pod.key, "") if not pod.node else "",
+            )
+            for pod in each.pods
+            if pod.key not in left
+        )
+        if pods:
+            gangs.append(replace(each, pods=pods))
+    mine = {pod.key for each in made.gangs for pod in each.pods}
+    there = tuple(pod for each in gangs for pod in each.pods if pod.node)
+    claims = {key: claim for key, claim in made.claims.items() if not any(key.startswith(f"{name}-") for name in left)}
+    others = tuple(pod for pod in made.pods if pod.key not in mine)
+    return replace(made, gangs=tuple(gangs), pods=others + there, claims=claims)  # type: ignore[return-value]
+
+
+def with_promise(each, node):  # type: ignore[no-untyped-def]
+    return replace(each, pods=tuple(replace(pod, nominated=node) for pod in each.pods))
