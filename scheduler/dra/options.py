@@ -108,7 +108,7 @@ class Options:
         key = (id(found), want.every, want.admin, want.capacity, tuple(c.attribute for c in covering))
         known = self._available.get(key)
         if known is None:
-            numbers = self._members(want, found) if want.every else found.usable
+            numbers = found.selected if want.every else found.usable
             free = [n for n in numbers if self.room.is_free(want, n)]
             known = tuple(n for n in free if all(self._comparable(c, claim, want, n) for c in covering))
             self._available[key] = known
@@ -144,13 +144,6 @@ class Options:
             choices.append(Choice(want=want, item=item, kind=kind, failures=found.failures))
         return choices
 
-    def _members(self, want: Want, found: Candidates) -> tuple[int, ...]:
-        """What "all devices" means here: a shared device without room for one more share is not among them."""
-        if want.admin:
-            return found.selected
-        devices = self.room.view.devices
-        return tuple(n for n in found.selected if not devices[n].shareable or self.room.has_capacity(want, n))
-
     def _cannot_be_told(self, claim: int, want: Want, found: Candidates) -> bool:
         """Whether nobody can say what "all devices" is: a pool half published, a form newer than us, a selector that
         fails."""
@@ -171,7 +164,9 @@ class Options:
         return True
 
     def _whole_is_possible(self, claim: int, want: Want, found: Candidates, free: tuple[int, ...]) -> bool:
-        members = self._members(want, found)
+        """Whether every device that would do can be had. A shared one without room for one more share is no exception:
+        so Kubernetes since 1.37, where before it was left out."""
+        members = found.selected
         if not members or not set(members) <= set(found.usable):
             return False
         if not all(self.room.is_free(want, n) for n in members):

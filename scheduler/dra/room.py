@@ -73,11 +73,17 @@ class Room:
         return left
 
     def is_free(self, want: Want, number: int) -> bool:
-        """Whether one more can be taken for this want, as things stand."""
+        """Whether one more can be taken for this want, as things stand.
+
+        Admin access looks past the holders of a device. Of one that is shared it is a share, as upstream: it takes
+        nothing of the capacity, and is not to be had where that is used up.
+        """
         device = self.view.devices[number]
         if want.admin:
             in_use = number in self.held or number in self._charged
-            return in_use or self.counters_suffice(device)
+            return (in_use or self.counters_suffice(device)) and (
+                not device.shareable or self._is_not_full(want, number)
+            )
         if number in self.held:
             return False
         if not device.shareable:
@@ -88,6 +94,12 @@ class Room:
         """Whether a shareable device has room for one more such share."""
         part = self.part(want, number)
         return part is not None and all(amount <= self.capacity(number, name) for name, amount in part)
+
+    def _is_not_full(self, want: Want, number: int) -> bool:
+        """Whether those who hold a shareable device leave enough for one more such share, taken by itself."""
+        part, taken = self.part(want, number), self.shared.get(number, {})
+        capacity = self.view.devices[number].capacity
+        return part is not None and all(amount <= capacity[name].value - taken.get(name, 0) for name, amount in part)
 
     def part(self, want: Want, number: int) -> Part | None:
         """What the want takes of a shareable device's capacity; None if the device cannot serve it."""

@@ -18,7 +18,7 @@ from scheduler.dra.cel.selectors import CelError
 from scheduler.model.snapshot import Snapshot
 from scheduler.solver.check_published import Pools, Published, amount
 from scheduler.solver.check_selectors import NAME_FIELD, STOPPING, tolerates
-from scheduler.solver.check_shares import Given, Use
+from scheduler.solver.check_shares import Given
 
 Asked: TypeAlias = dra.ExactDeviceRequest | dra.DeviceSubRequest
 Result: TypeAlias = dra.DeviceRequestAllocationResult
@@ -34,7 +34,7 @@ class Served:
     devices: Sequence[tuple[Result, Published | None]]
 
 
-def answers(snapshot: Snapshot, given: Given, pools: Pools, use: Use) -> Iterator[str]:
+def answers(snapshot: Snapshot, given: Given, pools: Pools) -> Iterator[str]:
     """Violations of one claim, a sentence each."""
     results = given.allocation.devices.results or ()
     found = [(result, pools.device((result.driver, result.pool, result.device), given.node)) for result in results]
@@ -64,7 +64,7 @@ def answers(snapshot: Snapshot, given: Given, pools: Pools, use: Use) -> Iterato
             mine = [(result, published) for result, published in found if result.request == name]
             served.append(Served(name=name, asked=asked, devices=mine))
     for part in served:
-        yield from _request(snapshot, given, part, pools, use)
+        yield from _request(snapshot, given, part, pools)
     for constraint in given.spec.devices.constraints or ():
         yield from _constraint(given.claim, constraint, found)
     yield from _where(given, [published for _, published in found if published is not None])
@@ -78,7 +78,7 @@ def _forms(request: dra.DeviceRequest) -> list[tuple[str, Asked]]:
     return [(f"{request.name}/{sub.name}", sub) for sub in request.first_available or ()]
 
 
-def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools, use: Use) -> Iterator[str]:
+def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools) -> Iterator[str]:
     """As many devices as asked, each of which is what was asked for."""
     asked, what = served.asked, f"claim {given.claim}: request {served.name}"
     device_class = snapshot.classes.get(asked.device_class_name)
@@ -95,7 +95,7 @@ def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools, use
     selectors = (*(device_class.spec.selectors or ()), *(asked.selectors or ()))
     expressions = [selector.cel.expression if selector.cel else "false" for selector in selectors]
     if asked.allocation_mode == "All":
-        yield from _all_of(given, served, expressions, pools, use)
+        yield from _all_of(given, served, expressions, pools)
     elif len(served.devices) != (1 if asked.count is None else asked.count):
         yield f"{what} has {len(served.devices)} devices"
     for result, published in served.devices:
@@ -110,10 +110,9 @@ def _request(snapshot: Snapshot, given: Given, served: Served, pools: Pools, use
             yield from _as_published(where, asked, result, published)
 
 
-def _all_of(given: Given, served: Served, expressions: Sequence[str], pools: Pools, use: Use) -> Iterator[str]:
-    """Mode All: every device that the node can use and that would do. A shared one may be left out if it is full."""
+def _all_of(given: Given, served: Served, expressions: Sequence[str], pools: Pools) -> Iterator[str]:
+    """Mode All: every device that the node can use and that would do; a shared one that is full does not excuse."""
     what = f"claim {given.claim}: request {served.name}"
-    looking = isinstance(served.asked, dra.ExactDeviceRequest) and bool(served.asked.admin_access)
     mine = {published.key for _, published in served.devices if published is not None}
     usable, known = pools.on(given.node)
     if not known:
@@ -121,9 +120,7 @@ def _all_of(given: Given, served: Served, expressions: Sequence[str], pools: Poo
     for published in usable:
         if published.key in mine or any(_selected(what, expressions, published, pools)):
             continue
-        takes = _takes(served.asked, published)
-        full = published.shared and any(value > use.room(published, name) for name, value in (takes or {}).items())
-        if takes is not None and (looking or not full):
+        if _takes(served.asked, published) is not None:
             yield f"{what} asks for all devices and is not given {published.key[1]}/{published.key[2]}"
 
 

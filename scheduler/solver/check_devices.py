@@ -46,7 +46,7 @@ def check(snapshot: Snapshot, placed: Placed, pools: Pools) -> Iterator[str]:
     yield from _consumers(snapshot, placed)
     use = Use.of(snapshot, given)
     for _, its in sorted(given.items()):
-        yield from answers(snapshot, its, pools, use)
+        yield from answers(snapshot, its, pools)
     yield from given_once(use, pools)
 
 

@@ -105,6 +105,19 @@ def _double_use(world: World, allocations: Sequence[Json]) -> Iterator[str]:
                 yield f"capacity {name} of device {key}: {taken} taken"
     for pool in sorted({key[:2] for key in touched}):
         yield from _overdrawn(world, pool, {key for key in (*whole, *parts) if key[:2] == pool})
+    yield from _seen_though_full(world, before, allocations)
+
+
+def _seen_though_full(world: World, before: Sequence[Json], allocations: Sequence[Json]) -> Iterator[str]:
+    """Admin access takes nothing, but a share that has no room beside those of others is not to be had."""
+    shares = [r for allocation in allocations for r in _results(allocation) if "shareID" in r and r.get("adminAccess")]
+    for share in shares:
+        device, _ = world.devices.get(_key(share), ({}, {}))
+        others = [r["consumedCapacity"] for r in before if _key(r) == _key(share) and "shareID" in r]
+        for name, capacity in (device.get("capacity") or {}).items():
+            taken = sum((parse(each.get(name, 0)) for each in (*others, share["consumedCapacity"])), Fraction())
+            if taken > parse(capacity["value"]):
+                yield f"capacity {name} of device {_key(share)}: no room for the share of an admin"
 
 
 def _overdrawn(world: World, pool: tuple[str, str], used: set[Key]) -> Iterator[str]:
@@ -164,7 +177,7 @@ def _request_problems(world: World, asked: Json, results: Sequence[Json]) -> Ite
             yield f"{len(keys)} devices instead of {asked.get('count', 1)}"
     else:
         missing = {key for key in world.devices if world.usable(key) and _fits(world, asked, key)} - set(keys)
-        if missing - _without_room(world, asked):
+        if missing:
             yield f"not all devices: {sorted(missing)} are missing"
     for result in results:
         key = _key(result)
@@ -200,7 +213,7 @@ def _result_problems(world: World, asked: Json, result: Json) -> Iterator[str]:
 
 
 def _fits(world: World, asked: Json, key: Key) -> bool:
-    """Whether class, selectors and the size of its capacities allow the device."""
+    """Whether class, selectors, the size of its capacities and their request policies allow the device."""
     device, _ = world.devices[key]
     seen = cel_device(key[0], device.get("attributes"), device.get("capacity"), device.get("allowMultipleAllocations"))
     selectors = (*(world.classes[asked["deviceClassName"]]["spec"].get("selectors") or ()), *_selectors(asked))
@@ -208,24 +221,24 @@ def _fits(world: World, asked: Json, key: Key) -> bool:
         return False
     requests = ((asked.get("capacity") or {}).get("requests") or {}).items()
     capacity = device.get("capacity") or {}
-    return all(name in capacity and parse(capacity[name]["value"]) >= parse(value) for name, value in requests)
+    return all(name in capacity and _may_be_taken(parse(value), capacity[name]) for name, value in requests)
 
 
-def _without_room(world: World, asked: Json) -> set[Key]:
-    """Shared devices that have not enough left for one more share: "all devices" leaves them out, unless for admins."""
-    if asked.get("adminAccess"):
-        return set()
-    requests = (asked.get("capacity") or {}).get("requests") or {}
-    held = [r for claim in world.held for r in _results(claim["status"]["allocation"]) if "shareID" in r]
-    full = set()
-    for key, (device, _) in world.devices.items():
-        for name, capacity in (device.get("capacity") or {}).items() if device.get("allowMultipleAllocations") else ():
-            taken = sum((parse(r["consumedCapacity"][name]) for r in held if _key(r) == key), Fraction())
-            policy = capacity.get("requestPolicy") or {}
-            wanted = parse(requests.get(name, policy.get("default", capacity["value"])))
-            if taken + wanted > parse(capacity["value"]):
-                full.add(key)
-    return full
+def _may_be_taken(requested: Fraction, capacity: Json) -> bool:
+    """Whether an amount, rounded up to what the request policy allows, is within both policy and capacity."""
+    policy = capacity.get("requestPolicy") or {}
+    bounds, values = policy.get("validRange") or {}, sorted(map(parse, policy.get("validValues") or ()))
+    rounded, most = requested, parse(capacity["value"])
+    if bounds:
+        least, step = parse(bounds["min"]), parse(bounds.get("step", 0))
+        rounded = max(requested, least)
+        if step:
+            rounded += (least - rounded) % step
+        most = min(most, parse(bounds.get("max", capacity["value"])))
+    elif values:
+        rounded = next((value for value in values if value >= requested), most + 1)
+    by_default = "default" in policy and parse(policy["default"]) == requested == rounded
+    return rounded <= (parse(capacity["value"]) if by_default else most)
 
 
 def _selectors(asked: Json) -> Iterable[Json]:

@@ -281,6 +281,34 @@ def test_shared_capacity_is_given_out_once():
     assert isinstance(ask(found, *asks), NoRoom)
 
 
+def test_all_devices_are_not_to_be_had_where_a_shared_one_has_no_room_left():
+    """Kubernetes 1.37; 1.36 left the full one out."""
+    whole, shared = device("whole"), device("shared", capacity={"memory": "2"}, shared=True)
+    found = inventory(slice_of("n1", whole, shared))
+    in_use = InUse(found)
+    every = claim("c", request("r", of="any", every=True))
+    assert names(ask(found, every, in_use=in_use)) == [["whole", "shared"]]
+    first = ask(found, claim("a", request("r", "device.allowMultipleAllocations", of="any", capacity={"memory": "1"})))
+    assert isinstance(first, Allocated)
+    in_use.take(first.allocations[0])
+    assert cause(ask(found, every, in_use=in_use)) == ("has 1 free device of class any, and request r asks for all 2")
+    part = claim("c", request("r", of="any", every=True, capacity={"memory": "1"}))
+    assert names(ask(found, part, in_use=in_use)) == [["shared"]], "the other has no memory, and this room for one more"
+
+
+def test_admin_access_to_a_shared_device_needs_room_for_one_more_share_and_takes_none():
+    found = inventory(slice_of("n1", device("shared", capacity={"memory": "2"}, shared=True)))
+    one = {"of": "any", "capacity": {"memory": "1"}}
+    in_use = InUse(found)
+    looks, uses = claim("a", request("r", admin=True, **one), admin=True), claim("b", request("r", **one))
+    for _ in range(2):
+        assert isinstance(ask(found, looks, looks, looks, in_use=in_use), Allocated)
+        used = ask(found, uses, in_use=in_use)
+        assert isinstance(used, Allocated)
+        in_use.take(used.allocations[0])
+    assert isinstance(ask(found, looks, in_use=in_use), NoRoom)
+
+
 def test_share_ids_are_uuids_that_depend_on_nothing_but_the_claim_the_device_and_the_count():
     ids = {share_id(uid, DeviceId("d", "p", name), n) for uid in "ab" for name in "xy" for n in range(2)}
     assert len(ids) == 8

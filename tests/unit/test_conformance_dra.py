@@ -84,10 +84,12 @@ def test_rules_have_cases_of_their_own(tmp_path: Path):
     assert dra.run(file) == (3, 1)
 
 
-def judged(claim: Json, *devices: str, held: tuple[Json, ...] = (), **more: object) -> list[str]:
+def judged(
+    claim: Json, *devices: str, held: tuple[Json, ...] = (), published: Json = SLICE, **more: object
+) -> list[str]:
     """What the judge says about these devices for a claim."""
     results = [{"request": "r", "driver": "d", "pool": "p", "device": d, **more} for d in devices]
-    world = World({"metadata": {"name": "n1"}}, [SLICE], {"any": {"metadata": {"name": "any"}, "spec": {}}}, held)
+    world = World({"metadata": {"name": "n1"}}, [published], {"any": {"metadata": {"name": "any"}, "spec": {}}}, held)
     return violations(world, [claim], [{"devices": {"results": results}, "nodeSelector": ON_N1}])
 
 
@@ -111,3 +113,42 @@ def test_the_judge_sees_every_kind_of_fault():
     assert any("does not match" in problem for problem in judged(matched, "a", "b"))
     assert any("is not distinct" in problem for problem in judged(distinct, "a", "c"))
     assert any("shareID" in problem for problem in judged(one, "a", shareID="x"))
+
+
+def capacious(name: str, memory: str, *, shared: bool = True, **policy: object) -> Json:
+    capacity = {"memory": {"value": memory} | ({"requestPolicy": policy} if policy else {})}
+    return {"name": name, "capacity": capacity} | ({"allowMultipleAllocations": True} if shared else {})
+
+
+def test_for_the_judge_all_devices_are_those_that_can_give_the_amount_that_is_asked_for():
+    small = {"min": "1", "max": "2"}
+    devices = [
+        capacious("large", "8", shared=False),
+        capacious("small", "2", shared=False),
+        capacious("in-small-parts", "8", default="1", validRange=small),
+        capacious("in-small-parts-by-list", "8", default="1", validValues=["1", "2"]),
+        capacious(
+            "in-parts-of-three", "8", shared=False, default="3", validRange={"min": "3", "max": "6", "step": "3"}
+        ),
+        capacious("in-parts-of-five", "8", shared=False, default="5", validRange={"min": "5", "max": "5"}),
+    ]
+    published = {**SLICE, "spec": {**SLICE["spec"], "devices": devices}}
+    four = case("allocated", allocationMode="All", capacity={"requests": {"memory": "4"}})["claims"][0]
+    right = ("large", "in-parts-of-three", "in-parts-of-five")
+    assert judged(four, *right, published=published) == []
+    for missing in range(3):
+        given = (*right[:missing], *right[missing + 1 :])
+        assert "not all devices" in judged(four, *given, published=published)[0]
+    assert "in-small-parts') does not fit" in judged(four, *right, "in-small-parts", published=published)[0]
+
+
+def test_for_the_judge_a_full_share_is_one_of_all_devices_and_nothing_for_an_admin():
+    published = {**SLICE, "spec": {**SLICE["spec"], "devices": [capacious("a", "2"), capacious("b", "2")]}}
+    share = {"driver": "d", "pool": "p", "device": "a", "shareID": "x", "consumedCapacity": {"memory": "1"}}
+    holder = {"status": {"allocation": {"devices": {"results": [share]}}}}
+    every = case("allocated", allocationMode="All")["claims"][0]
+    given = {"published": published, "held": (holder,), "shareID": "y", "consumedCapacity": {"memory": "2"}}
+    assert any("not all devices" in problem for problem in judged(every, "b", **given))
+    looks = case("allocated", adminAccess=True)["claims"][0]
+    assert judged(looks, "b", adminAccess=True, **given) == []
+    assert "no room for the share of an admin" in judged(looks, "a", adminAccess=True, **given)[0]
