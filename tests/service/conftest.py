@@ -28,8 +28,17 @@ PATIENCE_SECONDS = 30.0
 Document = dict[str, Any]
 Objects = Mapping[str, Document]
 
+BUDGET = kinds.Kind(
+    group="policy",
+    version="v1",
+    plural="poddisruptionbudgets",
+    kind="PodDisruptionBudget",
+    namespaced=True,
+    type=kinds.Document,
+)
 _APPLIED = {
-    (kind.api_version, kind.kind): kind for kind in (*kinds.APPLIED, *kinds.WATCHED, kinds.CUSTOM_RESOURCE_DEFINITION)
+    (kind.api_version, kind.kind): kind
+    for kind in (*kinds.APPLIED, *kinds.WATCHED, kinds.CUSTOM_RESOURCE_DEFINITION, BUDGET)
 }
 
 
