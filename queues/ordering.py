@@ -17,14 +17,15 @@ from queues.tree import Queue, QueueTree
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """What ordering sees of a gang that waits in leaf `queue`. `asked`: what it takes next, in house units of queue
-    resources. `elastic`: it has its minimum and asks for more pods."""
+    resources. `reach`: 0 if it
+    lacks its minimum, 1 if it has just that and asks for more pods, 2 if it has more already."""
 
     key: str
     queue: str
     asked: Resources
     priority: int = 0
     created_ms: int = 0
-    elastic: bool = False
+    reach: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +99,11 @@ ORDER: tuple[Callable[[Contender], int | str | tuple[int, ...]], ...] = (
 
 GANG_ORDER: tuple[Callable[[Waiting], int | str], ...] = (
     lambda gang: -gang.priority,
-    lambda gang: gang.elastic,
+    lambda gang: gang.reach,
     lambda gang: gang.created_ms,
     lambda gang: gang.key,
 )
-"""Within one leaf: higher priority, gangs below their minimum, older, by name."""
+"""Within one leaf: higher priority, gangs below their minimum, then those with just that, older, by name."""
 
 _PART = 1 << 40
 _Key = tuple[int | str | tuple[int, ...], ...]

@@ -43,7 +43,7 @@ def place_pending(desk: Desk) -> None:
             turns.charge(turn.queue, total(grant.cost for grant in answer.grants))
         else:
             desk.reasons[gang.key] = answer
-            if not turn.elastic:
+            if not turn.reach:
                 if not shared.ties_groups(piece):
                     desk.waiting[gang.key] = piece
                 continue
@@ -51,7 +51,7 @@ def place_pending(desk: Desk) -> None:
         more = desk.wants[gang.key].growth()
         if more is not None:
             pieces[gang.key] = more
-            turns.put(replace(turn, asked=_asked(desk, more), elastic=True))
+            turns.put(replace(turn, asked=_asked(desk, more), reach=_reach(desk.wants[gang.key])))
     joint.place_jointly(desk)
 
 
@@ -61,7 +61,6 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
         if key in desk.promised:
             continue
         first = wants.minimum()
-        elastic = first is None
         piece = wants.growth() if first is None else first
         if isinstance(piece, Wanted):
             pieces[key] = piece
@@ -72,7 +71,7 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
                 asked=_asked(desk, piece),
                 priority=gang.priority,
                 created_ms=gang.created_ms,
-                elastic=elastic,
+                reach=_reach(wants) if first is None else 0,
             )
         elif piece is not None:
             desk.reasons[key] = piece
@@ -87,7 +86,7 @@ def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:
         asked = _next_piece(wants, turn)
         return shared.place(desk, wants.gang, asked, place) if isinstance(asked, Wanted) else asked
 
-    if not turn.elastic:
+    if not turn.reach:
         wants.left_out = hopeless(desk, piece)
         fewer = wants.minimum() if wants.left_out else None
         if isinstance(fewer, Wanted):
@@ -100,7 +99,12 @@ def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:
 
 
 def _next_piece(wants: Wants, turn: Waiting) -> Wanted | Reason | None:
-    return wants.growth() if turn.elastic else wants.minimum()
+    return wants.growth() if turn.reach else wants.minimum()
+
+
+def _reach(wants: Wants) -> int:
+    """Of a gang that has its minimum."""
+    return 2 if wants.bound > wants.needed else 1
 
 
 def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason | None:

@@ -7,6 +7,7 @@ workloads); native gang API (minCount).
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods, WaitingForVolumes
@@ -254,7 +255,7 @@ class Wants:
             bundles[node.name, bundle.shape] = [bundle]
             unit = Unit(shape=bundle.shape, pods=len(bundle.pods))
             return self._group(node, ladder, 1, units=(unit,))
-        for child in sorted(node.children, key=lambda c: (not c.started, c.name)):
+        for child in sorted(node.children, key=_growth_key):
             own: dict[tuple[str, int], list[Bundle]] = {}
             state = self._need(child, own)
             if state is None:
@@ -372,6 +373,20 @@ def _needed(node: _Node) -> int:
         return node.present if node.minimum is None else node.minimum
     each = sorted(map(_needed, node.children))
     return sum(each if node.minimum is None else each[: node.minimum])
+
+
+def _growth_key(node: _Node) -> tuple[bool, bool, Fraction, str]:
+    """Who of its siblings grows first: who is below its minimum, who has started, who is the least beyond it."""
+    have, least = _progress(node)
+    return have >= least, not node.started, Fraction(have, max(least, 1)), node.name
+
+
+def _progress(node: _Node) -> tuple[int, int]:
+    """How many pods, or satisfied children, the group has, and its minimum."""
+    if not node.children:
+        return len(node.there), node.present if node.minimum is None else node.minimum
+    have = sum(1 for child in node.children if _progress(child)[0] >= _progress(child)[1])
+    return have, len(node.children) if node.minimum is None else node.minimum
 
 
 def _too_few_groups(gang: Gang, node: _Node, missing: int) -> WaitingForPods:

@@ -70,6 +70,23 @@ def test_an_elastic_gang_starts_with_its_minimum_and_grows_as_far_as_there_is_ro
     assert (reason.needed, reason.placeable) == (1, 0)
 
 
+def test_gangs_that_have_just_their_minimum_grow_before_those_that_have_more() -> None:
+    """Source: KAI job order, elastic."""
+    made = cluster(nodes=1, gpus=5) + gang("a", pods=4, gpus=1, minimum=1) + gang("b", pods=4, gpus=1, minimum=1)
+    decided = decide(made)
+    assert (len(placed(decided, "a")), len(placed(decided, "b"))) == (3, 2)
+
+
+def test_of_sub_groups_that_have_their_minimum_the_one_least_beyond_it_grows_first() -> None:
+    """Source: KAI sub-group order."""
+    groups = (sub_group("a", 1), sub_group("b", 2))
+    pods = [pod(f"a-{n}", gpus=1, sub_group="a") for n in range(4)]
+    pods += [pod(f"b-{n}", gpus=1, sub_group="b") for n in range(6)]
+    decided = decide(cluster(nodes=1, gpus=6) + gang_of("train", pods, sub_groups=groups))
+    names = sorted(placed(decided, "train"))
+    assert names == ["a-0", "a-1", "b-0", "b-1", "b-2", "b-3"]
+
+
 def test_what_a_gang_has_beyond_its_minimum_leaves_room_for_the_minimum_of_others() -> None:
     """The minimum of every gang goes before anybody's surplus. Source: KAI job order, elastic."""
     made = cluster(nodes=1, gpus=6) + gang("first", pods=6, gpus=1, minimum=2) + gang("second", pods=3, gpus=1)

@@ -33,16 +33,17 @@ def served(queues: list[Queue], waiting: list[Waiting], shares: dict[str, Resour
     return serve(Picker(tree, waiting, shares, tree.roll_up(held)))
 
 
-def test_within_a_queue_priority_then_missing_minimum_then_age_then_name():
+def test_within_a_queue_priority_then_missing_minimum_then_just_the_minimum_then_age_then_name():
     waiting = [
         wants("x/late", "q", created_ms=9),
         wants("x/b", "q", created_ms=5),
         wants("x/a", "q", created_ms=5),
-        wants("x/grows", "q", created_ms=1, elastic=True),
+        wants("x/grown", "q", created_ms=1, reach=2),
+        wants("x/grows", "q", created_ms=2, reach=1),
         wants("x/urgent", "q", created_ms=99, priority=10),
     ]
     order = served([Queue(name="q")], waiting, {"q": gpus(9)})
-    assert order == ["x/urgent", "x/a", "x/b", "x/late", "x/grows"]
+    assert order == ["x/urgent", "x/a", "x/b", "x/late", "x/grows", "x/grown"]
 
 
 def test_a_queue_within_its_quota_goes_before_one_beyond_it_whatever_its_priority():
@@ -121,7 +122,7 @@ def test_a_gang_comes_back_with_what_it_asks_next():
     first = picker.next()
     assert first is not None
     picker.charge("a", first.asked)
-    picker.put(wants("x/grows", "a", 1, elastic=True))
+    picker.put(wants("x/grows", "a", 1, reach=1))
     assert len(picker) == 2
     assert serve(picker) == ["x/other", "x/grows"]
 
