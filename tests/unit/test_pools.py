@@ -9,7 +9,21 @@ from scheduler.dra.counters import InUse
 from scheduler.dra.devices import DeviceId, Features
 from scheduler.dra.pools import Inventory
 from scheduler.solver.check_published import Pools
-from tests.published import DRIVER, NVLINK, ask, boards, claim, device, gpu, inventory, mig_node, node, slice_of
+from tests.published import (
+    DRIVER,
+    NVLINK,
+    ask,
+    boards,
+    claim,
+    device,
+    gpu,
+    inventory,
+    mig_node,
+    names,
+    node,
+    request,
+    slice_of,
+)
 
 BROKEN = dra.DeviceTaint(key="broken", effect="NoSchedule")
 
@@ -128,6 +142,25 @@ def test_an_unreadable_quantity_makes_a_pool_invalid_and_stops_nothing():
     found = inventory(slice_of("n1", gpu(0, memory="many")), slice_of("n1", device("fine"), driver="other"))
     assert usable(found) == ["fine"]
     assert "'many' is not a quantity" in found.on(node()).invalid[0]
+
+
+def test_a_decimal_amount_may_be_larger_than_64_bits_and_a_binary_one_ends_there():
+    """As in Kubernetes, where 10E is 10 to the 19th and 16Ei is 2 to the 63rd less one."""
+    huge = device("a", capacity={"decimal": "10E", "exponent": "1e19", "binary": "16Ei"}, consumes={"s": {"c": 10**19}})
+    sets = (dra.CounterSet(name="s", counters={"c": dra.Counter(value="15E")}),)
+    found = inventory(slice_of("n1", huge, of=2), slice_of("n1", of=2, sets=sets))
+    assert usable(found) == ["a"]
+    capacity = found.devices_on(node())[0].capacity
+    assert (capacity["decimal"].value, capacity["exponent"].value, capacity["binary"].value) == (
+        10**19,
+        10**19,
+        2**63 - 1,
+    )
+    asked = claim("c", request("r", of="any", capacity={"decimal": "10E"}))
+    assert names(ask(found, asked)) == [["a"]]
+    assert isinstance(ask(found, claim("c", request("r", of="any", capacity={"decimal": "11E"}))), NoRoom)
+    beyond = inventory(slice_of("n1", device("a", capacity={"c": "1e101"})))
+    assert "is beyond any amount" in beyond.on(node()).invalid[0]
 
 
 def test_slices_and_devices_select_nodes_by_label():
