@@ -33,7 +33,8 @@ class Scenario:
         self._moves = moves
         self._moved: list[Grant] = []
         self._fruitless, desk.fruitless = desk.fruitless, {}
-        self._relief = _relief(desk, victims)
+        # Who is moved goes on to be paid for.
+        self._relief = [] if moves else _relief(desk, victims)
         for loss in victims:
             desk.ledger.vacate(loss.pod, desk.snapshot.claims)
         self._charge(-1)

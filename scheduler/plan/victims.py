@@ -48,7 +48,9 @@ def consolidate(desk: Desk) -> None:
 
 
 def reclaim(desk: Desk) -> None:
-    """Queues under their fair share take back what others use beyond theirs."""
+    """Queues under their fair share take back what others use beyond theirs; where moving others is enough, they do
+    with that, whatever their gang."""
+    _make_room(desk, RECLAIM_BY_MOVING)
     _make_room(desk, RECLAIM)
 
 
@@ -262,6 +264,12 @@ def _who_is_under_served(desk: Desk, gang: Gang, asked: Resources) -> bool:
     return gang.preemptible or within_quota_everywhere(desk.tree, queue, asked, desk.ledger.nonpreemptible)
 
 
+def _who_is_owed_it(desk: Desk, gang: Gang, asked: Resources) -> bool:
+    """Its queue is within its share with it, or within its quota: nobody loses anything by being moved."""
+    queue = desk.queue_of[gang.key]
+    return under_served(queue, asked, desk.fair_shares, desk.standing()) and _who_has_quota(desk, gang, asked)
+
+
 def _who_has_quota(desk: Desk, gang: Gang, asked: Resources) -> bool:
     queue = desk.queue_of[gang.key]
     return gang.preemptible or within_quota_everywhere(desk.tree, queue, asked, desk.ledger.nonpreemptible)
@@ -305,4 +313,5 @@ def _protected(desk: Desk, gang: Gang, found: Holding, *, reclaim_: bool) -> Hol
 
 CONSOLIDATE = Stage(name="consolidate", may_gain=_who_may_be_moved, holding=_whoever_runs, moves=True)
 RECLAIM = Stage(name="reclaim", may_gain=_who_is_under_served, holding=_of_another_queue, shares=True)
+RECLAIM_BY_MOVING = Stage(name="reclaim", may_gain=_who_is_owed_it, holding=_of_another_queue, moves=True)
 PREEMPT = Stage(name="preempt", may_gain=_who_has_quota, holding=_of_lower_priority)
