@@ -21,6 +21,7 @@ Consumption: TypeAlias = tuple[tuple[str, tuple[tuple[str, Amount], ...]], ...]
 """What a device takes while it is used: (counter set, ((counter, amount), ...)) pairs, sorted."""
 
 Scalar: TypeAlias = int | bool | str
+GROUPS = "compatibilityGroups"
 BLOCKING = ("NoSchedule", "NoExecute")
 
 # Where a device sits, coarse to fine: GPUs of one such place are handed out together, and a place is kept whole.
@@ -112,12 +113,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SliceDevices:
-    """A slice with its devices and counter sets read. `problem`: why its pool cannot be used, "" if it can."""
+    """A slice with its devices and counter sets read. `problem`: why its pool cannot be used, "" if it can.
+
+    `grouped`: some of its devices say with whom they can share counters. Who does not know groups knows of none of the
+    pool's devices beside which it can be used, so the pool counts as unfinished (KEP 5963; upstream with its gate off).
+    """
 
     published: dra.ResourceSlice
     devices: tuple[Device, ...] = ()
     counters: tuple[tuple[str, Mapping[str, Amount]], ...] = ()
     problem: str = ""
+    grouped: bool = False
 
     @property
     def pool(self) -> tuple[str, str]:
@@ -178,9 +184,11 @@ def is_list(attribute: dra.DeviceAttribute) -> bool:
 def read_slice(published: dra.ResourceSlice) -> SliceDevices:
     """The devices and counters of a slice. Amounts that cannot be read make the slice a problem, not an exception."""
     try:
+        devices = tuple(_read_device(published.spec, device) for device in published.spec.devices or ())
         return SliceDevices(
             published=published,
-            devices=tuple(_read_device(published.spec, device) for device in published.spec.devices or ()),
+            devices=devices,
+            grouped=any(device.beyond == GROUPS for device in devices),
             counters=tuple(
                 (counter_set.name, {name: amount(counter.value) for name, counter in counter_set.counters.items()})
                 for counter_set in published.spec.shared_counters or ()
@@ -226,10 +234,9 @@ def _read_consumption(published: Iterable[dra.DeviceCounterConsumption]) -> Cons
 
 
 def _beyond(device: dra.Device) -> str:
-    if device.node_allocatable_resources is not None:
-        return "nodeAllocatableResources"
-    grouped = any(use.compatibility_groups is not None for use in device.consumes_counters or ())
-    return "compatibilityGroups" if grouped else ""
+    if any(use.compatibility_groups for use in device.consumes_counters or ()):
+        return GROUPS
+    return "nodeAllocatableResources" if device.node_allocatable_resources is not None else ""
 
 
 def _qualified(driver: str, published: Mapping[str, dra.DeviceAttribute]) -> dict[str, dra.DeviceAttribute]:

@@ -16,6 +16,7 @@ from scheduler.dra.caches import PerObject
 from scheduler.dra.devices import (
     BLOCKING,
     EVERYTHING,
+    GROUPS,
     Amount,
     Consumption,
     Device,
@@ -60,8 +61,8 @@ class NodeDevices:
 
     `taints`: per device, those that stop a claim unless tolerated. `counters`: what the pools have in total.
     `local`: pools that no other node can use. `invalid`, `incomplete`: pools left out, in pool order. `beyond`: fields
-    newer than us, for which devices are left out. `avoided`: devices that some claim avoids; none is like them. `memo`:
-    answers derived from the rest, by question.
+    newer than us, for which devices or whole pools are left out. `avoided`: devices that some claim avoids; none is
+    like them. `memo`: answers derived from the rest, by question.
     """
 
     devices: tuple[Device, ...] = ()
@@ -276,6 +277,7 @@ class Inventory:
         usable: list[tuple[_Pool, list[SliceDevices]]] = []
         invalid: list[str] = []
         incomplete: list[str] = []
+        beyond: set[str] = set()
         candidates = sorted((*self._on_node.get(node.name, ()), *self._anywhere), key=lambda pool: pool.key)
         for pool in candidates:
             relevant = [s for s in pool.slices if self._served(s) and _serves(s, node)]
@@ -286,6 +288,9 @@ class Inventory:
             if whole is None:
                 if pool.newest(pool.slices)[0].published.spec.pool.generation == _generation(newest):
                     incomplete.append("/".join(pool.key))
+                continue
+            if any(read.grouped for read in whole):
+                beyond.add(GROUPS)
                 continue
             problem = _problem(newest, whole, partitionable=self.features.partitionable)
             if problem:
@@ -313,7 +318,7 @@ class Inventory:
             local=frozenset(pool.key for pool, _ in usable if pool.node is not None),
             invalid=tuple(invalid),
             incomplete=tuple(incomplete),
-            beyond=tuple(sorted({device.beyond for device in served if device.beyond})),
+            beyond=tuple(sorted(beyond | {device.beyond for device in served if device.beyond})),
             avoided=avoided,
         )
 

@@ -457,26 +457,48 @@ def test_devices_that_are_not_published_in_full_are_said_to_be_what_is_missing()
     assert len(set(nodes)) == 2, "nodes of one shape are told the same"
 
 
-@pytest.mark.parametrize("field", ["nodeAllocatableResources", "compatibilityGroups"])
-def test_a_device_that_asks_for_what_is_newer_than_us_is_left_out_and_that_is_said(field: str):
-    parts: dict[str, dict[str, object]] = {
-        "nodeAllocatableResources": {"nodeAllocatableResources": {"cpu": {"deviceMultiplier": "1"}}},
-        "compatibilityGroups": {
-            "consumesCounters": [
-                {"counterSet": "board-0", "counters": {"memory-slice-0": {"value": "1"}}, "compatibilityGroups": ["a"]}
-            ]
-        },
-    }
-    newer = msgspec.json.decode(msgspec.json.encode({"name": "newer", **parts[field]}), type=dra.Device)
-    pool = slice_of("n1", newer, device("plain"), of=2), slice_of("n1", of=2, sets=boards(0))
-    assert names(ask(inventory(*pool), claim("c", request("r", of="any")))) == [["plain"]]
-    assert cause(ask(inventory(*pool), claim("c", request("r", of="any", count=2)))) == (
+ALLOCATABLE = {"nodeAllocatableResources": {"cpu": {"deviceMultiplier": "1"}}}
+GROUPED = {
+    "consumesCounters": [
+        {"counterSet": "board-0", "counters": {"memory-slice-0": {"value": "1"}}, "compatibilityGroups": ["a"]}
+    ]
+}
+
+
+def newer(*parts: dict[str, object]) -> dra.Device:
+    fields = {name: value for part in parts for name, value in part.items()}
+    return msgspec.json.decode(msgspec.json.encode({"name": "newer", **fields}), type=dra.Device)
+
+
+def test_a_device_that_asks_for_what_is_newer_than_us_is_left_out_and_that_is_said():
+    found = inventory(slice_of("n1", newer(ALLOCATABLE), device("plain")))
+    assert names(ask(found, claim("c", request("r", of="any")))) == [["plain"]]
+    assert cause(ask(found, claim("c", request("r", of="any", count=2)))) == (
         "has only 1 device of class any that request r selects, and it asks for 2 "
-        f"(devices with {field} do not count: this scheduler does not know that form)"
+        "(devices with nodeAllocatableResources do not count: this scheduler does not know that form)"
     )
-    answer = ask(inventory(*pool), claim("c", request("r", of="any", every=True)))
+    answer = ask(found, claim("c", request("r", of="any", every=True)))
     assert isinstance(answer, Refused)
-    assert f"some have {field}" in answer.reason.message
+    assert "some have nodeAllocatableResources" in answer.reason.message
+
+
+@pytest.mark.parametrize("parts", [(GROUPED,), (GROUPED, ALLOCATABLE)])
+def test_a_pool_in_which_a_device_says_beside_which_it_can_be_is_left_out_whole_and_that_is_said(
+    parts: tuple[dict[str, object], ...],
+):
+    """What else the pool has may be what the device cannot be beside: upstream does so while its gate is off."""
+    counted = device("plain", consumes={"board-0": {"memory-slice-1": 1}})
+    here = slice_of("n1", newer(*parts), counted, pool="p", of=3)
+    there = slice_of("n2", device("there", consumes={"board-0": {"memory-slice-2": 1}}), pool="p", name="s2", of=3)
+    found = inventory(here, there, slice_of("n1", pool="p", of=3, sets=boards(0)), slice_of("n1", device("other")))
+    assert names(ask(found, claim("c", request("r", of="any")))) == [["other"]]
+    for where, rest in (("n1", "has only 1 device"), ("n2", "has no device")):
+        answer = ask(found, claim("c", request("r", of="any", count=2)), at=node(where))
+        assert cause(answer).startswith(rest)
+        assert "(devices with compatibilityGroups do not count: " in cause(answer)
+    answer = ask(found, claim("c", request("r", of="any", every=True)))
+    assert isinstance(answer, Refused)
+    assert "some have compatibilityGroups" in answer.reason.message
 
 
 def test_operations_that_a_driver_does_without_are_part_of_the_result():
