@@ -34,12 +34,13 @@ class World:
     def __post_init__(self) -> None:
         newest: dict[tuple[str, str], int] = {}
         visible = [s for s in self.slices if self._reaches(s["spec"])]
+        others = [s for s in self.slices if not self._reaches(s["spec"])]
         for published in visible:
             spec = published["spec"]
             pool = spec["driver"], spec["pool"]["name"]
             newest[pool] = max(newest.get(pool, -1), spec["pool"].get("generation", 0))
         self.devices = {}
-        for published in self.slices:
+        for published in (*others, *visible):  # of several devices of one name the node's own is meant
             spec = published["spec"]
             pool = spec["driver"], spec["pool"]["name"]
             if newest.get(pool, -1) == spec["pool"].get("generation", 0):

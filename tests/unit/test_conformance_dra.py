@@ -152,3 +152,23 @@ def test_for_the_judge_a_full_share_is_one_of_all_devices_and_nothing_for_an_adm
     looks = case("allocated", adminAccess=True)["claims"][0]
     assert judged(looks, "b", adminAccess=True, **given) == []
     assert "no room for the share of an admin" in judged(looks, "a", adminAccess=True, **given)[0]
+
+
+def test_for_the_judge_a_name_that_devices_of_two_nodes_have_is_that_of_the_nodes_own():
+    cases = []
+    for names in (("n1", "n2"), ("n2", "n1")):
+        made = case("allocated")
+        made["slices"] = [
+            {
+                "metadata": {"name": f"s-{name}"},
+                "spec": {
+                    **SLICE["spec"],
+                    "nodeName": name,
+                    "pool": {"name": "p", "generation": 1, "resourceSliceCount": 2},
+                    "devices": [{"name": "a"}],
+                },
+            }
+            for name in names
+        ]
+        cases.append(made)
+    assert [dra._problems(each) for each in cases] == [[], []]
