@@ -153,6 +153,7 @@ def _read(claim: Claim, inventory: Inventory) -> Question | Problem:
                 "Upgrade the scheduler, or ask without what it does not know.",
             )
         devices = claim.spec.devices
+        _check_names(devices.requests or ())
         requests = tuple(_alternatives(request, claim, inventory) for request in devices.requests or ())
         least = sum(min(1 if want.every else want.count for want in wants) for wants in requests)
         if least > dra.MOST_RESULTS:
@@ -165,6 +166,16 @@ def _read(claim: Claim, inventory: Inventory) -> Question | Problem:
         return Question(requests=requests, constraints=constraints)
     except _Refused as refused:
         return refused.problem
+
+
+def _check_names(requests: Iterable[dra.DeviceRequest]) -> None:
+    """Results name the request: no two may have one name. The API server sees to that; a file may say anything."""
+    seen: set[str] = set()
+    for request in requests:
+        for name in (request.name, *(f"{request.name}/{each.name}" for each in request.first_available or ())):
+            if name in seen:
+                raise _Refused("", f"has two requests of the name {name}", "Give every request a name of its own.")
+            seen.add(name)
 
 
 def _alternatives(request: dra.DeviceRequest, claim: Claim, inventory: Inventory) -> tuple[Want, ...]:
