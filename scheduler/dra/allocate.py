@@ -133,6 +133,8 @@ def _failure(asks: Sequence[Ask], options: Options, steps: int) -> Answer:
                 options.fail(request.claim, chosen.want.request, failure)
     if options.troubles:
         trouble = options.troubles[0]
+        others = causes.others(options, trouble.claim, trouble.request)
+        trouble = replace(trouble, problem=f"{trouble.problem}{others}")
         return Refused(reason=_refusal(asks[trouble.claim].claim, trouble), fatal=False)
     if view.invalid and options.requests:
         first = options.requests[0]

@@ -27,6 +27,16 @@ def cause(options: Options) -> str:
     return _under_constraint(options) or _together(options)
 
 
+def others(options: Options, claim: int, request: str) -> str:
+    """What the other alternatives of a request lack by themselves, to be said after what is wrong with this one; "" if
+    nothing. They may only be busy."""
+    for wants in options.questions[claim].requests:
+        if any(want.request == request for want in wants):
+            lacking = {want.request: _alone(options, claim, want) for want in wants if want.request != request}
+            return "".join(f"; for {name} the node {lacks}" for name, lacks in lacking.items() if lacks)
+    return ""
+
+
 def _left_out(options: Options) -> str:
     """What is published and does not count, where something is lacking. No pool is named: nodes that are alike are told
     the same."""

@@ -428,6 +428,21 @@ def test_a_failing_selector_does_not_matter_on_a_device_that_an_earlier_request_
     assert isinstance(ask(found, claim("c", picky, request("one", of="any"))), Refused), "its turn comes first"
 
 
+def test_where_one_alternative_can_never_be_had_and_another_is_busy_both_is_said():
+    pair = [device(name, {"kind": "pair", "link": link}) for link, name in enumerate(("a", "b"))]
+    found = inventory(slice_of("n1", device("busy", {"kind": "single", "link": 0}), *pair))
+    single, every = (f"device.attributes['{DRIVER}'].kind == '{kind}'" for kind in ("single", "pair"))
+    alternatives = first_of("r", one=exact(single, of="any"), all=exact(every, of="any", every=True))
+    in_use = InUse(found)
+    in_use.take(taken("busy"))
+    refused = ask(found, claim("c", alternatives, match=f"{DRIVER}/link"), in_use=in_use)
+    assert isinstance(refused, Refused)
+    assert refused.reason.problem == (  # type: ignore[attr-defined]
+        f"asks for all devices, and device {DRIVER}/n1/b does not meet a constraint of the claim; "
+        "for r/one the node has no free devices of class any, and request r asks for 1"
+    )
+
+
 def test_a_failing_selector_matters_on_a_device_that_another_claim_sees_for_an_admin():
     picky = f"device.attributes['{DRIVER}'].model == 'A'"
     found = inventory(slice_of("n1", device("plain"), device("a", {"model": "A"})))
