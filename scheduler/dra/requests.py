@@ -172,10 +172,9 @@ def _check_names(requests: Iterable[dra.DeviceRequest]) -> None:
     """Results name the request: no two may have one name. The API server sees to that; a file may say anything."""
     seen: set[str] = set()
     for request in requests:
-        for name in (request.name, *(f"{request.name}/{each.name}" for each in request.first_available or ())):
-            if name in seen:
-                raise _Refused("", f"has two requests of the name {name}", "Give every request a name of its own.")
-            seen.add(name)
+        if request.name in seen:
+            raise _Refused("", f"has two requests of the name {request.name}", "Give every request a name of its own.")
+        seen.add(request.name)
 
 
 def _alternatives(request: dra.DeviceRequest, claim: Claim, inventory: Inventory) -> tuple[Want, ...]:
