@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from queues.fair_share import FairShares, usable
 from queues.limits import under_quota
 from queues.resources import NOTHING, Resources
-from queues.tree import Queue, QueueTree
+from queues.tree import WHOLE, Queue, QueueTree
 
 
 def contested(pool: Resources, tree: QueueTree, asks: Mapping[str, Resources], shares: FairShares) -> frozenset[str]:
@@ -24,10 +24,10 @@ def contested(pool: Resources, tree: QueueTree, asks: Mapping[str, Resources], s
 
 
 def under_served(queue: str, asked: Resources, shares: FairShares, allocated: Mapping[str, Resources]) -> bool:
-    """Whether `queue` has what it has and `asked` within its fair share. `asked`: of contested resources alone; nothing
-    is nobody's share. `allocated` by queue, rolled up."""
-    has = allocated.get(queue, NOTHING)
-    return bool(asked) and all(has[name] + asked[name] <= shares[queue][name] for name in asked)
+    """Whether the leaf has what it has and `asked` within its fair share. `asked`: of contested resources alone; who
+    asks for none has nothing to take back. `allocated` by queue, rolled up."""
+    has, share = allocated.get(queue, NOTHING), shares[queue]
+    return bool(asked) and all(has[name] + asked[name] <= share[name] for name in asked)
 
 
 def surplus(
@@ -39,27 +39,30 @@ def surplus(
     for above in tree.ancestors(queue):
         if above.name != queue:
             has, share = allocated.get(above.name, NOTHING), shares[above.name]
-            found[above.name] = Resources({n: max(has[n] + asked[n] - share[n], 0) for n in asked})
+            found[above.name] = Resources({name: max(has[name] + asked[name] - share[name], 0) for name in asked})
     return found
 
 
 def spare(
-    tree: QueueTree,
-    queue: str,
-    resources: frozenset[str],
-    shares: FairShares,
-    allocated: Mapping[str, Resources],
-) -> dict[str, Resources]:
-    """What every queue may lose to leaf `queue`, by queue, of these resources: what it has above its fair share and
-    above its quota. Those that get what they lose, the queues above `queue`, are not in it."""
+    tree: QueueTree, queue: str, asked: Resources, shares: FairShares, allocated: Mapping[str, Resources]
+) -> dict[str, dict[str, int]]:
+    """What every queue may lose to leaf `queue` of what that asks, by queue: what it has above its fair share and above
+    its quota. Those that get what they lose, the queues above `queue`, are not in it."""
     gaining = {above.name for above in tree.ancestors(queue)}
     return {
-        name: Resources(
-            {each: max(allocated.get(name, NOTHING)[each] - _floor(own, shares[name], each), 0) for each in resources}
-        )
+        name: _spare(own, asked, shares[name], allocated.get(name, NOTHING))
         for name, own in tree.queues.items()
         if name not in gaining
     }
+
+
+def _spare(queue: Queue, asked: Resources, share: Resources, has: Resources) -> dict[str, int]:
+    """A quota of all there is guarantees nothing, for everybody may have one: where it is over its share of something
+    else, that stops nobody."""
+    over = {name: has[name] - max(queue[name].quota % WHOLE, share[name]) for name in asked}
+    if all(amount <= 0 for amount in over.values()):
+        return dict.fromkeys(over, 0)
+    return {name: max(amount, 0) for name, amount in over.items() if amount > 0 or queue[name].quota < WHOLE}
 
 
 def losing(tree: QueueTree, victim: str, queue: str) -> Iterator[Queue]:
@@ -81,7 +84,3 @@ def within_quota_everywhere(
         for above in tree.ancestors(queue)
         for name in under_quota(above, asked)
     )
-
-
-def _floor(queue: Queue, share: Resources, resource: str) -> int:
-    return max(queue[resource].quota, share[resource])

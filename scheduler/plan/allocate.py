@@ -48,6 +48,7 @@ def place_pending(desk: Desk) -> None:
                     desk.waiting[gang.key] = piece
                 continue
             desk.wants[gang.key].fail(piece)
+            desk.growing.setdefault(gang.key, piece)
         more = desk.wants[gang.key].growth()
         if more is not None:
             pieces[gang.key] = more

@@ -49,8 +49,8 @@ class Placed:
 @dataclass(slots=True, kw_only=True)
 class Desk:
     """The stages read and extend it in turn. By gang (key): `wants` of those that may get pods placed, `order` in which
-    they were served, `placed` what was placed so far, `waiting` the minimum that found no place, `reasons` why,
-    `solved` what a search said.
+    they were served, `placed` what was placed so far, `waiting` the minimum that found no place, `growing` the first
+    piece beyond it that did not, `reasons` why, `solved` what a search said.
 
     `fruitless`: questions that found no room, with the answer: nothing becomes free while gangs are placed, so the same
     question fails again. `search_seconds`: deterministic time that searches may still take. `granting`: how long one
@@ -83,6 +83,7 @@ class Desk:
     resting: dict[str, GangDecision] = field(default_factory=dict)
     placed: dict[str, list[Placed]] = field(default_factory=dict)
     waiting: dict[str, Wanted] = field(default_factory=dict)
+    growing: dict[str, Wanted] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
     solved: dict[str, SolverReport] = field(default_factory=dict)
     fruitless: dict[Group, tuple[Short, SolverReport | None]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ def renew(desk: Desk) -> None:
         if not nodes:
             continue
         piece = desk.wants[key].minimum()
+        piece = desk.wants[key].growth() if piece is None else piece
         if not isinstance(piece, Wanted):
             continue
         placed = place(desk, gang, piece)

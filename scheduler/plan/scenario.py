@@ -134,6 +134,7 @@ def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
         Promise(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang.key, node=grant.node) for grant in grants
     )
     desk.waiting.pop(gang.key, None)
+    desk.growing.pop(gang.key, None)
 
 
 def _by_gang(victims: Iterable[Loss]) -> list[tuple[Gang, list[Pod]]]:

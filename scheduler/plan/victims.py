@@ -5,12 +5,12 @@ what it chooses is tried out on the ledger, devices included, before it is belie
 next choice takes it into account. Nobody goes unless the gang has its place then. Source: DESIGN 3; KAI docs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from queues.reasons import OverLimit
 from queues.reclaim import contested, losing, spare, surplus, under_served, within_quota_everywhere
-from queues.resources import Resources, total
+from queues.resources import NOTHING, Resources, total
 from queues.runtimes import min_runtime_ms
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Gang, Pod
@@ -60,12 +60,16 @@ def preempt(desk: Desk) -> None:
 
 
 def _make_room(desk: Desk, stage: Stage) -> None:
-    for key in sorted(desk.waiting, key=lambda key: desk.order[key]):
-        gang, piece = desk.wants[key].gang, desk.waiting[key]
+    for key, piece in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
+        gang = desk.wants[key].gang
         if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) and _may_cause_evictions(desk, gang):
             asked = desk.estimate(piece)
             if stage.may_gain(desk, gang, asked):
                 _search(desk, stage, gang, piece, asked)
+
+
+def _in_order(desk: Desk, pieces: Mapping[str, Wanted]) -> list[tuple[str, Wanted]]:
+    return sorted(pieces.items(), key=lambda each: desk.order[each[0]])
 
 
 def _may_cause_evictions(desk: Desk, gang: Gang) -> bool:
@@ -214,18 +218,17 @@ class _Question:
 
     def _open_budgets(self) -> None:
         desk = self._desk
-        resources = frozenset(self._asked) & contested_on(desk)
-        most = spare(desk.tree, desk.queue_of[self._gang.key], resources, desk.fair_shares, desk.standing())
-        for queue, amounts in most.items():
-            for name in sorted(resources):
-                self._budget_rows[queue, name] = len(self._budgets)
+        queue, asked = desk.queue_of[self._gang.key], _contested(desk, self._asked)
+        most = spare(desk.tree, queue, asked, desk.fair_shares, desk.standing())
+        for loser, amounts in most.items():
+            for name in sorted(amounts):
+                self._budget_rows[loser, name] = len(self._budgets)
                 self._budgets.append(amounts[name])
-        asked = Resources({name: self._asked[name] for name in resources})
-        queue = desk.queue_of[self._gang.key]
-        for above, amounts in surplus(desk.tree, queue, asked, desk.fair_shares, desk.standing()).items():
-            for name in amounts:
+        beyond = surplus(desk.tree, queue, asked, desk.fair_shares, desk.standing())
+        for above, over in beyond.items():
+            for name in over:
                 self._share_rows[above, name] = len(self._shares)
-                self._shares.append(amounts[name])
+                self._shares.append(over[name])
 
     def _free(self, node: str) -> dict[str, int]:
         """Where devices are shared, how many are free says nothing: then it is found out by trying."""
@@ -244,9 +247,10 @@ class _Question:
         return needs
 
 
-def contested_on(desk: Desk) -> frozenset[str]:
-    """The resources that queues have to share out among them."""
-    return contested(desk.pool, desk.tree, desk.requested, desk.fair_shares)
+def _contested(desk: Desk, asked: Resources) -> Resources:
+    """What is asked of the resources that queues have to share out among them."""
+    names = contested(desk.pool, desk.tree, desk.requested, desk.fair_shares)
+    return Resources({name: asked[name] for name in asked if name in names})
 
 
 # --- the stages ---
@@ -257,17 +261,17 @@ def _who_may_be_moved(_desk: Desk, gang: Gang, _asked: Resources) -> bool:
 
 
 def _who_is_under_served(desk: Desk, gang: Gang, asked: Resources) -> bool:
-    queue, shared = desk.queue_of[gang.key], contested_on(desk)
-    wanted = Resources({name: asked[name] for name in asked if name in shared})
-    if not under_served(queue, wanted, desk.fair_shares, desk.standing()):
-        return False
-    return gang.preemptible or within_quota_everywhere(desk.tree, queue, asked, desk.ledger.nonpreemptible)
+    queue, wanted = desk.queue_of[gang.key], _contested(desk, asked)
+    owed = under_served(queue, wanted, desk.fair_shares, desk.standing())
+    return owed and _who_has_quota(desk, gang, asked)
 
 
 def _who_is_owed_it(desk: Desk, gang: Gang, asked: Resources) -> bool:
-    """Its queue is within its share with it, or within its quota: nobody loses anything by being moved."""
+    """Its queue is within its share with it; nobody loses anything by being moved."""
     queue = desk.queue_of[gang.key]
-    return under_served(queue, asked, desk.fair_shares, desk.standing()) and _who_has_quota(desk, gang, asked)
+    has, share = desk.standing().get(queue, NOTHING), desk.fair_shares[queue]
+    owed = all(has[name] + asked[name] <= share[name] for name in asked if name in desk.pool.amounts)
+    return owed and _who_has_quota(desk, gang, asked)
 
 
 def _who_has_quota(desk: Desk, gang: Gang, asked: Resources) -> bool:

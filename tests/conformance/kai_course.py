@@ -102,7 +102,7 @@ def _once(world: World, course: Course) -> None:
         return
     course.problems.extend(_too_many(world.case, plan))
     bound_now = {placement.pod for placement in plan.placements}
-    gainers = {eviction.beneficiary for eviction in plan.evictions}
+    promised = {promise.pod for promise in plan.promises}
     evicted = {eviction.pod for eviction in plan.evictions}
     states = {key: standing.state for key, standing in world.tasks.items()}
     course.told.extend(_elsewhere(world))
@@ -111,15 +111,14 @@ def _once(world: World, course: Course) -> None:
     started = {placement.pod for placement in following.placements} if following else set()
     allocates = "allocate" in world.case.run.actions
     outcomes = {}
-    for key, standing in world.tasks.items():
+    for key in world.tasks:
         outcome = _outcome(states[key])
         if key in evicted:
             outcome = MOVES if key in started else ENDS
         elif key in bound_now and not allocates:
             outcome = AT_ONCE
         elif outcome == WAITS and key in started:
-            gains = f"{standing.job.namespace}/{standing.job.name}" in gainers
-            outcome = PROMISED if gains else NEXT
+            outcome = PROMISED if key in promised else NEXT
         outcomes[key] = outcome
     course.notes.extend(f"{world.tasks[key].task.name} starts at once" for key in outcomes if outcomes[key] == AT_ONCE)
     course.problems.extend(_differences(world, outcomes))
