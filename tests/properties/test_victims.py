@@ -1,0 +1,174 @@
+"""Victims: whoever is stopped is the least that makes room, by the harm done; and queues keep their shares.
+
+Brute force looks at every set of gangs that might go; seats are counted by hand.
+"""
+
+from itertools import combinations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from queues.tree import Queue, QueueResource
+from scheduler.model.plan import Plan
+from scheduler.model.workloads import Gang
+from scheduler.plan.losses import lost
+from scheduler.plan.planner import plan
+from scheduler.solver.check import check
+from tests.builders import NOW_MS, World, cluster, gang, world
+
+MINUTE_MS = 60_000
+
+
+@st.composite
+def full_clusters(draw: st.DrawFn) -> World:
+    """Up to five nodes of 4 GPUs with running gangs of several priorities, and one gang that waits."""
+    nodes = draw(st.integers(1, 5))
+    made = cluster(nodes=nodes, gpus=4)
+    free = {f"node-{number}": 4 for number in range(nodes)}
+    for number in range(draw(st.integers(1, 8))):
+        gpus, pods = draw(st.sampled_from((1, 2, 4))), draw(st.integers(1, 3))
+        on = []
+        for _ in range(pods):
+            able = [name for name, left in free.items() if left >= gpus]
+            if not able:
+                break
+            where = draw(st.sampled_from(able))
+            free[where] -= gpus
+            on.append(where)
+        if on:
+            made += gang(
+                f"g{number}",
+                pods=len(on),
+                gpus=gpus,
+                on=on,
+                priority=draw(st.sampled_from((10, 20, 30, 100))),
+                created_ms=draw(st.integers(0, 5)),
+                started_ms=NOW_MS - draw(st.integers(0, 9)) * MINUTE_MS,
+            )
+    wanted = gang(
+        "urgent", pods=draw(st.integers(1, 3)), gpus=draw(st.sampled_from((1, 2, 3, 4))), priority=100, created_ms=9
+    )
+    return (made + wanted).under(stages=("allocate", "preempt"))
+
+
+def harm(gangs: list[Gang], among: list[int]) -> tuple[int, ...]:
+    """Work lost by priority, the highest first; then gangs; then pods."""
+    pods = [(each, pod) for each in gangs for pod in each.pods]
+    by_priority = [
+        sum(lost(pod, each, NOW_MS, pod.requests["nvidia.com/gpu"] * 1000) for each, pod in pods if each.priority == p)
+        for p in among
+    ]
+    return (*by_priority, len(gangs), len(pods))
+
+
+def fits(made: World, gone: set[str]) -> bool:
+    (urgent,) = [each for each in made.gangs if each.name == "urgent"]
+    each = urgent.pods[0].requests["nvidia.com/gpu"]
+    seats = 0
+    for node in made.nodes:
+        used = sum(
+            pod.requests["nvidia.com/gpu"]
+            for other in made.gangs
+            for pod in other.pods
+            if pod.node == node.name and other.key not in gone
+        )
+        seats += (4 - used) // each
+    return seats >= len(urgent.pods)
+
+
+@settings(max_examples=150, deadline=None)
+@given(full_clusters())
+def test_victims_are_those_whose_loss_is_least(made: World) -> None:
+    decided: Plan = plan(made)
+    assert check(made, decided) == ()
+    may_go = [each for each in made.gangs if each.name != "urgent" and each.priority < 100]
+    among = sorted({each.priority for each in may_go}, reverse=True)
+    ways = [
+        harm(list(chosen), among)
+        for count in range(len(may_go) + 1)
+        for chosen in combinations(may_go, count)
+        if fits(made, {each.key for each in chosen})
+    ]
+    gone = {eviction.pod for eviction in decided.evictions}
+    stopped = [each for each in may_go if any(pod.key in gone for pod in each.pods)]
+    if not ways:
+        assert gone == set()
+        assert decided.why("urgent") is not None
+        return
+    assert sum(len(each.pods) for each in stopped) == len(gone), "a gang goes whole"
+    assert harm(stopped, among) == min(ways)
+    if stopped:
+        assert decided.placements == ()
+        assert len(decided.promises) == len(next(each for each in made.gangs if each.name == "urgent").pods)
+
+
+@st.composite
+def shared_clusters(draw: st.DrawFn) -> World:
+    """One full node per queue or so, queues with quotas in two levels, single-GPU work, and work that waits."""
+    nodes = draw(st.integers(1, 3))
+    made = world(
+        queues=tuple(
+            Queue(
+                name=name,
+                parent=parent,
+                resources={"gpu": QueueResource(quota=draw(st.integers(0, 4)) * 1000, weight=draw(st.integers(0, 2)))},
+            )
+            for name, parent in (("left", None), ("right", None), ("a", "left"), ("b", "left"), ("c", "right"))
+        )
+    )
+    made = cluster(nodes=nodes, gpus=4) + made
+    free = {f"node-{number}": 4 for number in range(nodes)}
+    for number in range(draw(st.integers(0, 10))):
+        gpus = draw(st.sampled_from((1, 1, 2)))
+        able = [name for name, left in free.items() if left >= gpus]
+        if able:
+            where = draw(st.sampled_from(able))
+            free[where] -= gpus
+            queue, started = draw(st.sampled_from("abc")), NOW_MS - draw(st.integers(0, 9)) * MINUTE_MS
+            preemptible = draw(st.booleans())
+            made += gang(f"r{number}", gpus=gpus, on=[where], queue=queue, started_ms=started, preemptible=preemptible)
+    for number in range(draw(st.integers(1, 4))):
+        made += gang(f"w{number}", gpus=draw(st.sampled_from((1, 2))), queue=draw(st.sampled_from("abc")))
+    return made.under(stages=("allocate", "consolidate", "reclaim"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(shared_clusters())
+def test_nobody_is_taken_below_his_share_and_only_who_is_under_served_takes(made: World) -> None:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    gangs = {each.key: each for each in made.gangs}
+    pods = {pod.key: (each, pod) for each in made.gangs for pod in each.pods}
+    above = {queue.name: queue.parent for queue in made.queues}
+    reports = {report.name: report for report in decided.queues}
+    quota = {queue.name: queue["gpu"].quota for queue in made.queues}
+
+    def path(name: str) -> list[str]:
+        found = []
+        step: str | None = name
+        while step is not None:
+            found.append(step)
+            step = above[step]
+        return found
+
+    change = dict.fromkeys(reports, 0)
+    lost_by: set[str] = set()
+    for promise in decided.promises:
+        for name in path(gangs[promise.gang].queue):
+            change[name] += pods[promise.pod][1].requests["nvidia.com/gpu"] * 1000
+    for eviction in decided.evictions:
+        if eviction.stage != "reclaim":
+            continue
+        victim, pod = pods[eviction.pod]
+        assert victim.preemptible
+        for name in path(victim.queue):
+            change[name] -= pod.requests["nvidia.com/gpu"] * 1000
+            lost_by.add(name)
+    for name, report in reports.items():
+        after = report.allocated["gpu"] + change[name]
+        if change[name] < 0 and name in lost_by:
+            assert after >= max(quota[name], report.fair_share["gpu"])
+    for eviction in decided.evictions:
+        if eviction.stage == "reclaim":
+            gainer = gangs[eviction.beneficiary].queue
+            assert reports[gainer].allocated["gpu"] + change[gainer] <= reports[gainer].fair_share["gpu"]
