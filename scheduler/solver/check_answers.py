@@ -57,14 +57,16 @@ def answers(snapshot: Snapshot, given: Given, pools: Pools) -> Iterator[str]:
     served: list[Served] = []
     for request in requests:
         chosen = [(name, asked) for name, asked in _forms(request) if any(name == r.request for r in results)]
-        if len(chosen) != 1:
-            yield f"claim {given.claim}: request {request.name} is served by {len(chosen)} alternatives"
-        else:
-            (name, asked) = chosen[0]
-            mine = [(result, published) for result, published in found if result.request == name]
-            served.append(Served(name=name, asked=asked, devices=mine))
-    for part in served:
-        yield from _request(snapshot, given, part, pools)
+        names = {name for name, _ in chosen}
+        if len(names) != 1:
+            yield f"claim {given.claim}: request {request.name} is served by {len(names)} alternatives"
+            continue
+        mine = [(result, published) for result, published in found if result.request in names]
+        options = [Served(name=name, asked=asked, devices=mine) for name, asked in chosen]
+        told = [list(_request(snapshot, given, option, pools)) for option in options]
+        best = min(range(len(options)), key=lambda i: len(told[i]))  # several, where alternatives have one name
+        yield from told[best]
+        served.append(options[best])
     for constraint in given.spec.devices.constraints or ():
         yield from _constraint(given.claim, constraint, found)
     yield from _where(given, [published for _, published in found if published is not None])

@@ -35,6 +35,7 @@ from tests.builders import (
     GPU,
     World,
     ask,
+    ask_first,
     claim,
     cluster,
     devices,
@@ -238,6 +239,13 @@ def test_a_device_that_somebody_else_holds() -> None:
 
 def test_too_few_devices() -> None:
     assert told(spoilt(DEVICES, results(lambda given: given[:1])), "request main has 1 devices")
+
+
+def test_alternatives_of_one_name_are_each_as_good_as_they_are() -> None:
+    """The API server takes no two of one name; kube-scheduler serves the first that it can, and so do we."""
+    either = ask_first(("same", GPU, 5), ("same", GPU, 2))
+    made = cluster(nodes=1, gpus=4, dra=True) + gang("train", pods=1, claims={"gpu": either})
+    assert told(spoilt(made, results(lambda given: given[:1])), "request main/same has 1 devices")
 
 
 def test_a_device_that_is_not_published() -> None:
