@@ -89,7 +89,7 @@ def test_an_unknown_domain_is_not_in_the_map_of_domains() -> None:
 def test_an_unknown_attribute_is_an_error_and_not_a_mismatch() -> None:
     assert failure('device.attributes["gpu.nvidia.com"].uuid == "x"') == "column 36: no such key: uuid"
     assert failure('device.attributes["none.example.com"]["uuid"] != "x"') == "column 38: no such key: uuid"
-    assert failure('device.capacity["gpu.nvidia.com"].cores.sign() > 0').endswith("no such key: cores")
+    assert failure('sign(device.capacity["gpu.nvidia.com"].cores) > 0').endswith("no such key: cores")
 
 
 def test_logic_takes_no_notice_of_an_error_when_the_other_side_decides() -> None:
@@ -241,7 +241,7 @@ def test_a_value_that_is_not_of_its_kind_is_named(attributes: dict, capacity: di
 @pytest.mark.parametrize(
     ("expression", "read"),
     [
-        ('device.attributes["d"].a == 1 && device.capacity["d"].b.sign() > 0', {("d", "a"), ("d", "b")}),
+        ('device.attributes["d"].a == 1 && sign(device.capacity["d"].b) > 0', {("d", "a"), ("d", "b")}),
         ('device.attributes["d"]["a"] == 1', {("d", "a")}),
         ('has(device.attributes["d"].a) || "b" in device.attributes["d"]', {("d", "a"), ("d", "b")}),
         ('device.attributes["d"].?a.orValue(1) == 1', {("d", "a")}),

@@ -4,7 +4,15 @@ from itertools import pairwise
 
 import pytest
 
-from scheduler.dra.cel.selectors import CelDevice, CelRuntimeError, Quantity, Semver, compile_selector
+from scheduler.dra.cel.selectors import (
+    CelCompileError,
+    CelDevice,
+    CelRuntimeError,
+    Quantity,
+    Semver,
+    cel_device,
+    compile_selector,
+)
 
 NANO = 1_000_000_000
 
@@ -36,6 +44,8 @@ def holds(expression: str) -> bool:
         ("1E-3", NANO // 1000),
         ("9999999999999999999999G", 9999999999999999999999 * 10**9 * NANO),
         ("1000Ei", ((1 << 63) - 1) * NANO),
+        ("1e1000", 10**1000 * NANO),
+        ("1e-1000", 1),
     ],
 )
 def test_every_notation_of_a_quantity(text: str, nanos: int) -> None:
@@ -76,10 +86,53 @@ def test_quantity_functions(expression: str) -> None:
     assert holds(expression)
 
 
-@pytest.mark.parametrize("text", ["1.5", "9999999999999999999999G"])
-def test_what_is_no_whole_number_of_64_bits_cannot_become_an_integer(text: str) -> None:
+# What Kubernetes keeps as 64 bits without a part below one; for the others the amount may be whole all the same.
+INTEGERS = ["0", "2", "-7", "+20", "1.", "1e3", "1E", "9E", "15Ti", "80Gi", "123456789012345678"]
+NO_INTEGERS = ["1.5", "2000m", "1.0", "0m", "1.0Gi", "1.5Gi", "999Ti", "1Ei", "10E", "9223372036854775807"]
+NO_INTEGERS += ["9999999999999999999999G"]
+
+
+@pytest.mark.parametrize("text", INTEGERS)
+def test_what_is_kept_as_a_whole_number_of_64_bits_can_become_an_integer(text: str) -> None:
+    assert holds(f"quantity('{text}').isInteger()")
+    assert holds(f"quantity('{text}') == quantity(string(quantity('{text}').asInteger()))")
+
+
+@pytest.mark.parametrize("text", NO_INTEGERS)
+def test_what_is_kept_otherwise_cannot_though_its_amount_be_whole(text: str) -> None:
+    assert holds(f"!quantity('{text}').isInteger()")
     with pytest.raises(CelRuntimeError, match="cannot convert value to integer"):
         holds(f"quantity('{text}').asInteger() > 0")
+
+
+@pytest.mark.parametrize(
+    ("sum_of", "whole"),
+    [
+        ("quantity('2000m').add(1)", False),
+        ("quantity('1').add(quantity('0m'))", True),
+        ("quantity('0m').add(1)", True),
+        ("quantity('0').add(quantity('0m'))", True),
+        ("quantity('0m').add(quantity('0'))", False),
+        ("quantity('1k').sub(quantity('1000'))", True),
+        ("quantity('100Mi').sub(quantity('0.5Mi'))", False),
+        ("quantity('9E').add(quantity('9E'))", False),
+        ("quantity('9E').sub(quantity('9E')).add(5)", True),
+    ],
+)
+def test_a_sum_is_kept_as_its_finer_part_is(sum_of: str, whole: bool) -> None:
+    assert holds(f"{sum_of}.isInteger() == {str(whole).lower()}")
+
+
+def test_the_sign_of_a_quantity_is_asked_for_by_a_function_only() -> None:
+    with pytest.raises(CelCompileError):
+        holds("quantity('1').sign() == 1")
+
+
+def test_a_kept_verdict_tells_equal_quantities_of_different_form_apart() -> None:
+    selector = compile_selector("device.capacity['d'].memory.isInteger()", list_attributes=True)
+    devices = [cel_device("d", {}, {"memory": {"value": text}}) for text in ("2", "2000m")]
+    assert [selector.matches(device) for device in devices] == [True, False]
+    assert selector.fingerprint(devices[0]) != selector.fingerprint(devices[1])
 
 
 def test_precedence_of_semantic_versions() -> None:

@@ -102,6 +102,8 @@ def _divide(a: int, b: int) -> int:
 def _modulo(a: int, b: int) -> int:
     if not b:
         raise CelRuntimeError("modulus by zero")
+    if a == INT_MIN and b == -1:
+        raise CelRuntimeError("integer overflow")  # as cel-go, though the rest is 0: its quotient has no place
     rest = abs(a) % abs(b)
     return -rest if a < 0 else rest
 
@@ -169,8 +171,10 @@ def _to_bool(text: str) -> bool:
 library("bytes(string) -> bytes", cost=text_cost)(lambda text: text.encode("utf-8", "surrogatepass"))
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,64}", re.ASCII)
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
 _DOUBLE = re.compile(
-    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?|nan)", re.ASCII | re.IGNORECASE
+    rf"[+-]?(?:(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?|inf(?:inity)?|nan)",
+    re.ASCII | re.IGNORECASE,
 )
 
 

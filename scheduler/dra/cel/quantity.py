@@ -23,14 +23,19 @@ NANO = 1_000_000_000
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _QUANTITY = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:([numkMGTPE]|[KMGTPE]i|)|[eE]([+-]?[0-9]{1,9}))", re.ASCII)
-_MAX_TEXT, _MAX_EXPONENT = 512, 400  # beyond any amount; keeps the integers behind a hostile text small
+_MAX_TEXT, _MAX_EXPONENT = 512, 10_000  # beyond any amount; keeps the integers behind a hostile text small
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Quantity(Opaque):
-    """A Kubernetes resource quantity, exact. `nanos` is the amount in billionths."""
+    """A Kubernetes resource quantity, exact. `nanos` is the amount in billionths.
+
+    `scale`: Kubernetes keeps most amounts as 64 bits and a power of ten; None where it keeps a decimal of any length.
+    No amount differs by it, but only one with a scale of at least 0 is an integer there: "2" is, "2000m" is not.
+    """
 
     nanos: int
+    scale: int | None = field(default=0, compare=False)
     type_name: ClassVar[str] = "kubernetes.Quantity"
 
     @classmethod
@@ -50,7 +55,12 @@ class Quantity(Opaque):
         nanos = digits * 10**power if power >= 0 else -(-digits // 10**-power)
         if binary is not None:
             nanos = min(nanos, INT_MAX * NANO)
-        return cls(-nanos if sign == "-" else nanos)
+        if sign == "-":
+            nanos = -nanos
+        if binary is not None:
+            precision = 14 - len(whole.lstrip("0") or "0") - binary * 3 // 10
+            return cls(nanos, 0 if precision >= 0 and not fraction else None)
+        return cls(nanos, _scale(whole, fraction, int(exponent) if exponent else _DECIMAL.get(suffix, 0)))
 
     @classmethod
     def of(cls, amount: int) -> Quantity:
@@ -58,9 +68,32 @@ class Quantity(Opaque):
         return cls(amount * NANO)
 
     def integer(self) -> int | None:
-        """The amount as a whole number of 64 bits; None where it is none."""
-        amount, rest = divmod(self.nanos, NANO)
-        return amount if rest == 0 and INT_MIN <= amount <= INT_MAX else None
+        """The amount as a whole number of 64 bits; None where it is none, or is not kept as one."""
+        if self.scale is None or self.scale < 0:
+            return None
+        amount = self.nanos // NANO
+        return amount if INT_MIN <= amount <= INT_MAX else None
+
+    def plus(self, other: Quantity) -> Quantity:
+        total = self.nanos + other.nanos
+        if self.scale is None or other.scale is None:
+            return Quantity(total, None)
+        if not self.nanos or not other.nanos:
+            return Quantity(total, other.scale if other.nanos else self.scale)
+        scale = min(self.scale, other.scale)
+        unit = 10 ** (9 + scale)
+        fits = all(INT_MIN <= nanos // unit <= INT_MAX for nanos in (self.nanos, other.nanos, total))
+        return Quantity(total, scale if fits else None)
+
+    def minus(self, other: Quantity) -> Quantity:
+        return self.plus(Quantity(-other.nanos, other.scale))
+
+
+def _scale(whole: str, fraction: str, exponent: int) -> int | None:
+    """The scale of a decimal amount; the text decides, not the amount."""
+    digits = len(whole.lstrip("0") or "0") + len(fraction)
+    scale = exponent - len(fraction)
+    return scale if digits <= 18 and scale >= -9 else None
 
 
 library("quantity(string) -> Quantity", cost=text_cost)(Quantity.parse)
@@ -92,11 +125,11 @@ def _as_float(quantity: Quantity) -> float:
 
 
 library("Quantity.isInteger() -> bool")(lambda q: q.integer() is not None)
-library("sign(Quantity) -> int", "Quantity.sign() -> int")(lambda q: (q.nanos > 0) - (q.nanos < 0))
-library("Quantity.add(Quantity) -> Quantity")(lambda a, b: Quantity(a.nanos + b.nanos))
-library("Quantity.add(int) -> Quantity")(lambda a, b: Quantity(a.nanos + b * NANO))
-library("Quantity.sub(Quantity) -> Quantity")(lambda a, b: Quantity(a.nanos - b.nanos))
-library("Quantity.sub(int) -> Quantity")(lambda a, b: Quantity(a.nanos - b * NANO))
+library("sign(Quantity) -> int")(lambda q: (q.nanos > 0) - (q.nanos < 0))
+library("Quantity.add(Quantity) -> Quantity")(lambda a, b: a.plus(b))
+library("Quantity.add(int) -> Quantity")(lambda a, b: a.plus(Quantity.of(b)))
+library("Quantity.sub(Quantity) -> Quantity")(lambda a, b: a.minus(b))
+library("Quantity.sub(int) -> Quantity")(lambda a, b: a.minus(Quantity.of(b)))
 library("Quantity.isGreaterThan(Quantity) -> bool")(lambda a, b: a.nanos > b.nanos)
 library("Quantity.isLessThan(Quantity) -> bool")(lambda a, b: a.nanos < b.nanos)
 library("Quantity.compareTo(Quantity) -> int")(lambda a, b: (a.nanos > b.nanos) - (a.nanos < b.nanos))

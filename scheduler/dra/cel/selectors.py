@@ -8,8 +8,9 @@ reads as an empty map, yet is not `in` the map of domains; an unknown attribute 
 no notice of an error on one side when the other decides. A run-time error fails the allocation, it is not "no match".
 
 Where we differ: costs are counted more coarsely (cost); nesting ends at 100 levels instead of 250; named time zones
-are refused, and timestamps print in UTC; a quantity is an integer whenever its value is one, however it was written;
-what fails only through its literal's text (too many format arguments) may show at run time instead of at compile time.
+are refused (their rules are files, and nothing here reads any), and timestamps print in UTC; a quantity's exponent ends
+at about ten thousand; what fails only through its literal's text (too many format arguments) may show at run time
+instead of at compile time.
 
 Chapters, in reading order: values, cost, syntax, parser, types, overloads; the function
 library operators, strings, formatting, times, lists, quantity, net, url, formats
@@ -144,4 +145,6 @@ def _frozen(value: Value) -> Hashable:
         return tuple(sorted((key, _frozen(item)) for key, item in value.items()))
     if isinstance(value, tuple):
         return ("list", *map(_frozen, value))
+    if isinstance(value, Quantity):
+        return ("Quantity", value, value.scale)
     return (type(value).__name__, value)
