@@ -62,6 +62,19 @@ def may_pass(refusal: OverLimit | OverQuota) -> bool:
     return refusal.asked <= (refusal.limit if isinstance(refusal, OverLimit) else refusal.quota)
 
 
+def later(claim: Claim, drop: int) -> Claim:
+    """The claim without the first so many alternatives of each request, the last one always left."""
+    return _with_requests(
+        claim,
+        tuple(
+            _only(request, *(request.first_available[drop:] or request.first_available[-1:]))
+            if request.first_available
+            else request
+            for request in claim.spec.devices.requests or ()
+        ),
+    )
+
+
 def _narrower(
     claims: Sequence[Claim], refusal: OverLimit | OverQuota, accounts: Accounts, *, drastic: bool
 ) -> dict[str, Claim]:

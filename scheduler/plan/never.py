@@ -1,6 +1,11 @@
 """What could never start here: told at once, instead of waiting for room that no ending of other work would make."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from scheduler.model.reasons import NoNodeFits, Reason
+from scheduler.model.workloads import Claim
+from scheduler.plan import wide
 from scheduler.plan.causes import causes
 from scheduler.plan.desk import Desk
 from scheduler.plan.pieces import Wanted
@@ -60,6 +65,23 @@ def _bundle(desk: Desk, bundle: Bundle) -> Reason | None:
     bare = desk.bare_rooms()
     if bare.best(bundle.shape) is not None or not bare.searched(bundle.shape):
         return None
+    spread = [claim for claim in bundle.asks if wide.possible(desk, claim)] if len(bundle.pods) > 1 else []
+    if any(map(wide.takes_all, spread)):
+        return None  # how many these are is not for the nodes of its pods to say
+    parts = _parts(desk, bundle, spread)
+    if len(parts) > 1:
+        return next((reason for part in parts if (reason := _bundle(desk, part)) is not None), None)
     return bare.refusal(bundle, anywhere=True) or NoNodeFits(
         pod=bundle.pods[0].key, causes=causes(bare, bundle.shape, bare.nodes, bare.guests())
     )
+
+
+def _parts(desk: Desk, bundle: Bundle, spread: Sequence[Claim]) -> list[Bundle]:
+    """The bundle, taken apart where nothing ties its pods to one node but these claims."""
+    if not spread:
+        return [bundle]
+    keys = {claim.key for claim in spread}
+    pods = {pod.key: pod for pod in bundle.pods}
+    loose = [replace(pod, claims=tuple(each for each in pod.claims if each.claim not in keys)) for pod in bundle.pods]
+    groups = [[pods[pod.key] for pod in each.pods] for each in desk.shapes.bundles(loose)]
+    return [part for group in groups for part in desk.shapes.bundles(group)]

@@ -4,6 +4,7 @@ Devices of one node: the pods of a sub-group go there together, as a bundle (`sh
 else no more than the gang needs, and the others follow. Two kinds of claims get their devices first, and the pods then
 go wherever these can be used: devices that many nodes can reach, and claims that pods of several sub-groups share.
 The first are tried part of the cluster by part of the cluster, the others node by node, the best for the pods first.
+Where that finds no room and proves nothing, claims get their devices in yet other ways (`detours`).
 Source: KEP 4381 (claims shared by pods).
 """
 
@@ -11,20 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from queues.resources import total
-from scheduler.api.core import NodeSelector
 from scheduler.api.dra import AllocationResult
 from scheduler.dra.allocate import Allocated, Ask
 from scheduler.dra.selection import usable_on
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.workloads import Claim, Gang
+from scheduler.plan import detours, wide
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.pieces import Wanted, fewest, may_be_divided
 from scheduler.plan.shapes import Bundle
+from scheduler.plan.wide import Held
 from scheduler.solver.problem import Group, Unit
 
 Placing = Callable[[Desk, Gang, Wanted], Placed | Reason]
-Held = tuple[tuple[Claim, AllocationResult], ...]
 
 MOST_TRIES = 256
 """Ways to give a piece's shared claims their devices, all of them together."""
@@ -35,7 +36,8 @@ MOST_NODES = 16
 
 def place(desk: Desk, gang: Gang, piece: Wanted, placing: Placing) -> Placed | Reason:
     """What `placing` answers for the piece, once claims that tie pods together have their devices."""
-    return _Sharing(desk=desk, gang=gang, placing=placing).place(piece)
+    sharing = _Sharing(desk=desk, gang=gang, placing=placing)
+    return sharing.anyhow(piece, sharing.place(piece))
 
 
 def ties_groups(piece: Wanted) -> bool:
@@ -58,6 +60,8 @@ class _Sharing:
     gang: Gang
     placing: Placing
     tries: int = MOST_TRIES
+    held: bool = False
+    """Whether it is decided which claims get devices that several nodes reach."""
 
     def place(self, piece: Wanted) -> Placed | Reason:
         """The piece, or as little of it as will do."""
@@ -73,10 +77,25 @@ class _Sharing:
 
     def _whole(self, piece: Wanted) -> Placed | Reason:
         links = [link for link in _links(piece) if link.consumers > 1]
-        for link in links:
-            ways = list(_wide(self.desk, link.claim))
+        reaching = [] if self.held else [link for link in links if wide.possible(self.desk, link.claim)]
+        if not reaching:
+            return self._together_where_tied(piece, links)
+        refusal: Placed | Reason | None = None
+        for link in reaching:
+            ways, elsewhere = _ways(self.desk, link.claim)
             if ways:
-                return self._try(piece, [((link.claim, way),) for way in ways])
+                tied = self._together_where_tied(piece, links) if elsewhere else None
+                if isinstance(tied, Placed | NoNodeFits):
+                    return tied
+                refusal = self._try(piece, [((link.claim, way),) for way in ways])
+                if tied is not None or isinstance(refusal, Placed | ClaimRefused):
+                    return refusal
+                break
+        tied = self._together_where_tied(piece, links)
+        return tied if isinstance(tied, Placed | NoNodeFits) else refusal or self._unproved(piece, tied)
+
+    def _together_where_tied(self, piece: Wanted, links: Sequence[_Link]) -> Placed | Reason:
+        """The piece, pods that share a claim on one node."""
         apart = [link.claim for link in links if len(link.leaves) > 1]
         if not apart:
             return self.placing(self.desk, self.gang, piece)
@@ -90,28 +109,38 @@ class _Sharing:
             return replace(answer, needed=piece.pods)
         return answer if piece.pods == sum(1 for _ in piece.all_pods()) else self._unproved(piece, answer)
 
+    def anyhow(self, piece: Wanted, answer: Placed | Reason) -> Placed | Reason:
+        """`answer`, or where that proves nothing what comes of other ways to give the claims their devices."""
+        if not isinstance(answer, GangDoesNotFit) or answer.proved or sum(1 for _ in piece.all_pods()) < 2:
+            return answer
+        self.held = True
+        return detours.search(self.desk, self.gang, piece, self._with) or answer
+
     def _try(self, piece: Wanted, ways: Sequence[Held]) -> Placed | Reason:
         """Place the gang's next piece with the claims holding these devices, for the first of the ways that will do."""
-        desk, wants = self.desk, self.desk.wants[self.gang.key]
         refusal: Reason | None = None
         for held in ways:
             if not self.tries:
                 break
             self.tries -= 1
-            fruitless = dict(desk.fruitless)
-            for claim, allocation in held:
-                desk.ledger.hold(claim, allocation)
-            again = wants.minimum() or wants.growth()
-            answer = self.place(again) if isinstance(again, Wanted) else again
-            for claim, _ in held:
-                desk.ledger.release(claim)
-            desk.fruitless = fruitless
+            answer = self._with(held)
             if isinstance(answer, Placed):
-                return _with_claims(desk, self.gang, answer, held)
+                return answer
             refusal = answer
-        if refusal is not None and all(allocation.node_selector is None for _, allocation in ways[0]):
-            return refusal
         return self._unproved(piece, refusal)
+
+    def _with(self, held: Held) -> Placed | Reason | None:
+        """The gang's next piece, placed with the claims holding these devices; None if it wants nothing then."""
+        desk, wants = self.desk, self.desk.wants[self.gang.key]
+        fruitless = dict(desk.fruitless)
+        for claim, allocation in held:
+            desk.ledger.hold(claim, allocation)
+        again = wants.minimum() or wants.growth()
+        answer = self.place(again) if isinstance(again, Wanted) else again
+        for claim, _ in held:
+            desk.ledger.release(claim)
+        desk.fruitless = fruitless
+        return _with_claims(desk, self.gang, answer, held) if isinstance(answer, Placed) else answer
 
     def _unproved(self, piece: Wanted, reason: Reason | None) -> Reason:
         """The reason, as one that holds for some ways to give the claims their devices, and not for all."""
@@ -180,8 +209,9 @@ def _links(piece: Wanted) -> list[_Link]:
     return [links[key] for key in sorted(links)]
 
 
-def _wide(desk: Desk, claim: Claim) -> Iterator[AllocationResult]:
-    """Ways to allocate the claim, one per part of the cluster that could then use it; none if one node must."""
+def _ways(desk: Desk, claim: Claim) -> tuple[list[AllocationResult], bool]:
+    """Ways to allocate the claim to more than one node, one per part of the cluster that could then use it; and whether
+    a node that comes before all of these has devices of its own for it."""
     found: list[AllocationResult] = []
     for node in desk.ledger.nodes.values():
         if any(usable_on(allocation, node) for allocation in found):
@@ -189,16 +219,14 @@ def _wide(desk: Desk, claim: Claim) -> Iterator[AllocationResult]:
         answer = desk.rooms.devices(node, [Ask(claim=claim)])
         if isinstance(answer, Allocated):
             (allocation,) = answer.allocations
-            if _one_node(allocation.node_selector):
-                return
+            if wide.one_node(allocation.node_selector):
+                parts = () if wide.takes_all(claim) else wide.parts(desk)
+                shares = [wide.allot(desk.rooms, [claim], part)[0] for part in parts]
+                return [*found, *(allocation for share in shares for _, allocation in share or ())], not found
             found.append(allocation)
-            yield allocation
             if allocation.node_selector is None:
-                return
-
-
-def _one_node(selector: NodeSelector | None) -> bool:
-    return selector is not None and any(term.match_fields for term in selector.node_selector_terms)
+                break
+    return found, False
 
 
 def _with_claims(desk: Desk, gang: Gang, placed: Placed, held: Held) -> Placed | Reason:
