@@ -121,17 +121,18 @@ class WaitingForClaims:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomIsBeingMade:
-    """The gang has its place as soon as others have left theirs. `pods`: of the gang; `leaving`: pods that leave."""
+    """The gang has its place as soon as others have left theirs. `pods`: of the gang; `leaving`: pods that leave for
+    it, 0 if they leave anyhow."""
 
     code: ClassVar[str] = "RoomIsBeingMade"
     gang: str
     pods: int
-    leaving: int
+    leaving: int = 0
     stage: str = ""
 
     @property
     def message(self) -> str:
-        ends = counted(self.leaving, "pod leaves", "pods leave")
+        ends = counted(self.leaving, "pod leaves", "pods leave") if self.leaving else "others are leaving"
         return f"Room for {counted(self.pods, 'pod')} of {self.gang} is being made: {ends}."
 
     @property

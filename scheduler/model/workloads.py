@@ -100,6 +100,8 @@ class Pod:
     started_ms: int | None = None
     gated: bool = False
     terminating: bool = False
+    ends_ms: int | None = None
+    """By when it should have ended, if it is terminating and that is known."""
     phase: str = "Pending"
     ours: bool = True
     """Whether its schedulerName is ours."""

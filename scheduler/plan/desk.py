@@ -61,7 +61,8 @@ class Desk:
 
     `promised`: by gang, places that it gets when others have left; `evictions`: of those who have to. `leaving`: the
     same pods (key). `outlook`: what
-    queues are charged more, or less, in the ledger than is true before all of them have left.
+    queues are charged more, or less, in the ledger than is true before all of them have left. `ahead`: whether the
+    ledger is as it will be then.
 
     `pool`: what queues divide. `payers`: by the queue that gangs name, the one that is charged, if any.
 
@@ -95,6 +96,7 @@ class Desk:
     evictions: list[Eviction] = field(default_factory=list)
     leaving: set[str] = field(default_factory=set)
     outlook: list[tuple[str, Resources]] = field(default_factory=list)
+    ahead: bool = False
     payers: dict[str, str | None] = field(default_factory=dict)
     pool: Resources = NOTHING
     bare: Rooms | None = None

@@ -8,9 +8,12 @@ takes. Source: DESIGN 3; KAI docs (elastic workloads, min-runtime).
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
+from queues.resources import Resources
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan.wants import least_pods
 from scheduler.solver.harm import Part
+
+GPU = "gpu"
 
 RESTART_SECONDS = 60
 """What a pod loses besides its work when it has to start again."""
@@ -21,12 +24,14 @@ _CPU_OF_A_GPU = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds."""
+    """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds; `relief`: what its queue no
+    longer pays then."""
 
     pod: Pod
     gang: Gang
     queue: str
     cost: int
+    relief: Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +44,27 @@ class Holding:
 
 
 def losses(
-    holdings: Iterable[Holding], now_ms: int, gpus: Callable[[Pod], int], spared: Container[str] = ()
+    holdings: Iterable[Holding],
+    now_ms: int,
+    relief: Callable[[Pod], Resources],
+    *,
+    spared: Container[str] = (),
+    leaving: Container[str] = (),
 ) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
-    """What may go, numbered, and the gangs that it belongs to. `gpus`: what a pod has, in thousandths. `spared`: pods
-    (key) that cannot go now, nor can their gangs as a whole."""
+    """What may go, numbered, and the gangs that it belongs to. `spared`: pods (key) that cannot go now, nor can their
+    gangs as a whole; `leaving`: those that go anyhow."""
     found: list[Loss] = []
     parts: list[Part] = []
     for holding in holdings:
         numbers: dict[str, list[int]] = {}
         for pod in holding.gang.pods:
-            if pod.node and not pod.terminating and not pod.done and pod.key not in spared:
+            if _stays(pod, leaving) and pod.key not in spared:
                 numbers.setdefault(pod.sub_group if holding.gang.sub_groups else "", []).append(len(found))
-                cost = lost(pod, holding.gang, now_ms, gpus(pod))
-                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost))
+                less = relief(pod)
+                cost = lost(pod, holding.gang, now_ms, less[GPU])
+                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost, relief=less))
         firm = holding.firm or any(pod.key in spared for pod in holding.gang.pods)
-        parts.append(_part(replace(holding, firm=firm), "", numbers))
+        parts.append(_part(replace(holding, firm=firm), "", numbers, leaving))
     return tuple(found), tuple(parts)
 
 
@@ -66,18 +77,22 @@ def lost(pod: Pod, gang: Gang, now_ms: int, gpus: int) -> int:
     return worth * (ran // 1000 + RESTART_SECONDS)
 
 
-def _part(holding: Holding, name: str, numbers: dict[str, list[int]]) -> Part:
+def _stays(pod: Pod, leaving: Container[str]) -> bool:
+    return bool(pod.node) and not (pod.terminating or pod.done) and pod.key not in leaving
+
+
+def _part(holding: Holding, name: str, numbers: dict[str, list[int]], leaving: Container[str]) -> Part:
     gang = holding.gang
     own = next((sub for sub in gang.sub_groups if sub.name == name), None)
     children = [sub for sub in gang.sub_groups if (sub.parent or "") == name]
     root = not name
     if not children:
         mine = tuple(numbers.get(name, ()))
-        there = sum(1 for pod in gang.bound if not pod.terminating and (own is None or pod.sub_group == name))
+        there = sum(1 for pod in gang.pods if _stays(pod, leaving) and (own is None or pod.sub_group == name))
         least = least_pods(gang) if own is None else own.min_member
         spare = 0 if least is None else min(max(there - least, 0), len(mine))
         return Part(candidates=mine, spare=spare, whole=root, firm=root and holding.firm)
-    below = tuple(_part(holding, sub.name, numbers) for sub in children)
+    below = tuple(_part(holding, sub.name, numbers, leaving) for sub in children)
     least = gang.min_sub_group if own is None else own.min_sub_group
     running = sum(1 for part in below if part.runs)
     spare = 0 if least is None else max(running - least, 0)

@@ -10,7 +10,7 @@ from scheduler.model.workloads import Gang
 from scheduler.plan.allocate import place
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.pieces import Wanted
-from scheduler.plan.scenario import promise
+from scheduler.plan.scenario import leaves, promise
 
 
 def renew(desk: Desk) -> None:
@@ -35,7 +35,7 @@ def renew(desk: Desk) -> None:
 def _keep_room(desk: Desk, gang: Gang, piece: Wanted, nodes: set[str]) -> None:
     """Promise the gang again what those who are leaving its nodes give up."""
     claims = desk.snapshot.claims
-    leaving = [pod for pod in desk.snapshot.pods if pod.terminating and pod.node in nodes]
+    leaving = [pod for pod in desk.snapshot.pods if leaves(pod, desk) and pod.node in nodes]
     if not leaving:
         return
     for pod in leaving:

@@ -1,7 +1,7 @@
 """What would be if these pods left: played on the ledger itself, and taken back unless it is kept.
 
-Those who leave stay until they have ended. So what is kept is that their room is taken twice: by them, and by the gang
-to which it is promised; nobody else gets it.
+Nobody is bound any more once rooms are promised. So from then on the ledger is looked at as it will be: without those
+who are on their way out, and with those to whom something is promised.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,6 +20,9 @@ from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import realise
 from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
+
+STUCK_MS = 120_000
+"""A pod that should have ended so long ago may never end (KAI: 2 minutes)."""
 
 
 class Scenario:
@@ -62,10 +65,7 @@ class Scenario:
     def keep(self, placed: Placed, stage: str) -> None:
         """Make it part of the plan: the victims leave, and the gang has the promise of its place."""
         desk, gang = self._desk, self._gang
-        self._stay()
         promise(desk, gang, placed.grants)
-        for grant in self._moved:
-            desk.ledger.reserve(grant)
         for loss in self._victims:
             desk.leaving.add(loss.pod.key)
             desk.evictions.append(
@@ -79,20 +79,15 @@ class Scenario:
     def undo(self) -> None:
         """Nobody leaves."""
         self._charge(+1)
-        self._stay()
-
-    def _stay(self) -> None:
-        """Until they have left, the victims are where they are."""
-        self._forget_moved(also=False)
+        self._forget_moved()
         for loss in reversed(self._victims):
             self._desk.ledger.reoccupy(loss.pod, self._desk.snapshot.claims)
         self._desk.fruitless = self._fruitless
 
-    def _forget_moved(self, *, also: bool = True) -> None:
+    def _forget_moved(self) -> None:
         for grant in self._moved:
             self._desk.ledger.unreserve(grant)
-        if also:
-            self._moved.clear()
+        self._moved.clear()
 
     def _charge(self, sign: int) -> None:
         for queue, preemptible, relief in self._relief:
@@ -121,6 +116,29 @@ class Scenario:
                 self._moved.append(grant)
                 wants.settle(grant.pod, grant.node)
         return True
+
+
+def look_ahead(desk: Desk) -> None:
+    """From now on those who are on their way out have left."""
+    if desk.ahead:
+        return
+    desk.ahead, desk.fruitless = True, {}
+    for pod in desk.snapshot.pods:
+        if leaves(pod, desk) and pod.node in desk.ledger.nodes:
+            desk.ledger.vacate(pod, desk.snapshot.claims)
+    for gang in desk.snapshot.gangs:
+        going = [pod for pod in gang.pods if pod.node and leaves(pod, desk)]
+        queue = desk.payer_of(gang) if going else None
+        if queue is not None:
+            relief = desk.accounts.relief(going) * -1
+            desk.ledger.charge(desk.tree, queue, relief, preemptible=gang.preemptible)
+            desk.outlook.append((queue, relief))
+
+
+def leaves(pod: Pod, desk: Desk) -> bool:
+    """Whether it is on its way out, and not stuck there."""
+    stuck = pod.ends_ms is not None and desk.snapshot.now_ms > pod.ends_ms + STUCK_MS
+    return pod.terminating and not stuck
 
 
 def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:

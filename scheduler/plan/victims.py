@@ -1,71 +1,79 @@
 """Stages 2 to 4: room for a gang that waits, made by those who run: moved, called back to their share, or outranked.
 
-One search for all three. It says who may go, at what harm, and under which laws; the solver chooses the least harm; and
-what it chooses is tried out on the ledger, devices included, before it is believed. What did not hold is told, and the
-next choice takes it into account. Nobody goes unless the gang has its place then. Source: DESIGN 3; KAI docs.
+One search for all three. It says who may go, at what harm, and under which laws; the least harm is chosen; and what was
+chosen is tried out on the ledger, devices included, before it is believed. What did not hold is told, and the next
+choice takes it into account. Nobody goes unless the gang has its place then. Source: DESIGN 3; KAI docs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from queues.reasons import OverLimit
-from queues.reclaim import contested, losing, spare, surplus, under_served, within_quota_everywhere
-from queues.resources import NOTHING, Resources, total
-from queues.runtimes import min_runtime_ms
-from scheduler.model.reasons import GangDoesNotFit
+from queues.resources import Resources, total
+from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.workloads import Gang, Pod
+from scheduler.plan import stages
+from scheduler.plan.allocate import place
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.losses import Holding, Loss, losses
+from scheduler.plan.laws import Laws, Row
+from scheduler.plan.losses import GPU, Holding, Loss, losses
 from scheduler.plan.pieces import Wanted
-from scheduler.plan.scenario import Scenario
-from scheduler.solver.harm import Candidate, Harm, Seek
+from scheduler.plan.scenario import Scenario, look_ahead, promise
+from scheduler.plan.spots import Spots
+from scheduler.plan.stages import Stage, contested_of
+from scheduler.solver.harm import Candidate, Harm, Part, Seek
 from scheduler.solver.problem import Group
 from scheduler.solver.solve import least_harm
 
 TRIES = 40
 """How often a choice that did not hold is followed by another."""
 
-GPU = "gpu"
 UNKNOWN = 10**9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """`name`: as evictions tell it. `may_gain`: whether others may be stopped for a gang that asks so much. `holding`:
-    what the other gang may lose to it. `shares`: whether queues keep their fair shares. `moves`: whether everybody who
-    goes needs another place."""
-
-    name: str
-    may_gain: Callable[[Desk, Gang, Resources], bool]
-    holding: Callable[[Desk, Gang, Gang], Holding | None]
-    shares: bool = False
-    moves: bool = False
+"""More than any node has."""
 
 
 def consolidate(desk: Desk) -> None:
     """Move preemptible pods so that gangs fit that wait; everybody who is moved has a place again."""
-    _make_room(desk, CONSOLIDATE)
+    _make_room(desk, stages.CONSOLIDATE)
 
 
 def reclaim(desk: Desk) -> None:
     """Queues under their fair share take back what others use beyond theirs; where moving others is enough, they do
     with that, whatever their gang."""
-    _make_room(desk, RECLAIM_BY_MOVING)
-    _make_room(desk, RECLAIM)
+    _make_room(desk, stages.RECLAIM_BY_MOVING)
+    _make_room(desk, stages.RECLAIM)
 
 
 def preempt(desk: Desk) -> None:
     """Gangs take the place of those of lower priority in their own queue."""
-    _make_room(desk, PREEMPT)
+    _make_room(desk, stages.PREEMPT)
 
 
 def _make_room(desk: Desk, stage: Stage) -> None:
+    _wait_for_room(desk)
+    searches: dict[tuple[str, int], _Search] = {}
     for key, piece in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
         gang = desk.wants[key].gang
-        if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) and _may_cause_evictions(desk, gang):
-            asked = desk.estimate(piece)
-            if stage.may_gain(desk, gang, asked):
-                _search(desk, stage, gang, piece, asked)
+        if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) or not _may_cause_evictions(desk, gang):
+            continue
+        asked = desk.estimate(piece)
+        if stage.may_gain(desk, gang, asked):
+            alike = desk.queue_of[key], gang.priority
+            search = searches.get(alike) or searches.setdefault(alike, _Search(desk, stage, gang))
+            search.make_room(gang, piece, asked)
+
+
+def _wait_for_room(desk: Desk) -> None:
+    """Those for whom there is room as soon as others have left who leave anyhow get the promise of it."""
+    if desk.ahead:
+        return
+    look_ahead(desk)
+    for key, piece in _in_order(desk, desk.waiting):
+        gang = desk.wants[key].gang
+        if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
+            placed = place(desk, gang, piece)
+            if isinstance(placed, Placed):
+                promise(desk, gang, placed.grants)
+                desk.reasons[key] = RoomIsBeingMade(gang=key, pods=len(placed.grants))
 
 
 def _in_order(desk: Desk, pieces: Mapping[str, Wanted]) -> list[tuple[str, Wanted]]:
@@ -77,79 +85,162 @@ def _may_cause_evictions(desk: Desk, gang: Gang) -> bool:
     return desk.snapshot.now_ms >= gang.created_ms + gang.preemption_delay_ms
 
 
-def _search(desk: Desk, stage: Stage, gang: Gang, piece: Wanted, asked: Resources) -> None:
-    """Look for the least harm that makes room for the piece, and make it part of the plan."""
-    holdings = [found for other in desk.snapshot.gangs if (found := stage.holding(desk, gang, other)) is not None]
-    if not holdings:
-        return
-    question = _Question(desk, stage, gang, piece, asked, holdings)
-    harm = question.harm()
-    if harm is None:
-        return
-    search = least_harm(harm, budget=desk.snapshot.policy.solver_deterministic_seconds, seed=desk.snapshot.policy.seed)
-    for _ in range(TRIES):
-        choice = search.best()
-        if choice is None:
+class _Search:
+    """For gangs of one queue and priority: the same may go for all of them, until they have."""
+
+    def __init__(self, desk: Desk, stage: Stage, gang: Gang) -> None:
+        self._desk = desk
+        self._stage = stage
+        self._like = gang
+        self._vain: dict[tuple[Group, Resources], int] = {}
+        """Questions that found nothing, and after how many changes of the ledger."""
+        self._known: tuple[tuple[Loss, ...], tuple[Part, ...]] | None = None
+        self._spots: dict[int, Spots] = {}
+
+    def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> None:
+        """Look for the least harm that makes room for the piece, and make it part of the plan."""
+        desk = self._desk
+        question = piece.group, asked
+        if self._vain.get(question) == len(desk.ledger.changes):
             return
-        scenario = Scenario(desk, gang, [question.losses[number] for number in choice.victims], moves=stage.moves)
-        placed = scenario.play(piece)
-        if isinstance(placed, Placed):
-            scenario.keep(placed, stage.name)
-            return
-        told = False
-        for (node, shape), count in sorted(choice.seats.items()):
-            most = scenario.capacity(node, shape, count)
-            if most < count:
-                search.forbid(node, shape, most, choice.victims)
-                told = True
-        scenario.undo()
-        if not told:
-            search.forbid_all(choice.victims)
+        found = self._by_one_node(gang, piece, asked)
+        if found is None:
+            found = self._by_search(gang, piece, asked)
+        if not found:
+            self._vain[question] = len(desk.ledger.changes)
+
+    def _by_one_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
+        """Whether there was a way for a piece that goes to one node; None for others."""
+        desk, stage, group = self._desk, self._stage, piece.group
+        if isinstance(desk.reasons[gang.key], OverLimit):  # there may be room, and those must go who take the limit
+            return None
+        if stage.moves or len(group.units) != 1 or group.steps or group.children or group.pinned:
+            return None
+        shape = group.units[0].shape
+        spots = self._spots.get(shape)
+        if spots is None:
+            found, parts = self._losses()
+            bundle = piece.bundles[group.name, shape][0]
+            needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
+            spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
+        laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
+        if spots.vague:
+            return None
+        while (victims := spots.best(laws)) is not None:
+            scenario = Scenario(desk, gang, victims, moves=False)
+            placed = scenario.play(piece)
+            if isinstance(placed, Placed):
+                scenario.keep(placed, stage.name)
+                self._known = None
+                return True
+            scenario.undo()
+            spots.refuse()
+        return False
+
+    def _by_search(self, gang: Gang, piece: Wanted, asked: Resources) -> bool:
+        """Whether the solver found a way."""
+        desk, stage, policy = self._desk, self._stage, self._desk.snapshot.policy
+        found, parts = self._losses()
+        if not found:
+            return False
+        harm = _Question(desk, stage, gang, piece, asked, found, parts).harm()
+        if harm is None:
+            return False
+        search = least_harm(harm, budget=policy.solver_deterministic_seconds, seed=policy.seed)
+        for _ in range(TRIES):
+            choice = search.best()
+            if choice is None:
+                return False
+            scenario = Scenario(desk, gang, [found[number] for number in choice.victims], moves=stage.moves)
+            placed = scenario.play(piece)
+            if isinstance(placed, Placed):
+                scenario.keep(placed, stage.name)
+                self._known = None
+                return True
+            told = False
+            for (node, shape), count in sorted(choice.seats.items()):
+                most = scenario.capacity(node, shape, count)
+                if most < count:
+                    search.forbid(node, shape, most, choice.victims)
+                    told = True
+            scenario.undo()
+            if not told:
+                search.forbid_all(choice.victims)
+        return False
+
+    def _losses(self) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
+        """What may go now."""
+        desk = self._desk
+        if self._known is None:
+            holdings: list[Holding] = []
+            for other in desk.snapshot.gangs:
+                holding = self._stage.holding(desk, self._like, other)
+                if holding is not None:
+                    holdings.append(holding)
+            self._known = losses(
+                holdings,
+                desk.snapshot.now_ms,
+                lambda pod: desk.accounts.relief([pod]),
+                spared=desk.snapshot.spared,
+                leaving=desk.leaving,
+            )
+        return self._known
 
 
 class _Question:
     """The question of one gang, as the solver takes it."""
 
     def __init__(
-        self, desk: Desk, stage: Stage, gang: Gang, piece: Wanted, asked: Resources, holdings: Sequence[Holding]
+        self,
+        desk: Desk,
+        stage: Stage,
+        gang: Gang,
+        piece: Wanted,
+        asked: Resources,
+        found: Sequence[Loss],
+        parts: tuple[Part, ...],
     ) -> None:
         self._desk = desk
         self._stage = stage
-        self._gang = gang
         self._piece = piece
-        self._asked = asked
-        self.losses, self._parts = losses(holdings, desk.snapshot.now_ms, self._gpus, desk.snapshot.spared)
-        self._budget_rows: dict[tuple[str, str], int] = {}
-        self._budgets: list[int] = []
-        self._share_rows: dict[tuple[str, str], int] = {}
-        self._shares: list[int] = []
-        self._ages: dict[str, int] = {}
+        self._losses = found
+        self._parts = parts
+        self._laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
+        self._rows: dict[Row, int] = {}
+        self._least: dict[Row, int] = {}
+        if self._laws is not None:
+            self._rows = {row: number for number, row in enumerate(self._laws.budgets)}
+            self._least = {row: number for number, row in enumerate(self._laws.least)}
 
     def harm(self) -> Harm | None:
-        """None if no node suits the piece."""
-        rooms = self._desk.rooms
-        seeks = tuple(self._seeks())
-        zones = tuple(self._zones())
+        """None if no node suits the piece, or there is too little free for those who would be moved."""
+        rooms, laws = self._desk.rooms, self._laws
+        seeks, zones = tuple(self._seeks()), tuple(self._zones())
         if not zones or not any(seek.nodes for group in seeks for seek in group):
             return None
-        if self._stage.shares:
-            self._open_budgets()
-        ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in self.losses})
-        self._ages = {key: place for place, (_, key) in enumerate(ages)}
-        ranks = {priority: rank for rank, priority in enumerate(sorted({-loss.gang.priority for loss in self.losses}))}
-        candidates = tuple(self._candidate(loss, ranks) for loss in self.losses)
+        free = {node: self._free(node) for node in rooms.nodes}
+        if self._stage.moves and self._too_little(free):
+            return None
+        ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in self._losses})
+        places = {key: place for place, (_, key) in enumerate(ages)}
+        ranks = {priority: rank for rank, priority in enumerate(sorted({-loss.gang.priority for loss in self._losses}))}
         return Harm(
-            candidates=candidates,
+            candidates=tuple(self._candidate(loss, ranks, places) for loss in self._losses),
             parts=self._parts,
-            free={node: self._free(node) for node in rooms.nodes},
+            free=free,
             seeks=seeks,
             least=tuple(group.minimum for group in self._leaves()),
             zones=zones,
             movers=tuple(self._movers()) if self._stage.moves else (),
-            budgets=tuple(self._budgets),
-            shares=tuple(self._shares),
+            budgets=tuple(laws.budgets.values()) if laws else (),
+            shares=tuple(laws.least.values()) if laws else (),
             tiers=len(ranks),
         )
+
+    def _too_little(self, free: Mapping[str, Mapping[str, int]]) -> bool:
+        """Moving makes no room that is not there."""
+        asked = self._desk.estimate(self._piece)[GPU]
+        return asked > sum(max(amounts.get(GPU, 0), 0) for amounts in free.values())
 
     def _leaves(self) -> Iterator[Group]:
         return (group for group in self._piece.group.walk() if group.units)
@@ -159,22 +250,20 @@ class _Question:
             found = []
             for shape in group.shapes():
                 bundle = self._piece.bundles[group.name, shape][0]
-                needs = self._needs(bundle.pods, self._desk.estimate_of(bundle)[GPU])
+                needs = needs_of(bundle.pods, self._desk.estimate_of(bundle)[GPU])
                 found.append(Seek(shape=shape, count=group.count(shape), needs=needs, nodes=self._able(shape)))
             yield tuple(found)
 
     def _movers(self) -> Iterator[tuple[Seek, tuple[int, ...]]]:
         alike: dict[int, list[int]] = {}
         needs: dict[int, dict[str, int]] = {}
-        for number, loss in enumerate(self.losses):
+        for number, loss in enumerate(self._losses):
             shape = self._desk.shape_of(loss.pod)
             alike.setdefault(shape, []).append(number)
-            needs[shape] = self._needs((loss.pod,), self._gpus(loss.pod))
+            needs[shape] = needs_of((loss.pod,), loss.relief[GPU])
         for shape, numbers in alike.items():
-            yield (
-                Seek(shape=shape, count=len(numbers), needs=needs[shape], nodes=self._able(shape)),
-                tuple(numbers),
-            )
+            seek = Seek(shape=shape, count=len(numbers), needs=needs[shape], nodes=self._able(shape))
+            yield seek, tuple(numbers)
 
     def _zones(self) -> Iterator[frozenset[str]]:
         """Where all of the piece has to be: the domains of the level that it must stay in."""
@@ -190,132 +279,36 @@ class _Question:
         rooms = self._desk.rooms
         return tuple(node for node in rooms.nodes if not rooms.suits(node, shape))
 
-    def _candidate(self, loss: Loss, ranks: dict[int, int]) -> Candidate:
+    def _candidate(self, loss: Loss, ranks: Mapping[int, int], ages: Mapping[str, int]) -> Candidate:
         harm = [0] * len(ranks)
         harm[ranks[-loss.gang.priority]] = loss.cost
-        relief = self._desk.accounts.relief([loss.pod])
-        loses = tuple(
-            (self._budget_rows[queue.name, name], relief[name])
-            for queue in losing(self._desk.tree, loss.queue, self._desk.queue_of[self._gang.key])
-            for name in relief
-            if (queue.name, name) in self._budget_rows
-        )
-        within = tuple(
-            (self._share_rows[queue.name, name], relief[name])
-            for queue in self._desk.tree.ancestors(loss.queue)
-            for name in relief
-            if (queue.name, name) in self._share_rows
-        )
+        laws = self._laws
         return Candidate(
             pod=loss.pod.key,
             node=loss.pod.node,
-            gives=self._needs((loss.pod,), relief[GPU]),
+            gives=needs_of((loss.pod,), loss.relief[GPU]),
             harm=tuple(harm),
-            loses=loses,
-            within=within,
-            age=self._ages[loss.gang.key],
+            loses=tuple((self._rows[row], amount) for row, amount in laws.loses(loss)) if laws else (),
+            within=tuple((self._least[row], amount) for row, amount in laws.within(loss)) if laws else (),
+            age=ages[loss.gang.key],
         )
-
-    def _open_budgets(self) -> None:
-        desk = self._desk
-        queue, asked = desk.queue_of[self._gang.key], _contested(desk, self._asked)
-        most = spare(desk.tree, queue, asked, desk.fair_shares, desk.standing())
-        for loser, amounts in most.items():
-            for name in sorted(amounts):
-                self._budget_rows[loser, name] = len(self._budgets)
-                self._budgets.append(amounts[name])
-        beyond = surplus(desk.tree, queue, asked, desk.fair_shares, desk.standing())
-        for above, over in beyond.items():
-            for name in over:
-                self._share_rows[above, name] = len(self._shares)
-                self._shares.append(over[name])
 
     def _free(self, node: str) -> dict[str, int]:
         """Where devices are shared, how many are free says nothing: then it is found out by trying."""
         ledger = self._desk.ledger
-        shared = any(device.shareable for device in ledger.inventory.on(ledger.nodes[node]).devices)
-        return {**ledger.free(node).amounts, GPU: UNKNOWN if shared else ledger.gpus(node)}
-
-    def _gpus(self, pod: Pod) -> int:
-        return self._desk.accounts.relief([pod])[GPU]
-
-    @staticmethod
-    def _needs(pods: Sequence[Pod], gpus: int) -> dict[str, int]:
-        needs = dict(total(pod.requests for pod in pods).amounts)
-        if gpus:
-            needs[GPU] = gpus
-        return needs
+        gpus = UNKNOWN if is_vague(self._desk, node) else ledger.gpus(node)
+        return {**ledger.free(node).amounts, GPU: gpus}
 
 
-def _contested(desk: Desk, asked: Resources) -> Resources:
-    """What is asked of the resources that queues have to share out among them."""
-    names = contested(desk.pool, desk.tree, desk.requested, desk.fair_shares)
-    return Resources({name: asked[name] for name in asked if name in names})
+def is_vague(desk: Desk, node: str) -> bool:
+    """Whether devices of the node are shared: how many are free says nothing then."""
+    inventory = desk.inventory
+    return any(device.shareable for device in inventory.on(desk.ledger.nodes[node]).devices)
 
 
-# --- the stages ---
-
-
-def _who_may_be_moved(_desk: Desk, gang: Gang, _asked: Resources) -> bool:
-    return gang.preemptible
-
-
-def _who_is_under_served(desk: Desk, gang: Gang, asked: Resources) -> bool:
-    queue, wanted = desk.queue_of[gang.key], _contested(desk, asked)
-    owed = under_served(queue, wanted, desk.fair_shares, desk.standing())
-    return owed and _who_has_quota(desk, gang, asked)
-
-
-def _who_is_owed_it(desk: Desk, gang: Gang, asked: Resources) -> bool:
-    """Its queue is within its share with it; nobody loses anything by being moved."""
-    queue = desk.queue_of[gang.key]
-    has, share = desk.standing().get(queue, NOTHING), desk.fair_shares[queue]
-    owed = all(has[name] + asked[name] <= share[name] for name in asked if name in desk.pool.amounts)
-    return owed and _who_has_quota(desk, gang, asked)
-
-
-def _who_has_quota(desk: Desk, gang: Gang, asked: Resources) -> bool:
-    queue = desk.queue_of[gang.key]
-    return gang.preemptible or within_quota_everywhere(desk.tree, queue, asked, desk.ledger.nonpreemptible)
-
-
-def _whoever_runs(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
-    return _running(desk, gang, other)
-
-
-def _of_another_queue(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
-    found = _running(desk, gang, other)
-    if found is None or found.queue == desk.queue_of[gang.key]:
-        return None
-    return _protected(desk, gang, found, reclaim_=True)
-
-
-def _of_lower_priority(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
-    found = _running(desk, gang, other)
-    if found is None or found.queue != desk.queue_of[gang.key] or other.priority >= gang.priority:
-        return None
-    return _protected(desk, gang, found, reclaim_=False)
-
-
-def _running(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
-    if other.key == gang.key or not other.preemptible:
-        return None
-    if not any(pod.node and not pod.terminating and pod.key not in desk.leaving for pod in other.pods):
-        return None
-    queue = desk.payer_of(other)
-    return Holding(gang=other, queue=queue) if queue is not None else None
-
-
-def _protected(desk: Desk, gang: Gang, found: Holding, *, reclaim_: bool) -> Holding:
-    least = min_runtime_ms(desk.tree, found.queue, desk.queue_of[gang.key], reclaim=reclaim_)
-    starts = [pod.started_ms for pod in found.gang.bound if pod.started_ms is not None]
-    ran = desk.snapshot.now_ms - min(starts) if starts else 0
-    if least and starts and ran < least:
-        return Holding(gang=found.gang, queue=found.queue, firm=True)
-    return found
-
-
-CONSOLIDATE = Stage(name="consolidate", may_gain=_who_may_be_moved, holding=_whoever_runs, moves=True)
-RECLAIM = Stage(name="reclaim", may_gain=_who_is_under_served, holding=_of_another_queue, shares=True)
-RECLAIM_BY_MOVING = Stage(name="reclaim", may_gain=_who_is_owed_it, holding=_of_another_queue, moves=True)
-PREEMPT = Stage(name="preempt", may_gain=_who_has_quota, holding=_of_lower_priority)
+def needs_of(pods: Sequence[Pod], gpus: int) -> dict[str, int]:
+    """What pods take of a node, their GPUs in thousandths besides."""
+    needs = dict(total(pod.requests for pod in pods).amounts)
+    if gpus:
+        needs[GPU] = gpus
+    return needs

@@ -65,9 +65,15 @@ def translate(
         started_ms=time_ms(status.start_time) if status.start_time else None,
         gated=bool(spec.scheduling_gates) and not spec.node_name,
         terminating=meta.deletion_timestamp is not None,
+        ends_ms=_ends_ms(meta.deletion_timestamp),
         phase=status.phase,
         ours=ours,
     )
+
+
+def _ends_ms(deletion: str | None) -> int | None:
+    """None also for an eviction of ours that the watch has not told yet."""
+    return time_ms(deletion) or None if deletion else None
 
 
 def unreadable(pod: core.Pod, *, ours: bool, priority: int, sub_group: str) -> Pod:

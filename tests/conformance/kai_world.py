@@ -38,6 +38,7 @@ NODE_AFFINITY = "kai.scheduler/type"
 QUEUE_LABEL = "kai.scheduler/queue"
 ROUND_MS = 1000
 MINUTE_MS = 60_000
+LONG_MS = 60 * MINUTE_MS
 
 STAGES = {
     "consolidation": "consolidate",
@@ -328,6 +329,7 @@ def _pod(standing: Standing, gpus: SharedGpus | None) -> Pod:
         started_ms=standing.started_ms,
         gated=standing.state == "Gated",
         terminating=standing.state in ENDING,
+        ends_ms=NOW_MS - LONG_MS if standing.state == "StuckInReleasing" else None,
         phase="Running" if standing.state in ("Running", *ENDING) else "Pending",
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.model.plan import Eviction, Placement, Plan
+from scheduler.model.plan import Eviction, Placement, Plan, Promise
 from scheduler.model.snapshot import Snapshot
 from tests.conformance import kai, kai_course
 from tests.conformance.__main__ import main
@@ -309,7 +309,9 @@ def preempting(snapshot: Snapshot, stage: str = "preempt") -> Plan:
     """Whoever runs makes way for "new", once."""
     running = {pod.key for pod in snapshot.pods}
     if "default/old-0" in running:
-        return Plan(now_ms=snapshot.now_ms, evictions=(gone(snapshot, "default/old-0", stage, "default/new"),))
+        promised = Promise(pod="default/new-0", pod_uid="", gang="default/new", node="n")
+        evicted = gone(snapshot, "default/old-0", stage, "default/new")
+        return Plan(now_ms=snapshot.now_ms, evictions=(evicted,), promises=(promised,))
     if "default/new-0" in running:
         return Plan(now_ms=snapshot.now_ms)
     return Plan(now_ms=snapshot.now_ms, placements=(placed(snapshot, "default/new-0", "default/new", "n"),))

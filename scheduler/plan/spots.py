@@ -1,0 +1,184 @@
+"""Room on one node: for a single bundle, the least harmful victims of each node, and the node where they are fewest.
+
+Most gangs are one pod, and many of them are alike: what is known of a node stays known until it changes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from scheduler.plan.desk import Desk
+from scheduler.plan.laws import Laws
+from scheduler.plan.losses import GPU, Loss
+from scheduler.solver.harm import Part
+
+MOST_LOOKS = 400
+"""Sets of victims that are looked at for one node."""
+
+Harm = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Option:
+    """Pods that go together: a whole gang, or one pod that its gang can spare. `gives`: on the node in question."""
+
+    losses: tuple[Loss, ...]
+    harm: Harm
+    gives: Mapping[str, int]
+    gang: str
+    whole: bool
+    spare: int = 0
+
+
+class Spots:
+    """For bundles of one shape. `vague`: nodes do not tell what is free of their devices, or gangs may lose parts of
+    parts; then the question is not for us."""
+
+    def __init__(
+        self, desk: Desk, shape: int, needs: Mapping[str, int], found: Sequence[Loss], parts: Sequence[Part]
+    ) -> None:
+        self._desk = desk
+        self._shape = shape
+        self._needs = needs
+        priorities = sorted({-loss.gang.priority for loss in found})
+        ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in found})
+        self._ranks = {priority: rank for rank, priority in enumerate(priorities)}
+        self._ages = {key: place for place, (_, key) in enumerate(ages)}
+        self._options: dict[str, list[tuple[tuple[Loss, ...], bool, int]]] = {}
+        for part in parts:
+            self._enlist(part, found)
+        inventory = desk.inventory
+        self.vague = any(part.below for part in parts) or any(
+            device.shareable for node in self._options for device in inventory.on(desk.ledger.nodes[node]).devices
+        )
+        self._seen = len(desk.ledger.changes)
+        self._heap: list[tuple[Harm, str, int]] = []
+        self._ways: dict[str, tuple[int, tuple[Loss, ...]]] = {}
+        self._versions: dict[str, int] = {}
+        self._refused: set[tuple[str, ...]] = set()
+        self._last: tuple[str, tuple[Loss, ...]] | None = None
+        if not self.vague:
+            for node in sorted(self._options):
+                self._judge(node)
+
+    def best(self, laws: Laws | None) -> tuple[Loss, ...] | None:
+        """Whose going does the least harm; None if nobody's makes room."""
+        changes = self._desk.ledger.changes
+        for node in dict.fromkeys(changes[self._seen :]):
+            if node in self._options:
+                self._judge(node, laws)
+        self._seen = len(changes)
+        while self._heap:
+            _, node, version = self._heap[0]
+            known = self._ways.get(node)
+            if known is None or known[0] != version:
+                heappop(self._heap)
+                continue
+            if laws is not None and not laws.allow(known[1]):
+                heappop(self._heap)
+                self._judge(node, laws)
+                continue
+            self._last = node, known[1]
+            return known[1]
+        return None
+
+    def refuse(self) -> None:
+        """The last answer did not hold."""
+        if self._last is not None:
+            node, losses = self._last
+            self._refused.add(tuple(sorted(loss.pod.key for loss in losses)))
+            self._judge(node)
+
+    def _enlist(self, part: Part, found: Sequence[Loss]) -> None:
+        """The options of a gang, by node: each of its pods that it can spare, or all of them."""
+        numbers = list(_all(part))
+        every = tuple(found[number] for number in numbers)
+        if not part.firm:
+            for node in {loss.pod.node for loss in every}:
+                self._options.setdefault(node, []).append((every, True, 0))
+        if part.candidates and part.spare:
+            for loss in every:
+                self._options.setdefault(loss.pod.node, []).append(((loss,), False, part.spare))
+
+    def _judge(self, node: str, laws: Laws | None = None) -> None:
+        """Find the node's best way anew."""
+        version = self._versions[node] = self._versions.get(node, 0) + 1
+        self._ways.pop(node, None)
+        way = self._way(node, laws)
+        if way is not None:
+            harm, losses = way
+            self._ways[node] = version, losses
+            heappush(self._heap, (harm, node, version))
+
+    def _way(self, node: str, laws: Laws | None) -> tuple[Harm, tuple[Loss, ...]] | None:
+        """The least harmful set of options that makes room there, those that were refused and laws apart."""
+        desk = self._desk
+        if desk.rooms.suits(node, self._shape):
+            return None
+        free = {**desk.ledger.free(node).amounts, GPU: desk.ledger.gpus(node)}
+        lacking = {name: need - free.get(name, 0) for name, need in self._needs.items() if need > free.get(name, 0)}
+        options = sorted(self._of(node, lacking), key=lambda option: (option.harm, option.gang))
+        heap: list[tuple[Harm, tuple[int, ...]]] = [(option.harm, (n,)) for n, option in enumerate(options)]
+        heapify(heap)
+        for _ in range(MOST_LOOKS):
+            if not heap:
+                return None
+            harm, chosen = heappop(heap)
+            picked = [options[number] for number in chosen]
+            if all(sum(option.gives.get(name, 0) for option in picked) >= lack for name, lack in lacking.items()):
+                losses = tuple(loss for option in picked for loss in option.losses)
+                refused = tuple(sorted(loss.pod.key for loss in losses)) in self._refused
+                if not refused and (laws is None or laws.allow(losses)):
+                    return harm, losses
+            for number in range(chosen[-1] + 1, len(options)):
+                if _goes_with(options[number], picked):
+                    more = tuple(map(sum, zip(harm, options[number].harm, strict=True)))
+                    heappush(heap, (more, (*chosen, number)))
+        return None
+
+    def _of(self, node: str, lacking: Mapping[str, int]) -> list[_Option]:
+        found = []
+        for every, whole, spare_at_first in self._options[node]:
+            leaving = self._desk.leaving
+            losses = tuple(loss for loss in every if loss.pod.key not in leaving)
+            gone = sum(1 for pod in every[0].gang.pods if pod.key in leaving)
+            spare = max(spare_at_first - gone, 0)
+            if not losses or (not whole and spare <= 0):
+                continue
+            gives: dict[str, int] = {}
+            for loss in losses:
+                if loss.pod.node == node:
+                    for name in lacking:
+                        amount = loss.relief[GPU] if name == GPU else loss.pod.requests[name]
+                        gives[name] = gives.get(name, 0) + amount
+            if any(gives.values()):
+                gang = losses[0].gang
+                found.append(
+                    _Option(
+                        losses=losses,
+                        harm=self._harm(losses, whole=whole),
+                        gives=gives,
+                        gang=gang.key,
+                        whole=whole,
+                        spare=spare,
+                    )
+                )
+        return found
+
+    def _harm(self, losses: Sequence[Loss], *, whole: bool) -> Harm:
+        tiers = [0] * len(self._ranks)
+        for loss in losses:
+            tiers[self._ranks[-loss.gang.priority]] += loss.cost
+        return (*tiers, int(whole), len(losses), sum(self._ages[loss.gang.key] for loss in losses))
+
+
+def _goes_with(option: _Option, picked: Sequence[_Option]) -> bool:
+    """Whether it may go with those: a gang goes once, and spares no more than it can."""
+    same = [each for each in picked if each.gang == option.gang]
+    if not same:
+        return True
+    return not option.whole and all(not each.whole for each in same) and len(same) < option.spare
+
+
+def _all(part: Part) -> list[int]:
+    return [*part.candidates, *(number for below in part.below for number in _all(below))]
