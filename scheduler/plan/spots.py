@@ -1,6 +1,8 @@
-"""Room on one node: for a single bundle, the least harmful victims of each node, and the node where they are fewest.
+"""Room node by node: the least harmful victims of each node, and the nodes where they do the least.
 
-Most gangs are one pod, and many of them are alike: what is known of a node stays known until it changes.
+Most gangs are one pod, or equal pods, and many of them are alike: what is known of a node stays known until it changes.
+For several pods it is exact where nobody who may go has pods on two nodes, and each further seat of a node costs no
+less than the one before; otherwise the question is not for us.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +14,11 @@ from scheduler.plan.laws import Laws
 from scheduler.plan.losses import GPU, Loss
 from scheduler.solver.harm import Part
 
-MOST_LOOKS = 400
-"""Sets of victims that are looked at for one node."""
+MOST_SEATS = 16
+"""So many bundles of several on one node."""
+
+MOST_LOOKS = 1_000
+"""Sets of victims that are looked at for one node; where that is too few the question is not for us."""
 
 Harm = tuple[int, ...]
 
@@ -57,6 +62,11 @@ class Spots:
         self._versions: dict[str, int] = {}
         self._refused: set[tuple[str, ...]] = set()
         self._last: tuple[str, tuple[Loss, ...]] | None = None
+        self._local = all(
+            len({loss.pod.node for loss in every}) == 1 for each in self._options.values() for every, _, _ in each
+        )
+        self._steps: dict[str, list[tuple[Harm, tuple[Loss, ...]]]] = {}
+        self._stepped: int | None = None
         if not self.vague:
             for node in sorted(self._options):
                 self._judge(node)
@@ -81,6 +91,55 @@ class Spots:
             self._last = node, known[1]
             return known[1]
         return None
+
+    def several(self, count: int, laws: Laws | None) -> tuple[Loss, ...] | None:
+        """Whose going makes room for so many bundles at the least harm; None if there is no way, or, with `vague`, if
+        it cannot be said."""
+        if self.vague or not self._local:
+            self.vague = True
+            return None
+        self._renew_steps()
+        heap: list[tuple[Harm, str, int]] = []
+        for node, steps in self._steps.items():
+            if steps:
+                heappush(heap, (steps[0][0], node, 1))
+        taken: dict[str, int] = {}
+        for _ in range(count):
+            if not heap:
+                return None
+            harm, node, number = heappop(heap)
+            taken[node] = number
+            steps = self._steps[node]
+            if number < len(steps):
+                more = tuple(a - b for a, b in zip(steps[number][0], steps[number - 1][0], strict=True))
+                if more < harm:
+                    self.vague = True
+                    return None
+                heappush(heap, (more, node, number + 1))
+        losses = tuple(loss for node in sorted(taken) for loss in self._steps[node][taken[node] - 1][1])
+        if laws is not None and not laws.allow(losses):
+            self.vague = True
+            return None
+        return losses
+
+    def _renew_steps(self) -> None:
+        """What one seat, two seats and so on cost on every node that changed."""
+        changes = self._desk.ledger.changes
+        changed = self._desk.rooms.nodes if self._stepped is None else dict.fromkeys(changes[self._stepped :])
+        for node in changed:
+            self._steps[node] = self._steps_of(node)
+        self._stepped = len(changes)
+
+    def _steps_of(self, node: str) -> list[tuple[Harm, tuple[Loss, ...]]]:
+        steps: list[tuple[Harm, tuple[Loss, ...]]] = []
+        if self._desk.rooms.suits(node, self._shape):
+            return steps
+        while len(steps) < MOST_SEATS:
+            way = self._way(node, None, times=len(steps) + 1)
+            if way is None:
+                break
+            steps.append(way)
+        return steps
 
     def refuse(self) -> None:
         """The last answer did not hold."""
@@ -110,13 +169,17 @@ class Spots:
             self._ways[node] = version, losses
             heappush(self._heap, (harm, node, version))
 
-    def _way(self, node: str, laws: Laws | None) -> tuple[Harm, tuple[Loss, ...]] | None:
-        """The least harmful set of options that makes room there, those that were refused and laws apart."""
+    def _way(self, node: str, laws: Laws | None, times: int = 1) -> tuple[Harm, tuple[Loss, ...]] | None:
+        """The least harmful set of options that makes room there for so many bundles, of those that were not refused
+        and that the laws allow."""
         desk = self._desk
         if desk.rooms.suits(node, self._shape):
             return None
         free = {**desk.ledger.free(node).amounts, GPU: desk.ledger.gpus(node)}
-        lacking = {name: need - free.get(name, 0) for name, need in self._needs.items() if need > free.get(name, 0)}
+        needs = {name: need * times for name, need in self._needs.items()}
+        lacking = {name: need - free.get(name, 0) for name, need in needs.items() if need > free.get(name, 0)}
+        if not lacking:
+            return (0,) * (len(self._ranks) + 3), ()
         options = sorted(self._of(node, lacking), key=lambda option: (option.harm, option.gang))
         heap: list[tuple[Harm, tuple[int, ...]]] = [(option.harm, (n,)) for n, option in enumerate(options)]
         heapify(heap)
@@ -134,11 +197,12 @@ class Spots:
                 if _goes_with(options[number], picked):
                     more = tuple(map(sum, zip(harm, options[number].harm, strict=True)))
                     heappush(heap, (more, (*chosen, number)))
+        self.vague = True
         return None
 
     def _of(self, node: str, lacking: Mapping[str, int]) -> list[_Option]:
         found = []
-        for every, whole, spare_at_first in self._options[node]:
+        for every, whole, spare_at_first in self._options.get(node, ()):
             leaving = self._desk.leaving
             losses = tuple(loss for loss in every if loss.pod.key not in leaving)
             gone = sum(1 for pod in every[0].gang.pods if pod.key in leaving)

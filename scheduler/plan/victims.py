@@ -103,20 +103,21 @@ class _Search:
         question = piece.group, asked
         if self._vain.get(question) == len(desk.ledger.changes):
             return
-        found = self._by_one_node(gang, piece, asked)
+        found = self._node_by_node(gang, piece, asked)
         if found is None:
             found = self._by_search(gang, piece, asked)
         if not found:
             self._vain[question] = len(desk.ledger.changes)
 
-    def _by_one_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
-        """Whether there was a way for a piece that goes to one node; None for others."""
+    def _node_by_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
+        """Whether there was a way for a piece of equal bundles that may go anywhere; None where that cannot be said."""
         desk, stage, group = self._desk, self._stage, piece.group
         if isinstance(desk.reasons[gang.key], OverLimit):  # there may be room, and those must go who take the limit
             return None
-        if stage.moves or len(group.units) != 1 or group.steps or group.children or group.pinned:
+        if stage.moves or len(group.shapes()) != 1 or group.steps or group.children or group.pinned or group.company:
             return None
-        shape = group.units[0].shape
+        (shape,) = group.shapes()
+        bundles = -(-group.minimum // desk.shapes[shape].size)
         spots = self._spots.get(shape)
         if spots is None:
             found, parts = self._losses()
@@ -124,9 +125,11 @@ class _Search:
             needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
             spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
         laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
-        if spots.vague:
-            return None
-        while (victims := spots.best(laws)) is not None:
+        tried = False
+        while (victims := spots.best(laws) if bundles == 1 else spots.several(bundles, laws)) is not None:
+            if bundles > 1 and tried:
+                return None
+            tried = True
             scenario = Scenario(desk, gang, victims, moves=False)
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
@@ -135,7 +138,7 @@ class _Search:
                 return True
             scenario.undo()
             spots.refuse()
-        return False
+        return None if spots.vague else False
 
     def _by_search(self, gang: Gang, piece: Wanted, asked: Resources) -> bool:
         """Whether the solver found a way."""
