@@ -234,7 +234,10 @@ def _with_claims(desk: Desk, gang: Gang, placed: Placed, held: Held) -> Placed |
     may have started with pods that do not consume it: then nobody has taken anything."""
     grants: list[Grant] = list(placed.grants)
     for claim, allocation in held:
-        number = next((number for number, grant in enumerate(grants) if claim.key in grant.joins), None)
+        consumers = [number for number, grant in enumerate(grants) if claim.key in grant.joins]
+        number = next((n for n in consumers if _brings(desk, grants[n].node, claim, allocation)), None)
+        if consumers and number is None:
+            return GangDoesNotFit(gang=gang.key, needed=placed.piece.pods, placeable=0, causes=(), proved=False)
         if number is not None:
             first = grants[number]
             cost = first.cost + desk.accounts.of_allocation(claim.spec, allocation)
@@ -243,3 +246,16 @@ def _with_claims(desk: Desk, gang: Gang, placed: Placed, held: Held) -> Placed |
         return placed
     refusal = desk.over(gang, total(grant.cost for grant in grants))
     return replace(placed, grants=tuple(grants), fixed=True) if refusal is None else refusal
+
+
+def _brings(desk: Desk, node: str, claim: Claim, allocation: AllocationResult) -> bool:
+    """Whether a pod on this node may be the one to bring the claim these devices: all that suit are more or less of
+    them from node to node."""
+    if not wide.takes_all(claim):
+        return True
+    answer = desk.rooms.devices(desk.ledger.nodes[node], [Ask(claim=claim)])
+    return isinstance(answer, Allocated) and _named(answer.allocations[0]) == _named(allocation)
+
+
+def _named(allocation: AllocationResult) -> list[tuple[str, str, str, str]]:
+    return [(each.request, each.driver, each.pool, each.device) for each in allocation.devices.results or ()]

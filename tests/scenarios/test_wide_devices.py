@@ -200,3 +200,13 @@ def test_gangs_that_find_no_devices_of_the_fabric_do_not_hold_up_the_plan() -> N
     assert decided.placements == ()
     assert all(isinstance(d.reason, GangDoesNotFit) and not d.reason.proved for d in decided.gangs)
     assert decided.solver.seconds <= 1.6
+
+
+def test_a_shared_claim_for_all_devices_comes_with_a_pod_on_a_node_that_has_no_others() -> None:
+    """On n0 the fabric's devices are all there are, on n1 they are not: whoever is first there would hold those too."""
+    made = machines(1, 1) + fabric() + devices("n1", [card("a0", X)], driver="local") + named(all=ask(None, of=ANY))
+    small = replace(pod("p0", claims={"all": "all"}), required_affinity=label_in("zone", "z1"))
+    decided = decide(made + gang_of("g", [small, pod("p1", claims={"all": "all"})]))
+    assert nodes_of(decided) == ["n1", "n0"]
+    assert given(decided) == {"all": ["b0", "b1"]}
+    assert [bool(placement.claims[0].allocation) for placement in decided.placements] == [False, True]
