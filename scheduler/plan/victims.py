@@ -114,7 +114,7 @@ class _Search:
         desk, stage, group = self._desk, self._stage, piece.group
         if isinstance(desk.reasons[gang.key], OverLimit):  # there may be room, and those must go who take the limit
             return None
-        if stage.moves or len(group.shapes()) != 1 or group.steps or group.children or group.pinned or group.company:
+        if len(group.shapes()) != 1 or group.steps or group.children or group.pinned or group.company:
             return None
         (shape,) = group.shapes()
         bundles = -(-group.minimum // desk.shapes[shape].size)
@@ -127,10 +127,11 @@ class _Search:
         laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
         tried = False
         while (victims := spots.best(laws) if bundles == 1 else spots.several(bundles, laws)) is not None:
-            if bundles > 1 and tried:
+            if tried and (bundles > 1 or stage.moves):
                 return None
             tried = True
-            scenario = Scenario(desk, gang, victims, moves=False)
+            # If everybody who goes without regard to that has another place, it is the best way to move, too.
+            scenario = Scenario(desk, gang, victims, moves=stage.moves)
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
                 scenario.keep(placed, stage.name)
