@@ -14,13 +14,15 @@ _LONGEST_BACKOFF_SECONDS = 5.0
 
 
 class WriteRefused(Exception):
-    """A write that will not get through: the object, and why in a few words. `unanswered`: it may be stored even so."""
+    """A write that will not get through: the object, and why in a few words. `unanswered`: it may be stored even so.
+    `elsewhere`: what was in the way is avoided from now on, so the next try is another one."""
 
-    def __init__(self, object: str, problem: str, *, unanswered: bool = False) -> None:
+    def __init__(self, object: str, problem: str, *, unanswered: bool = False, elsewhere: bool = False) -> None:
         super().__init__(f"{object} {problem}")
         self.object = object
         self.problem = problem
         self.unanswered = unanswered
+        self.elsewhere = elsewhere
 
 
 class NotLeading(Exception):

@@ -180,7 +180,7 @@ class Claims:
             waiting, failed = binding_conditions(claim)
             if failed:
                 self._avoid(claim)
-                raise WriteRefused(named(key), f"cannot be used: {failed[0]}")
+                raise WriteRefused(named(key), f"cannot be used: {failed[0]}", elsewhere=True)
             if not waiting:
                 return
             left = self._patience.binding_conditions_seconds - self._age(claim)
@@ -193,6 +193,7 @@ class Claims:
                 raise WriteRefused(
                     named(key),
                     f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}",
+                    elsewhere=True,
                 ) from None
 
     def _avoid(self, claim: Document) -> None:

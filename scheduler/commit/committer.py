@@ -230,7 +230,7 @@ class Committer:
             self._in_flight[gang.gang] = "taking back its claims"
             await self._take_back(gang)
             reason = CommitFailed(gang=gang.gang, object=refused_.object, problem=refused_.problem)
-            return GangOutcome(gang=gang.gang, reason=reason)
+            return GangOutcome(gang=gang.gang, reason=reason, elsewhere=refused_.elsewhere)
 
     async def _secure(self, gang: GangWrites, allocating: Allocating) -> tuple[list[dict[str, Any]], Refusals]:
         """Every claim of the gang, written, and the pods whose claims were refused. All writes end before a failure is

@@ -9,6 +9,9 @@ from scheduler.model.snapshot import Snapshot
 
 _LONGEST_RETRY_SECONDS = 60.0
 
+_ELSEWHERE = 0.125
+"""A failure after which the next try is another one counts as such a part of one: many devices may be broken."""
+
 
 class HeldBack:
     """Gangs whose commit failed wait a while before they are committed again: twice as long each time."""
@@ -16,7 +19,7 @@ class HeldBack:
     def __init__(self, first_seconds: float) -> None:
         self._first = first_seconds
         self._until: dict[str, tuple[float, Reason]] = {}
-        self._failures: dict[str, int] = {}
+        self._failures: dict[str, float] = {}
 
     @property
     def gangs(self) -> frozenset[str]:
@@ -28,15 +31,17 @@ class HeldBack:
         return {gang: reason for gang, (_, reason) in sorted(self._until.items())}
 
     def note(self, outcome: GangOutcome, now: float) -> None:
-        """A gang's commit ended. The first time that it was only overtaken by a change costs no wait."""
+        """A gang's commit ended. The first time that it was only overtaken by a change costs no wait, and where the
+        next try is another one the wait grows slowly."""
         if outcome.reason is None:
             self._until.pop(outcome.gang, None)
             self._failures.pop(outcome.gang, None)
             return
-        failures = self._failures[outcome.gang] = self._failures.get(outcome.gang, 0) + 1
+        weight = _ELSEWHERE if outcome.elsewhere else 1
+        failures = self._failures[outcome.gang] = self._failures.get(outcome.gang, 0) + weight
         if isinstance(outcome.reason, Withdrawn) and failures == 1:
             return
-        wait = min(self._first * 2 ** (failures - 1), _LONGEST_RETRY_SECONDS)
+        wait = min(self._first * 2 ** int(max(failures - 1, 0)), _LONGEST_RETRY_SECONDS)
         self._until[outcome.gang] = (now + wait, outcome.reason)
 
     def without_them(self, snapshot: Snapshot, now: float) -> Snapshot:

@@ -102,13 +102,15 @@ class InternalError:
 class GangOutcome:
     """`bound`: pods that are on their nodes now; `gone`: pods that vanished meanwhile, or lost their place and are
     decided anew; `unknown`: pods of whose bind the server gave no word, which count as bound until it does; all by key,
-    sorted. `reason` None: all went through, or all that the gang needs."""
+    sorted. `reason` None: all went through, or all that the gang needs. `elsewhere`: what was in the way is avoided
+    from now on, so that the next try will be another one."""
 
     gang: str
     bound: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     reason: Reason | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,18 @@ import argparse
 import json
 import sys
 
-from tests.perf import dra, fill, restart, takeover, versus
+from tests.perf import dra, fill, restart, room, takeover, versus
 
-BENCHMARKS = {"dra": dra, "fill": fill, "restart": restart, "takeover": takeover, "versus": versus}
+BENCHMARKS = {
+    "consolidate": room.CONSOLIDATE,
+    "dra": dra,
+    "fill": fill,
+    "preempt": room.PREEMPT,
+    "reclaim": room.RECLAIM,
+    "restart": restart,
+    "takeover": takeover,
+    "versus": versus,
+}
 
 
 def main() -> None:

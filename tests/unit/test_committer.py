@@ -552,6 +552,7 @@ async def test_a_binding_condition_that_fails_frees_the_devices(world: World):
     assert await world.holds("c") == ([], [])
     assert await world.node_of("p") == ""
     assert avoided(world) == (("gpu.example", "n1", "gpu-0"),)
+    assert outcome.elsewhere, "the next try is another one"
 
 
 def avoided(world: World) -> tuple[tuple[str, str, str], ...]:

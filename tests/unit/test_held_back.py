@@ -42,6 +42,17 @@ def test_a_gang_overtaken_by_a_change_is_decided_anew_at_once_the_first_time():
     assert GANG in waiting(held.without_them(wanted(GANG), now=0))
 
 
+def test_where_the_next_try_is_another_one_the_wait_grows_slowly():
+    """Of many devices that do not become ready one after the other is tried; but not for ever as fast."""
+    held = HeldBack(first_seconds=1)
+    waits = []
+    for _ in range(30):
+        held.note(GangOutcome(gang=GANG, reason=FAILED, elsewhere=True), now=0)
+        waits.append(held.seconds_left(0))
+    assert waits[:15] == [1] * 15
+    assert waits[15:] == [2] * 8 + [4] * 7
+
+
 def test_a_gang_that_went_away_is_not_waited_for():
     held = HeldBack(first_seconds=1)
     held.note(GangOutcome(gang=GANG, reason=FAILED), now=0)
