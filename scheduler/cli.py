@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from scheduler.commands import ask, decide
-from scheduler.commands.inputs import refused
+from scheduler.commands.inputs import Settings, refused, settings_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ def run(
         Path | None, typer.Option(help="Default: the pod's own identity, else ~/.kube/config.")
     ] = None,
     context: Annotated[str | None, typer.Option(help="The kubeconfig context to use.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting as name=value. May be repeated.")] = None,
+    set_: Settings = None,
 ) -> None:
     """Run the scheduler until it is stopped."""
     from scheduler.config import ConfigError, load
@@ -40,7 +40,7 @@ def run(
     from scheduler.kube.lease import LeaseLost
     from scheduler.service import serve
 
-    given = dict(_setting(text) for text in set_ or ())
+    given = settings_of(set_)
     given |= {name: str(value) for name, value in (("kubeconfig", kubeconfig), ("context", context)) if value}
     try:
         settings = load(config, given)
@@ -108,13 +108,6 @@ def crds(
 def main() -> None:
     """Entry point of `tutti` and `kubectl-tutti`."""
     app()
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise refused(f"--set {text}: has no value; write name=value")
-    return name, value
 
 
 def _holds(path: Path, text: str) -> bool:

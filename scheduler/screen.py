@@ -15,7 +15,8 @@ _STYLES = {Verdict.PLACED: "green", Verdict.RUNNING: "green", Verdict.PENDING: "
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """A plan in plain lines: gangs with their verdict, where each pod goes, queues, objects set aside."""
+    """A plan in plain lines: gangs with their verdict, where each pod goes or is to go when others have left, who leaves,
+    queues, objects set aside."""
     lines = []
     for decision in plan.gangs:
         lines.append(_gang_line(decision))
@@ -24,6 +25,9 @@ def plan_lines(plan: Plan) -> list[str]:
         for placement in plan.placements:
             if placement.gang == decision.gang:
                 lines.append(f"  {placement.pod} -> {placement.node}{_devices(placement.claims)}")
+        for promise in plan.promises:
+            if promise.gang == decision.gang:
+                lines.append(f"  {promise.pod} is to go to {promise.node}")
     for eviction in plan.evictions:
         lines.append(f"{eviction.pod} leaves for {eviction.beneficiary} ({eviction.stage})")
     for report in plan.queues:

@@ -14,12 +14,14 @@ from scheduler.commands.inputs import (
     Kubeconfig,
     Now,
     Output,
+    Settings,
     checked_output,
     decided,
     live,
     machines,
     manifests_of,
     milliseconds,
+    policy_of,
     read,
     refused,
 )
@@ -37,6 +39,7 @@ def plan(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
     now: Now = None,
+    set_: Settings = None,
     output: Output = "text",
 ) -> None:
     """Decide and print the plan; write nothing.
@@ -46,7 +49,7 @@ def plan(
 
     checked_output(output)
     from_cluster = context is not None or kubeconfig is not None
-    now_ms = milliseconds(now)
+    now_ms, policy = milliseconds(now), policy_of(set_)
     try:
         simulated, given = machines(machine or []), manifests_of(filename or [])
         if not given and not from_cluster:
@@ -54,7 +57,7 @@ def plan(
         base = live(kubeconfig, context) if from_cluster else None
         if base is not None and now_ms is None:
             now_ms = int(datetime.now(UTC).timestamp() * 1000)
-        snapshot = manifests.snapshot([*simulated, *given], now_ms=now_ms, base=base)
+        snapshot = manifests.snapshot([*simulated, *given], now_ms=now_ms, base=base, policy=policy)
     except manifests.InputError as problem:
         raise refused(str(problem)) from None
     _print(decided(snapshot), output)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from scheduler.model.plan import Plan
-from scheduler.model.snapshot import Snapshot
+from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state.cluster import ClusterState
 
 Document = dict[str, Any]
@@ -24,6 +24,10 @@ Kubeconfig = Annotated[Path | None, typer.Option(help="Read a live cluster; the 
 Now = Annotated[
     str | None,
     typer.Option(help="The time to decide at (RFC 3339). Default: now for a live cluster, else the newest object's."),
+]
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting of the service as name=value. May be repeated.")
 ]
 
 USUAL_SERVICE = "http://127.0.0.1:8080"
@@ -41,6 +45,27 @@ def refused(message: str) -> typer.Exit:
     """Say on stderr what is wrong, and end with 2."""
     sys.stderr.write(message + "\n")
     return typer.Exit(2)
+
+
+def settings_of(given: list[str] | None) -> dict[str, str]:
+    """By name, as given with --set."""
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise refused(f"--set {text}: has no value; write name=value")
+        found[name] = value
+    return found
+
+
+def policy_of(given: list[str] | None) -> Policy:
+    """What decisions depend on, of the service's settings: those given with --set, otherwise as they are by default."""
+    from scheduler.config import ConfigError, load
+
+    try:
+        return load(None, settings_of(given)).policy()
+    except ConfigError as problem:
+        raise refused(str(problem)) from None
 
 
 def checked_output(output: str) -> str:

@@ -220,3 +220,44 @@ def test_what_a_claim_asks_in_a_field_that_is_not_known_is_refused_and_not_left_
     assert "ResourceClaim default/new-gpu" in refused["reason"]["message"]
     assert "spec.devices.requests[0].exactly.neighbours" in refused["reason"]["message"]
     assert refused["remedy"] == "Upgrade the scheduler, or ask without what it does not know."
+
+
+SHARES = """
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status:
+  allocatable: {cpu: "64", memory: 512Gi, pods: "110", nvidia.com/gpu: "2"}
+  conditions: [{type: Ready, status: "True"}]
+---
+{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: red}}
+---
+{apiVersion: tutti.scheduler/v1alpha1, kind: Queue, metadata: {name: blue}, spec: {resources: {gpu: {quota: 2}}}}
+"""
+POD = """
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{tutti.scheduler/queue: {queue}}}}}
+spec:
+  schedulerName: tutti{node}
+  containers: [{{name: main, image: i, resources: {{limits: {{nvidia.com/gpu: "1"}}}}}}]
+status: {{phase: {phase}}}
+"""
+
+
+def test_a_setting_of_the_service_decides_here_as_it_does_there(tmp_path: Path):
+    manifest = tmp_path / "shares.yaml"
+    running = [POD.format(name=name, queue="red", node="\n  nodeName: n1", phase="Running") for name in ("a", "b")]
+    manifest.write_text("".join([SHARES, *running, POD.format(name="new", queue="blue", node="", phase="Pending")]))
+
+    _, alone, _ = plan("-f", str(manifest))
+    assert "leaves" not in alone
+    code, told, _ = plan("-f", str(manifest), "--set", "stages=allocate,reclaim")
+    assert code == 0
+    assert "  default/new is to go to n1" in told.splitlines()
+    assert sum(line.endswith("leaves for default/new (reclaim)") for line in told.splitlines()) == 1
+
+    code, _, problem = plan("-f", str(manifest), "--set", "stages=steal")
+    assert code == 2
+    assert problem.startswith("--set stages: 'steal' cannot be used")
