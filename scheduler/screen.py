@@ -15,7 +15,7 @@ _STYLES = {Verdict.PLACED: "green", Verdict.RUNNING: "green", Verdict.PENDING: "
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """A plan in plain lines: gangs with their verdict, where each pod goes or is to go when others have left, who leaves,
+    """A plan in plain lines: gangs with their verdict, where pods go, or are to go when others have left; who leaves;
     queues, objects set aside."""
     lines = []
     for decision in plan.gangs:
