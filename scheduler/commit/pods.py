@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from scheduler.api import kinds
 from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
 from scheduler.commit.attempts import Patience, WriteRefused, persist
@@ -12,6 +14,8 @@ from scheduler.commit.outcome import EvictionOutcome
 from scheduler.commit.slots import Slots
 from scheduler.commit.writes import Bind, Evict, Nominate
 from scheduler.kube.client import ApiError, Client
+
+log = structlog.get_logger(__name__)
 
 
 class Pods:
@@ -72,14 +76,37 @@ class Pods:
         namespace, _, name = eviction.pod.partition("/")
         if not self._may_write():
             return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
+        there = True
         try:
             async with self._slots.commit():
                 await self._client.evict(namespace, name, uid=eviction.uid)
         except ApiError as error:
             if not error.not_found:
                 return EvictionOutcome(pod=eviction.pod, problem=error.message)
+            there = False
         self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
+        if there:
+            await self._tell_why(eviction)
         return EvictionOutcome(pod=eviction.pod)
+
+    async def _tell_why(self, eviction: Evict) -> None:
+        """On the pod that leaves, where Jobs look for causes that are not its own. The API server has just set this
+        condition, and says no more than that the pod was evicted. Whoever is gone already is told nothing."""
+        namespace, _, name = eviction.pod.partition("/")
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": eviction.why,
+            "lastTransitionTime": self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        body = {"metadata": {"uid": eviction.uid}, "status": {"conditions": [condition]}}
+        try:
+            async with self._slots.report():
+                await self._client.patch(kinds.POD, namespace, name, body, subresource="status", how="strategic")
+        except ApiError as error:
+            if not (error.not_found or error.conflict):
+                log.info("a pod was not told why it leaves", pod=eviction.pod, problem=error.message)
 
     async def nominate(self, nomination: Nominate) -> bool:
         """Whether the pod's status names the node now; False if the pod is gone. Raises WriteRefused."""

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
+from queues.words import counted
 from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
 from scheduler.model.errors import InvariantError
-from scheduler.model.plan import ClaimAllocation, ExtendedMapping, Placement, Plan
+from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, Pod
 
@@ -84,10 +85,11 @@ class GangWrites:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evict:
-    """Pod `pod` (key) of that uid leaves through the Eviction API."""
+    """Pod `pod` (key) of that uid leaves through the Eviction API. `why`: a sentence for its user."""
 
     pod: str
     uid: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +105,16 @@ def evictions(plan: Plan) -> dict[str, tuple[Evict, ...]]:
     """The pods that leave, in the plan's order, by the gang that they make way for."""
     found: dict[str, list[Evict]] = {}
     for eviction in plan.evictions:
-        found.setdefault(eviction.beneficiary, []).append(Evict(pod=eviction.pod, uid=eviction.pod_uid))
+        leaves = Evict(pod=eviction.pod, uid=eviction.pod_uid, why=_why(eviction))
+        found.setdefault(eviction.beneficiary, []).append(leaves)
     return {gang: tuple(each) for gang, each in found.items()}
+
+
+def _why(eviction: Eviction) -> str:
+    """Which stage, for whom, and what it costs."""
+    done = {"consolidate": "moved", "reclaim": "called back by a queue under its fair share", "preempt": "outranked"}
+    lost = counted(eviction.cost // 1000, "GPU-second")
+    return f"It was {done[eviction.stage]}, to make room for gang {eviction.beneficiary}; {lost} of work lost."
 
 
 Nominations = Mapping[str, tuple[Nominate, ...]]

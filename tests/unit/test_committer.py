@@ -23,6 +23,7 @@ from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
 from scheduler.commit.recovery import Stray
 from scheduler.commit.slots import Slots
+from scheduler.commit.writes import Nominate
 from scheduler.devcluster.run import DevCluster
 from scheduler.kube.client import Client
 from scheduler.model.nodes import Node
@@ -810,6 +811,47 @@ async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
         ("default/p1", "the budget allows no disruption"),
     ]
     assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is not None
+    left = await world.client.get(kinds.POD, NAMESPACE, "p0")
+    (told,) = [each for each in left["status"]["conditions"] if each["type"] == "DisruptionTarget"]
+    assert (told["reason"], told["status"]) == ("PreemptionByScheduler", "True")
+    assert told["message"] == "It was outranked, to make room for gang default/x; no GPU-seconds of work lost."
+
+
+async def test_a_promise_is_noted_on_the_pods_before_anybody_is_asked_to_leave(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    await world.pod("urgent")
+    await world.learn()
+    evictions = (
+        Eviction(pod="default/p0", pod_uid=world.uid("p0"), stage="preempt", beneficiary="default/urgent", cost=1),
+    )
+    told = {"default/urgent": (Nominate(pod="default/urgent", uid=world.uid("urgent"), node="n1"),)}
+    noted: list[str] = []
+
+    async def look() -> None:
+        pod = await world.client.get(kinds.POD, NAMESPACE, "urgent")
+        noted.append(pod["status"].get("nominatedNodeName", ""))
+
+    world.meddle(("POST pods/p0/eviction", Around(before=look)))
+    (outcome,) = await world.committer().make_room(Plan(now_ms=0, evictions=evictions), told)
+
+    assert outcome.problem == ""
+    assert noted == ["n1"]
+    assert translate.snapshot(world.state, now_ms=0, policy=Policy()).gangs[-1].pods[0].nominated == "n1"
+
+
+async def test_nobody_leaves_for_a_promise_that_could_not_be_noted(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    evictions = (
+        Eviction(pod="default/p0", pod_uid=world.uid("p0"), stage="preempt", beneficiary="default/urgent", cost=1),
+    )
+    told = {"default/urgent": (Nominate(pod="default/urgent", uid="gone", node="n1"),)}
+
+    (outcome,) = await world.committer().make_room(Plan(now_ms=0, evictions=evictions), told)
+
+    assert outcome.problem == "whom it was to make way for is gone"
+    assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is None
 
 
 async def test_devices_stay_given_when_the_answer_to_their_allocation_was_lost(world: World):

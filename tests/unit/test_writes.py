@@ -144,10 +144,28 @@ def test_evictions_keep_the_plans_order_by_the_gang_that_they_make_way_for():
         Eviction(pod=f"a/{name}", pod_uid=f"uid-{name}", stage="preempt", beneficiary=gang, cost=1)
         for name, gang in (("y", "a/train"), ("z", "a/other"), ("x", "a/train"))
     )
-    assert evictions(Plan(now_ms=0, evictions=gone)) == {
-        "a/train": (Evict(pod="a/y", uid="uid-y"), Evict(pod="a/x", uid="uid-x")),
-        "a/other": (Evict(pod="a/z", uid="uid-z"),),
+    left = evictions(Plan(now_ms=0, evictions=gone))
+    assert {gang: [(each.pod, each.uid) for each in pods] for gang, pods in left.items()} == {
+        "a/train": [("a/y", "uid-y"), ("a/x", "uid-x")],
+        "a/other": [("a/z", "uid-z")],
     }
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ("consolidate", "It was moved, to make room for gang a/train; 120 GPU-seconds of work lost."),
+        (
+            "reclaim",
+            "It was called back by a queue under its fair share, to make room for gang a/train; "
+            "120 GPU-seconds of work lost.",
+        ),
+        ("preempt", "It was outranked, to make room for gang a/train; 120 GPU-seconds of work lost."),
+    ],
+)
+def test_who_leaves_is_told_why(stage: str, why: str):
+    leaves = Eviction(pod="a/x", pod_uid="u", stage=stage, beneficiary="a/train", cost=120_999)
+    assert evictions(Plan(now_ms=0, evictions=(leaves,)))["a/train"] == (Evict(pod="a/x", uid="u", why=why),)
 
 
 def test_pods_are_told_of_new_promises_and_of_those_that_do_not_hold_any_more():
