@@ -135,6 +135,9 @@ class Committer:
             return [EvictionOutcome(pod=each.pod, problem=f"{problem}") for each in leaving]
         if not all(noted):
             return [EvictionOutcome(pod=each.pod, problem="whom it was to make way for is gone") for each in leaving]
+        asked = await asyncio.gather(*map(self._pods.may_leave, leaving))
+        if refused := [outcome for outcome in asked if outcome.problem]:
+            return refused  # the others would go in vain
         return await asyncio.gather(*map(self._pods.evict, leaving))
 
     async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:

@@ -71,6 +71,19 @@ class Pods:
                 raise WriteRefused(refused.object, refused.problem) from None
             return arrived
 
+    async def may_leave(self, eviction: Evict) -> EvictionOutcome:
+        """Whether the server would let the pod be evicted now, as far as it can say of this one alone."""
+        namespace, _, name = eviction.pod.partition("/")
+        if not self._may_write():
+            return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
+        try:
+            async with self._slots.commit():
+                await self._client.evict(namespace, name, uid=eviction.uid, dry_run=True)
+        except ApiError as error:
+            if not error.not_found:
+                return EvictionOutcome(pod=eviction.pod, problem=error.message)
+        return EvictionOutcome(pod=eviction.pod)
+
     async def evict(self, eviction: Evict) -> EvictionOutcome:
         """Ask the pod to leave, through the Eviction API, so that budgets are respected."""
         namespace, _, name = eviction.pod.partition("/")

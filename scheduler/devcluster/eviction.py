@@ -132,6 +132,7 @@ def evict(store: Store, namespace: str, name: str, eviction: Obj, *, dry_run: bo
     """
     pod = store.get(kinds.POD, namespace, name)
     options = eviction.get("deleteOptions") or {}
+    dry_run = dry_run or "All" in (options.get("dryRun") or ())
     preconditions = options.get("preconditions") or {}
     if preconditions.get("uid") not in (None, pod["metadata"]["uid"]):
         uid = pod["metadata"]["uid"]

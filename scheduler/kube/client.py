@@ -211,13 +211,22 @@ class Client:
         }
         await self._ask("POST", POD.url(namespace, name, "binding"), body=body)
 
-    async def evict(self, namespace: str, name: str, uid: str | None = None, grace_seconds: int | None = None) -> None:
-        """Ask the pod to leave. Raises ApiError (`too_many_requests` if a PodDisruptionBudget forbids it now)."""
+    async def evict(
+        self,
+        namespace: str,
+        name: str,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        """Ask the pod to leave, or with `dry_run` only whether it might. Raises ApiError (`too_many_requests` if a
+        PodDisruptionBudget forbids it now)."""
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
-            "deleteOptions": _deletion(uid, grace_seconds),
+            "deleteOptions": {**_deletion(uid, grace_seconds), **({"dryRun": ["All"]} if dry_run else {})},
         }
         await self._ask("POST", POD.url(namespace, name, "eviction"), body=body, patient=False)
 

@@ -150,9 +150,15 @@ class _Search:
         harm = _Question(desk, stage, gang, piece, asked, found, parts).harm()
         if harm is None:
             return False
-        search = least_harm(harm, budget=policy.solver_deterministic_seconds, seed=policy.seed)
+        # All searches of a plan together take so long and no longer, whoever else waits.
+        budget = min(policy.solver_deterministic_seconds, desk.search_seconds)
+        if budget <= 0 or not policy.solver_enabled:
+            return False
+        search = least_harm(harm, budget=budget, seed=policy.seed)
         for _ in range(TRIES):
+            before = search.spent
             choice = search.best()
+            desk.search_seconds -= search.spent - before
             if choice is None:
                 return False
             scenario = Scenario(desk, gang, [found[number] for number in choice.victims], moves=stage.moves)

@@ -18,6 +18,8 @@ class Search:
 
     def __init__(self, harm: Harm, *, budget: float, seed: int) -> None:
         """`budget`: deterministic seconds for all answers together."""
+        self.spent = 0.0
+        """Of them, so far."""
         self._harm = harm
         self._left = budget
         self._seed = seed
@@ -51,6 +53,7 @@ class Search:
             solver = self._solver()
             status = solver.solve(cp)
             self._left -= solver.response_proto.deterministic_time
+            self.spent += solver.response_proto.deterministic_time
             if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
                 if status == cp_model.MODEL_INVALID:
                     raise InvariantError(f"the model of victims is invalid: {cp.validate()}")

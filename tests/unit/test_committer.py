@@ -795,21 +795,32 @@ async def test_the_devices_of_a_claim_that_is_still_being_made_stay_given_howeve
     assert seen == [["gpu-0"]]
 
 
-async def test_a_pod_that_may_not_be_evicted_now_says_why(world: World):
+async def test_where_one_may_not_be_evicted_now_nobody_goes_in_vain(world: World):
     snapshot, plan = await two_pods(world)
     await world.committer().commit(plan, snapshot)
-    evictions = tuple(
-        Eviction(pod=f"default/{pod}", pod_uid=world.uid(pod), stage="preempt", beneficiary="default/x", cost=1)
-        for pod in ("p0", "p1")
-    )
     world.meddle(("POST pods/p1/eviction", Refuse(429, "TooManyRequests", "the budget allows no disruption")))
 
-    outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=evictions), {})
+    outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=leaving(world, "p0", "p1")), {})
 
-    assert [(outcome.pod, outcome.problem) for outcome in outcomes] == [
-        ("default/p0", ""),
-        ("default/p1", "the budget allows no disruption"),
-    ]
+    assert [(o.pod, o.problem) for o in outcomes] == [("default/p1", "the budget allows no disruption")]
+    assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is None
+    assert "deletionTimestamp" not in (await world.client.get(kinds.POD, NAMESPACE, "p0"))["metadata"]
+
+
+def leaving(world: World, *pods: str) -> tuple[Eviction, ...]:
+    return tuple(
+        Eviction(pod=f"default/{pod}", pod_uid=world.uid(pod), stage="preempt", beneficiary="default/x", cost=1)
+        for pod in pods
+    )
+
+
+async def test_who_is_evicted_counts_as_leaving_at_once_and_is_told_why(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+
+    outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=leaving(world, "p0")), {})
+
+    assert [(outcome.pod, outcome.problem) for outcome in outcomes] == [("default/p0", "")]
     assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is not None
     left = await world.client.get(kinds.POD, NAMESPACE, "p0")
     (told,) = [each for each in left["status"]["conditions"] if each["type"] == "DisruptionTarget"]
