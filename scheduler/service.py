@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from scheduler.api import kinds
+from scheduler.api import changes, kinds
 from scheduler.api.changes import Change
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
@@ -34,16 +34,21 @@ from scheduler.explain import alarm
 from scheduler.explain.history import History
 from scheduler.explain.metrics import Metrics
 from scheduler.explain.status import Teller
+from scheduler.kube.backoff import Backoff
 from scheduler.kube.client import Client
+from scheduler.kube.errors import ApiError
 from scheduler.kube.lease import Election
 from scheduler.kube.reflector import Reflector
 from scheduler.model.reasons import DeviceGivenTwice
 from scheduler.page import Window, served
 from scheduler.stand_by import StandBy
+from scheduler.state.assumed import older
 from scheduler.state.cluster import ClusterState
 from scheduler.state.holders import Holders
 
 log = structlog.get_logger(__name__)
+
+_CATCH_UP_SECONDS = 0.1
 
 _GRACE_SECONDS = 10.0
 """How long commits under way may take to end after the service was told to stop."""
@@ -97,6 +102,7 @@ class _Service:
         self, config: Config, client: Client, ready: asyncio.Event, stop: asyncio.Event, onlooker: Onlooker
     ) -> None:
         self._config = config
+        self._client = client
         self._ready = ready
         self._stop = stop
         self._onlooker = onlooker
@@ -186,8 +192,9 @@ class _Service:
             await self._work()
         elif await self._unless_stopped(self._acquired(self._election, group)):
             holding = group.create_task(self._election.hold())
-            self._alarm(self._holders.standing)
             try:
+                await self._unless_stopped(self._catch_up())
+                self._alarm(self._holders.standing)
                 await self._work()
             finally:
                 holding.cancel()
@@ -202,6 +209,31 @@ class _Service:
             await acquiring
         finally:
             acquiring.cancel()
+
+    async def _catch_up(self) -> None:
+        """Know every device that whoever led before has given in his last moment: our watch may lag behind that, and
+        nothing else stops us from giving it again. What the watch has told already stays as it told it: a claim that it
+        does not show any more is gone."""
+        backoff = Backoff(first_seconds=_CATCH_UP_SECONDS, most_seconds=_CATCH_UP_SECONDS * 8)
+        while True:
+            following = next(each for each in self._reflectors if each.kind == kinds.RESOURCE_CLAIM)
+            try:
+                documents, _ = await self._client.list_raw(kinds.RESOURCE_CLAIM)
+            except ApiError as error:
+                log.warning("the claims cannot be read before the first decision", problem=error.message)
+                await asyncio.sleep(backoff.seconds())
+                continue
+            read = [changes.read(kinds.RESOURCE_CLAIM, document, "MODIFIED") for document in documents]
+            while (seen := following.seen) is None:
+                await asyncio.sleep(_CATCH_UP_SECONDS)
+            self._absorb([each for each in read if each is not None and self._is_news(each, seen)])
+            while not self._changes.empty():
+                await asyncio.sleep(0)
+            return
+
+    def _is_news(self, told: Change, seen: str) -> bool:
+        known = self._state.change(told.kind, told.key) is not None
+        return known or older(seen, told.meta.resource_version)
 
     async def _work(self) -> None:
         self._idle = False
@@ -221,27 +253,29 @@ class _Service:
     async def _take_in(self) -> None:
         """What the watches tell, into the state; and whoever waits for it is woken."""
         while True:
-            changes = await self._changes.get()
-            version, confirmed = self._state.version, self._state.confirmed
-            self._state.apply_all(changes)
-            self._verify(changes)
-            for change in changes:
-                if change.kind is kinds.RESOURCE_CLAIM:
-                    self._committer.claims.changed(change.key)
-                elif change.kind in (kinds.VOLUME_CLAIM, kinds.VOLUME):
-                    self._committer.volumes.changed(change.kind, change.key)
-            if self._state.confirmed != confirmed:
-                self._cycle.confirmed()
-            if self._state.version != version:
-                self._cycle.changed()
-                if self._idle:
-                    self._stand_by.changed()
-            if self._state.synced:
-                self._synced.set()
+            self._absorb(await self._changes.get())
 
-    def _verify(self, changes: Sequence[Change]) -> None:
+    def _absorb(self, told: Sequence[Change]) -> None:
+        version, confirmed = self._state.version, self._state.confirmed
+        self._state.apply_all(told)
+        self._verify(told)
+        for change in told:
+            if change.kind is kinds.RESOURCE_CLAIM:
+                self._committer.claims.changed(change.key)
+            elif change.kind in (kinds.VOLUME_CLAIM, kinds.VOLUME):
+                self._committer.volumes.changed(change.kind, change.key)
+        if self._state.confirmed != confirmed:
+            self._cycle.confirmed()
+        if self._state.version != version:
+            self._cycle.changed()
+            if self._idle:
+                self._stand_by.changed()
+        if self._state.synced:
+            self._synced.set()
+
+    def _verify(self, told: Sequence[Change]) -> None:
         """Look for devices that two claims hold, and tell of them if it is for us to tell."""
-        found = self._holders.see(changes)
+        found = self._holders.see(told)
         if self._fence is not None:
             self._fence.changed()
         self._metrics.devices_given_twice(len(found), len(self._holders))

@@ -121,6 +121,11 @@ class Reflector:
                 backoff.reset()
             await asyncio.sleep(max(wait, backoff.seconds()))
 
+    @property
+    def seen(self) -> str | None:
+        """The version up to which all has been read; None while it has to list anew."""
+        return self._from
+
     def _tries_older(self) -> bool:
         """Whether there is another version to ask for; after the last one it is the first one's turn again."""
         self._version = (self._version + 1) % (1 + len(self.kind.older))

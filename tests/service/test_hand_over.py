@@ -1,14 +1,14 @@
 """The leader goes in the middle of its work, well or not: the next one finishes what is half done and loses nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from scheduler import service
 from scheduler.api import kinds
-from tests.proxy import Around, Meddling, Write
+from tests.proxy import Around, Meddling, Read, ReadMeddling, Spoil, Write
 from tests.service.conftest import PATIENCE_SECONDS, Cluster, Objects, allocated, scheduling
 from tests.service.manifests import gang, namespace, template
 from tests.service.process import Process
@@ -168,3 +168,63 @@ async def test_commits_that_do_not_end_in_time_are_cut_off_and_finished_by_the_n
         assert await holder(loaded) == ""
         async with scheduling(loaded, **ELECTION):
             await whole(loaded, verifier)
+
+
+@pytest.mark.embedded
+async def test_a_stand_by_whose_watch_lags_behind_gives_no_device_again(cluster: Cluster, tmp_path: Path):
+    """It knows the claim that waits, and not that the leader has given all devices in its last moments."""
+    following, lagging, caught_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def late(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for line in lines:
+            if lagging.is_set():
+                await caught_up.wait()
+            yield line
+            if b"BOOKMARK" in line:  # the end of what was there at first
+                following.set()
+
+    def lag(read: Read) -> ReadMeddling:
+        if not (read.watch and read.path.endswith("/resourceclaims")):
+            return None
+        return Spoil(lines=late)
+
+    await cluster.apply(namespace("tutti-system"))
+    await cluster.add_nodes("h100x8")
+    await cluster.apply(template(count=2))
+    await cluster.apply(CLAIM)
+    async with verified(cluster.client) as verifier, cluster.proxy() as proxy:
+        proxy.meddle_read = lag
+        async with scheduling(cluster, **ELECTION) as first:
+            leader = await led(cluster)
+            async with scheduling(cluster, proxy.kubeconfig(tmp_path / "second"), leads=False, **ELECTION):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await following.wait()
+                lagging.set()
+                await cluster.apply(gang("all", 4))
+                await cluster.running("default", 4)
+                await cluster.apply(WAITS)
+                await first.stop()
+                await led(cluster, but=leader)
+                await cluster.apply(gang("late", 1, template=""))
+                await cluster.running("default", 5)
+                assert sum(map(len, verifier.holders.values())) == 8
+                caught_up.set()
+    claim = (await cluster.client.list(kinds.RESOURCE_CLAIM))[0]
+    assert [allocated(each) for each in claim if each["metadata"]["name"] == "whole"] == [[]]
+
+
+CLAIM = """
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: whole, namespace: default}
+spec: {devices: {requests: [{name: gpus, exactly: {deviceClassName: gpu.nvidia.com, count: 8}}]}}
+"""
+WAITS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: waits, namespace: default}
+spec:
+  schedulerName: tutti
+  resourceClaims: [{name: gpus, resourceClaimName: whole}]
+  containers: [{name: main, image: example.com/trainer:v1, resources: {claims: [{name: gpus}]}}]
+"""
