@@ -23,11 +23,13 @@ log = structlog.get_logger(__name__)
 
 def decide(snapshot: Snapshot) -> Plan:
     """The plan for a snapshot, verified independently. A defect of ours must not stop every tenant: when a plan cannot
-    be made or breaks a rule, one without the solver is made, then one without the gangs that it fails with.
+    be made or breaks a rule, one that stops nobody is made, then one without the solver, then one without the gangs
+    that it fails with.
 
     Raises InvariantError if there is no plan even without any waiting gang."""
-    greedy = replace(snapshot, policy=replace(snapshot.policy, solver_enabled=False))
-    for attempt in (snapshot, greedy):
+    calm = replace(snapshot, policy=replace(snapshot.policy, stages=("allocate",)))
+    greedy = replace(calm, policy=replace(calm.policy, solver_enabled=False))
+    for attempt in (snapshot, greedy) if snapshot.policy == calm.policy else (snapshot, calm, greedy):
         made = _tried(attempt)
         if isinstance(made, Plan):
             return made

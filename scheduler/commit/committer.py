@@ -138,7 +138,12 @@ class Committer:
         asked = await asyncio.gather(*map(self._pods.may_leave, leaving))
         if refused := [outcome for outcome in asked if outcome.problem]:
             return refused  # the others would go in vain
-        return await asyncio.gather(*map(self._pods.evict, leaving))
+        outcomes = []
+        for each in leaving:
+            outcomes.append(await self._pods.evict(each))
+            if outcomes[-1].problem:  # a budget that each alone would leave in peace
+                break
+        return outcomes
 
     async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:
         """Release claims that hold devices for pods which are neither bound nor placed; the keys of those released.

@@ -138,7 +138,7 @@ def look_ahead(desk: Desk) -> None:
 def leaves(pod: Pod, desk: Desk) -> bool:
     """Whether it is on its way out, and not stuck there."""
     stuck = pod.ends_ms is not None and desk.snapshot.now_ms > pod.ends_ms + STUCK_MS
-    return pod.terminating and not stuck
+    return pod.terminating and not (stuck or pod.done)
 
 
 def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:

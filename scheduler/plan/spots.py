@@ -179,6 +179,9 @@ class Spots:
         needs = {name: need * times for name, need in self._needs.items()}
         lacking = {name: need - free.get(name, 0) for name, need in needs.items() if need > free.get(name, 0)}
         if not lacking:
+            if () in self._refused:  # something is in the way that amounts do not tell
+                self.vague = True
+                return None
             return (0,) * (len(self._ranks) + 3), ()
         options = sorted(self._of(node, lacking), key=lambda option: (option.harm, option.gang))
         heap: list[tuple[Harm, tuple[int, ...]]] = [(option.harm, (n,)) for n, option in enumerate(options)]

@@ -50,14 +50,15 @@ def preempt(desk: Desk) -> None:
 
 def _make_room(desk: Desk, stage: Stage) -> None:
     _wait_for_room(desk)
-    searches: dict[tuple[str, int], _Search] = {}
+    searches: dict[tuple[str, ...], _Search] = {}
     for key, piece in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
         gang = desk.wants[key].gang
         if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) or not _may_cause_evictions(desk, gang):
             continue
         asked = desk.estimate(piece)
         if stage.may_gain(desk, gang, asked):
-            alike = desk.queue_of[key], gang.priority
+            # Who may go is the same for all of a queue and priority, but that nobody goes for himself.
+            alike = (key,) if stage.moves else (desk.queue_of[key], str(gang.priority))
             search = searches.get(alike) or searches.setdefault(alike, _Search(desk, stage, gang))
             search.make_room(gang, piece, asked)
 
@@ -125,11 +126,11 @@ class _Search:
             needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
             spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
         laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
-        tried = False
+        tried = 0
         while (victims := spots.best(laws) if bundles == 1 else spots.several(bundles, laws)) is not None:
-            if tried and (bundles > 1 or stage.moves):
+            tried += 1
+            if tried > (1 if bundles > 1 or stage.moves else TRIES):
                 return None
-            tried = True
             # If everybody who goes without regard to that has another place, it is the best way to move, too.
             scenario = Scenario(desk, gang, victims, moves=stage.moves)
             placed = scenario.play(piece)

@@ -47,9 +47,12 @@ def nobody_is_stopped_in_vain(case: Case) -> Iterator[str]:
     promised: dict[str, set[str]] = {}
     for promise in case.plan.promises:
         promised.setdefault(promise.gang, set()).add(promise.pod)
+    placed = {placement.pod for placement in case.plan.placements}
     for key in sorted({eviction.beneficiary for eviction, _, _ in _evicted(case)}):
         gang = case.gangs[key]
-        there = {pod.key: pod for pod in gang.pods if pod.key in promised.get(key, ()) or _stays(pod)}
+        there = {
+            pod.key: pod for pod in gang.pods if pod.key in promised.get(key, ()) or pod.key in placed or _stays(pod)
+        }
         if not promised.get(key) or not is_satisfied(gang, there):
             yield f"others are evicted for gang {key}, which is not promised its minimum"
     lost: dict[str, set[str]] = {}

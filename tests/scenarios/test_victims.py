@@ -9,7 +9,7 @@ from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.snapshot import Snapshot
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import NOW_MS, World, ask, cluster, gang, queue, running, topology
+from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, pod, queue, running, topology
 from tests.strategies import carried_out
 
 ALL = ("allocate", "consolidate", "reclaim", "preempt")
@@ -158,6 +158,39 @@ def test_without_stages_nobody_is_stopped():
     decided = decide(made, "allocate")
     assert (evicted(decided), decided.promises) == ([], ())
     assert [decision.verdict for decision in decided.gangs] == [Verdict.RUNNING, Verdict.PENDING]
+
+
+def test_what_amounts_do_not_tell_is_found_out_by_trying():
+    """A host port is taken on the only node, and GPUs are free."""
+    made = cluster(gpus=4) + gang("web", priority=10, on=["node-0"], ports=[80])
+    decided = decide(made + gang("urgent", gpus=1, priority=100, ports=[80]))
+    assert evicted(decided) == ["web-0"]
+
+
+def test_what_may_not_go_and_is_in_the_way_ends_the_search():
+    made = cluster(nodes=3, gpus=8) + queue("q", quota=99)
+    for number in range(3):
+        on = [f"node-{number}"]
+        made += gang(f"web-{number}", priority=10, queue="q", preemptible=False, on=on, ports=[80])
+        for other in range(8):
+            made += gang(f"low-{number}-{other}", gpus=1, queue="q", priority=10, on=on)
+    assert evicted(decide(made + gang("urgent", gpus=1, queue="q", priority=100, ports=[80]))) == []
+
+
+def test_a_gang_that_starts_and_grows_in_one_plan_is_whole():
+    made = cluster(gpus=3) + gang("low", gpus=1, priority=10, on=["node-0"])
+    decided = decide(made + gang("grows", pods=3, minimum=2, gpus=1, priority=100))
+    assert len(decided.placements) == 2
+    assert evicted(decided) == ["low-0"]
+
+
+def test_no_gang_makes_way_for_itself():
+    made = cluster(nodes=3, gpus=4) + gang("fixed", gpus=1, preemptible=False, on=["node-0"])
+    pinned = pod("a-1", gpus=4, selector={"kubernetes.io/hostname": "node-0"})
+    made += gang_of("a", [pod("a-0", on="node-0"), pinned], minimum=1, created_ms=1)
+    apart = [pod("b-0", gpus=1, on="node-1"), pod("b-2", gpus=1, on="node-2"), pod("b-1", gpus=4)]
+    made += gang_of("b", apart, minimum=1, created_ms=2)
+    assert evicted(decide(made, "allocate", "consolidate")) == []
 
 
 def after(made: Snapshot, decided: Plan, gone: list[str]) -> World:
