@@ -22,13 +22,11 @@ async def test_a_queue_takes_back_its_share_and_nobody_is_stopped_again_afterwar
         def shared_out(pods: Objects) -> bool:
             return (running(pods, "blue"), running(pods, "red")) == (4, 4)
 
-        await cluster.until(kinds.POD, shared_out, "each queue has its half")
+        start = alive(await cluster.until(kinds.POD, shared_out, "each queue has its half"))
         for number in range(2):
             await cluster.apply(gang(f"late-{number}", 1, queue="blue"))
         await cluster.reason("default/late-0", "GangDoesNotFit")
-        pods, _ = await cluster.client.list(kinds.POD)
-        assert shared_out({pod["metadata"]["name"]: pod for pod in pods})
-        assert not any(pod["metadata"].get("deletionTimestamp") for pod in pods)
+        assert alive(await cluster.until(kinds.POD, calm, "whoever was stopped has left")) == start
         await verifier.until(lambda holders: len(holders) == 8)
 
 
@@ -62,10 +60,18 @@ async def test_a_disruption_budget_is_respected_and_others_go_instead(cluster: C
     assert running(pods, "red") == 3
 
 
-def running(pods: Objects, prefix: str) -> int:
-    return sum(
-        pod["metadata"]["name"].startswith(prefix)
-        and pod["status"].get("phase") == "Running"
-        and not pod["metadata"].get("deletionTimestamp")
+def alive(pods: Objects) -> set[str]:
+    """The names of those that run and are not told to end."""
+    return {
+        pod["metadata"]["name"]
         for pod in pods.values()
-    )
+        if pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+    }
+
+
+def calm(pods: Objects) -> bool:
+    return not any(pod["metadata"].get("deletionTimestamp") for pod in pods.values())
+
+
+def running(pods: Objects, prefix: str) -> int:
+    return sum(name.startswith(prefix) for name in alive(pods))
