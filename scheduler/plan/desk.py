@@ -218,10 +218,6 @@ class Desk:
         """The queue that pays for what the gang has running, None if nobody does."""
         return self.payers.get(gang.queue)
 
-    def standing(self) -> dict[str, Resources]:
-        """What queues have when all that is on its way out has left, by queue, rolled up."""
-        return dict(self.ledger.allocated)
-
     def keep(self, gang: Gang, placed: Placed) -> None:
         """Make a placement part of the plan."""
         for grant in placed.grants:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 
 from queues.resources import Resources
 from scheduler.model.workloads import Gang, Pod
+from scheduler.plan.accounts import GPU
 from scheduler.plan.wants import least_pods
 from scheduler.solver.harm import Part
-
-GPU = "gpu"
 
 RESTART_SECONDS = 60
 """What a pod loses besides its work when it has to start again."""
@@ -66,6 +65,14 @@ def losses(
         firm = holding.firm or any(pod.key in spared for pod in holding.gang.pods)
         parts.append(_part(replace(holding, firm=firm), "", numbers, leaving))
     return tuple(found), tuple(parts)
+
+
+def ranks_of(found: Iterable[Loss]) -> tuple[dict[int, int], dict[str, int]]:
+    """The tiers of harm by priority, the highest first; and by gang (key) its age among them, the youngest 0."""
+    found = list(found)
+    priorities = sorted({loss.gang.priority for loss in found}, reverse=True)
+    ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in found})
+    return {each: rank for rank, each in enumerate(priorities)}, {key: place for place, (_, key) in enumerate(ages)}
 
 
 def lost(pod: Pod, gang: Gang, now_ms: int, gpus: int) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
+from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
 from scheduler.plan.laws import Laws
-from scheduler.plan.losses import GPU, Loss
+from scheduler.plan.losses import Loss, ranks_of
 from scheduler.solver.harm import Part
 
 MOST_SEATS = 16
@@ -35,6 +36,11 @@ class _Option:
     spare: int = 0
 
 
+def is_vague(desk: Desk, node: str) -> bool:
+    """Whether devices of the node are shared: how many are free says nothing then."""
+    return any(device.shareable for device in desk.inventory.on(desk.ledger.nodes[node]).devices)
+
+
 class Spots:
     """For bundles of one shape. `vague`: nodes do not tell what is free of their devices, or gangs may lose parts of
     parts; then the question is not for us."""
@@ -45,17 +51,11 @@ class Spots:
         self._desk = desk
         self._shape = shape
         self._needs = needs
-        priorities = sorted({-loss.gang.priority for loss in found})
-        ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in found})
-        self._ranks = {priority: rank for rank, priority in enumerate(priorities)}
-        self._ages = {key: place for place, (_, key) in enumerate(ages)}
+        self._ranks, self._ages = ranks_of(found)
         self._options: dict[str, list[tuple[tuple[Loss, ...], bool, int]]] = {}
         for part in parts:
             self._enlist(part, found)
-        inventory = desk.inventory
-        self.vague = any(part.below for part in parts) or any(
-            device.shareable for node in self._options for device in inventory.on(desk.ledger.nodes[node]).devices
-        )
+        self.vague = any(part.below for part in parts) or any(is_vague(desk, node) for node in self._options)
         self._seen = len(desk.ledger.changes)
         self._heap: list[tuple[Harm, str, int]] = []
         self._ways: dict[str, tuple[int, tuple[Loss, ...]]] = {}
@@ -235,7 +235,7 @@ class Spots:
     def _harm(self, losses: Sequence[Loss], *, whole: bool) -> Harm:
         tiers = [0] * len(self._ranks)
         for loss in losses:
-            tiers[self._ranks[-loss.gang.priority]] += loss.cost
+            tiers[self._ranks[loss.gang.priority]] += loss.cost
         return (*tiers, int(whole), len(losses), sum(self._ages[loss.gang.key] for loss in losses))
 
 

@@ -36,14 +36,14 @@ def _who_may_be_moved(_desk: Desk, gang: Gang, _asked: Resources) -> bool:
 
 def _who_is_under_served(desk: Desk, gang: Gang, asked: Resources) -> bool:
     queue, wanted = desk.queue_of[gang.key], contested_of(desk, asked)
-    owed = under_served(queue, wanted, desk.fair_shares, desk.standing())
+    owed = under_served(queue, wanted, desk.fair_shares, desk.ledger.allocated)
     return owed and _who_has_quota(desk, gang, asked)
 
 
 def _who_is_owed_it(desk: Desk, gang: Gang, asked: Resources) -> bool:
     """Its queue is within its share with it; nobody loses anything by being moved."""
     queue = desk.queue_of[gang.key]
-    has, share = desk.standing().get(queue, NOTHING), desk.fair_shares[queue]
+    has, share = desk.ledger.allocated.get(queue, NOTHING), desk.fair_shares[queue]
     owed = all(has[name] + asked[name] <= share[name] for name in asked if name in desk.pool.amounts)
     return owed and _who_has_quota(desk, gang, asked)
 

@@ -12,13 +12,14 @@ from queues.resources import Resources, total
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan import stages
+from scheduler.plan.accounts import GPU
 from scheduler.plan.allocate import place
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.laws import Laws, Row
-from scheduler.plan.losses import GPU, Holding, Loss, losses
+from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.scenario import Scenario, look_ahead, promise
-from scheduler.plan.spots import Spots
+from scheduler.plan.spots import Spots, is_vague
 from scheduler.plan.stages import Stage, contested_of
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
 from scheduler.solver.problem import Group
@@ -232,11 +233,9 @@ class _Question:
         free = {node: self._free(node) for node in rooms.nodes}
         if self._stage.moves and self._too_little(free):
             return None
-        ages = sorted({(-loss.gang.created_ms, loss.gang.key) for loss in self._losses})
-        places = {key: place for place, (_, key) in enumerate(ages)}
-        ranks = {priority: rank for rank, priority in enumerate(sorted({-loss.gang.priority for loss in self._losses}))}
+        ranks, ages = ranks_of(self._losses)
         return Harm(
-            candidates=tuple(self._candidate(loss, ranks, places) for loss in self._losses),
+            candidates=tuple(self._candidate(loss, ranks, ages) for loss in self._losses),
             parts=self._parts,
             free=free,
             seeks=seeks,
@@ -292,7 +291,7 @@ class _Question:
 
     def _candidate(self, loss: Loss, ranks: Mapping[int, int], ages: Mapping[str, int]) -> Candidate:
         harm = [0] * len(ranks)
-        harm[ranks[-loss.gang.priority]] = loss.cost
+        harm[ranks[loss.gang.priority]] = loss.cost
         laws = self._laws
         return Candidate(
             pod=loss.pod.key,
@@ -309,12 +308,6 @@ class _Question:
         ledger = self._desk.ledger
         gpus = UNKNOWN if is_vague(self._desk, node) else ledger.gpus(node)
         return {**ledger.free(node).amounts, GPU: gpus}
-
-
-def is_vague(desk: Desk, node: str) -> bool:
-    """Whether devices of the node are shared: how many are free says nothing then."""
-    inventory = desk.inventory
-    return any(device.shareable for device in inventory.on(desk.ledger.nodes[node]).devices)
 
 
 def needs_of(pods: Sequence[Pod], gpus: int) -> dict[str, int]:

@@ -6,18 +6,19 @@ import pytest
 
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
-from scheduler.model.snapshot import Snapshot
+from scheduler.model.snapshot import Snapshot, Stage
+from scheduler.model.workloads import Gang
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, pod, queue, running, topology
 from tests.strategies import carried_out
 
-ALL = ("allocate", "consolidate", "reclaim", "preempt")
+ALL: tuple[Stage, ...] = ("allocate", "consolidate", "reclaim", "preempt")
 LONG_AGO = NOW_MS - 3_600_000
 
 
-def decide(made: Snapshot, *stages: str) -> Plan:
-    made = replace(made, policy=replace(made.policy, stages=stages or ALL))  # type: ignore[arg-type]
+def decide(made: Snapshot, *stages: Stage) -> Plan:
+    made = replace(made, policy=replace(made.policy, stages=stages or ALL))
     decided = plan(made)
     assert check(made, decided) == ()
     return decided
@@ -110,20 +111,25 @@ def test_of_all_ways_the_least_harmful_is_taken():
 @pytest.mark.parametrize("dra", [False, True])
 def test_room_that_was_won_is_kept_until_it_is_free_and_then_taken(dra: bool):
     """Victims take their time; meanwhile a smaller gang of the same queue comes, and gets nothing of it."""
-    wanted = {"claims": {"gpus": ask(2)}} if dra else {"gpus": 2}
-    low = gang("low", pods=2, priority=50, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1}))  # type: ignore[arg-type]
+
+    def asking(name: str, count: int, *, priority: int, pods: int = 1) -> World:
+        if dra:
+            return gang(name, pods=pods, priority=priority, claims={"gpus": ask(count)})
+        return gang(name, pods=pods, priority=priority, gpus=count)
+
+    low = asking("low", 1, priority=50, pods=2)
     start = cluster(gpus=2, dra=dra) + low
-    made = carried_out(start, plan(start)) + gang("urgent", priority=100, **wanted)  # type: ignore[arg-type]
+    made = carried_out(start, plan(start)) + asking("urgent", 2, priority=100)
     first = decide(made)
     assert evicted(first) == ["low-0", "low-1"]
 
     leaving = after(made, first, gone=["low-0"])
-    second = decide(leaving + gang("thief", priority=75, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1})))  # type: ignore[arg-type]
+    second = decide(leaving + asking("thief", 1, priority=75))
     assert (evicted(second), second.placements) == ([], ())
     assert promised(second) == {"urgent-0": "node-0"}
 
     free = after(leaving, second, gone=["low-0", "low-1"])
-    third = decide(free + gang("thief", priority=175, **({"claims": {"g": ask(1)}} if dra else {"gpus": 1})))  # type: ignore[arg-type]
+    third = decide(free + asking("thief", 1, priority=175))
     assert [placement.pod for placement in third.placements] == ["default/urgent-0"]
     assert third.promises == ()
 
@@ -218,5 +224,5 @@ def after(made: Snapshot, decided: Plan, gone: list[str]) -> World:
     return replace(made, gangs=tuple(gangs), pods=others + there, claims=claims)  # type: ignore[return-value]
 
 
-def with_promise(each, node):  # type: ignore[no-untyped-def]
+def with_promise(each: Gang, node: str) -> Gang:
     return replace(each, pods=tuple(replace(pod, nominated=node) for pod in each.pods))
