@@ -129,12 +129,15 @@ def _last_units(rests: Iterable[tuple[int, _Sibling]], left: int, unit: int) -> 
 
 
 def _parts(siblings: list[_Sibling], usage: Usage) -> list[int]:
-    """In what proportion what is left is offered: by weight, less to those who used more in the past."""
+    """In what proportion what is left is offered: by weight, less to those who used more in the past. Nothing is kept
+    back because all have used much: then the weights alone count."""
     whole = sum(sibling.weight for sibling in siblings)
     if usage.strength == 0 or not any(sibling.past for sibling in siblings):
         return [sibling.weight for sibling in siblings]
     parts = [Fraction(sibling.weight, whole) for sibling in siblings]
     turned = [max(Fraction(0), p + usage.strength * (p - s.past)) for p, s in zip(parts, siblings, strict=True)]
+    if not any(turned):
+        return [sibling.weight for sibling in siblings]
     scale = lcm(*(part.denominator for part in turned))
     return [int(part * scale) for part in turned]
 

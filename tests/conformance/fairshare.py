@@ -13,11 +13,10 @@ from typing import Any
 from queues.fair_share import divide
 from queues.resources import Resources
 from queues.tree import WHOLE, Queue, QueueResource, QueueTree
-from queues.usage import Usage
+from queues.usage import CLUSTER, Usage
 
 _NAMES = {"GPU": "gpu", "CPU": "cpu", "Memory": "memory"}
 _SCALE = {"GPU": 1000, "CPU": 1, "Memory": 1}
-_HOURS = 10**9
 # Weights are compared with each other only, so fractions of one become integers by one factor for all.
 _WEIGHT = 1000
 
@@ -40,8 +39,7 @@ def _problems(case: Mapping[str, Any]) -> list[str]:
     tree = QueueTree.of(_queue(name, given[name], kinds) for name in given)
     asks = {name: _amounts(given[name], "request", kinds) for name in given}
     usage = Usage(
-        used={name: Resources({_NAMES[k]: round(given[name][k]["usage"] * _HOURS) for k in kinds}) for name in given},
-        capacity=Resources({_NAMES[kind]: _HOURS for kind in kinds}),
+        parts={name: {_NAMES[k]: round(given[name][k]["usage"] * CLUSTER) for k in kinds} for name in given},
         strength=Fraction(case["kValue"]),
     )
     shares = divide(pool, tree, asks, usage)

@@ -1,4 +1,6 @@
-"""Invariants of `divide`, of the limits, and of the order of service, on made-up queue trees."""
+"""Invariants of `divide`, of past use, of the limits, and of the order of service, on made-up queue trees."""
+
+from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from queues.limits import may_start
 from queues.ordering import Picker, Waiting
 from queues.resources import NOTHING, Resources
 from queues.tree import Queue, QueueResource, QueueTree
+from queues.usage import CLUSTER, NO_USAGE, Usage, later
 
 NAMES = tuple("abcdefgh")
 thousandths = st.integers(0, 20).map(lambda count: count * 1000) | st.integers(0, 20_000)
@@ -33,13 +36,17 @@ def forests(draw: st.DrawFn) -> list[Queue]:
 
 
 asks = st.dictionaries(st.sampled_from(NAMES), amounts)
+parts = st.integers(0, CLUSTER)
+pasts = st.dictionaries(st.sampled_from(NAMES), st.fixed_dictionaries({"gpu": parts, "cpu": parts}))
+strengths = st.sampled_from((Fraction(0), Fraction(1, 3), Fraction(1), Fraction(20)))
+usages = st.builds(Usage, parts=pasts, strength=strengths) | st.just(NO_USAGE)
 
 
-@given(forests(), asks, amounts)
-@settings(max_examples=150, deadline=None)
-def test_shares_keep_to_the_pool_the_quotas_the_limits_and_the_asks(queues, asked, pool):
+@given(forests(), asks, amounts, usages)
+@settings(max_examples=200, deadline=None)
+def test_shares_keep_to_the_pool_the_quotas_the_limits_and_the_asks_whatever_was_used(queues, asked, pool, usage):
     tree = QueueTree.of(queues)
-    shares = divide(pool, tree, asked)
+    shares = divide(pool, tree, asked, usage)
     useful = usable(tree, asked)
     assert set(shares) == set(tree.queues)
     for parent in (None, *tree.children):
@@ -61,14 +68,59 @@ def test_shares_keep_to_the_pool_the_quotas_the_limits_and_the_asks(queues, aske
                     assert share <= asked.get(name, NOTHING)[resource]
 
 
-@given(forests(), asks, amounts, st.randoms())
+@given(forests(), asks, amounts, usages, st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_shares_do_not_depend_on_the_order_of_the_queues(queues, asked, pool, rng):
-    shares = divide(pool, QueueTree.of(queues), asked)
+def test_shares_do_not_depend_on_the_order_of_the_queues(queues, asked, pool, usage, rng):
+    shares = divide(pool, QueueTree.of(queues), asked, usage)
     shuffled = list(queues)
     rng.shuffle(shuffled)
-    again = divide(pool, QueueTree.of(shuffled), dict(reversed(asked.items())))
+    other = Usage(parts=dict(reversed(usage.parts.items())), strength=usage.strength)
+    again = divide(pool, QueueTree.of(shuffled), dict(reversed(asked.items())), other)
     assert list(again.items()) == list(shares.items())
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), thousandths), min_size=2, max_size=6),
+    st.data(),
+    thousandths,
+    st.sampled_from((Fraction(1, 3), Fraction(1), Fraction(5))),
+)
+@settings(max_examples=200, deadline=None)
+def test_who_has_used_more_is_never_given_more_and_the_others_are_never_given_less(rows, data, pool, strength):
+    names = NAMES[: len(rows)]
+    tree = QueueTree.of(
+        Queue(name=name, resources={"cpu": QueueResource(weight=weight)})
+        for name, (weight, _) in zip(names, rows, strict=True)
+    )
+    asked = {name: Resources({"cpu": ask}) for name, (_, ask) in zip(names, rows, strict=True)}
+    # Together they have used no more than there was.
+    past = {name: data.draw(st.integers(0, CLUSTER // (2 * len(rows)))) for name in names}
+    more = past["a"] + data.draw(st.integers(0, CLUSTER // 2))
+
+    def shares(first: int) -> dict[str, int]:
+        used = {name: {"cpu": first if name == "a" else part} for name, part in past.items()}
+        divided = divide(Resources({"cpu": pool}), tree, asked, Usage(parts=used, strength=strength))
+        return {name: divided[name]["cpu"] for name in names}
+
+    before, after = shares(past["a"]), shares(more)
+    # What cannot be split goes by the largest fraction, so that one unit may fall either way.
+    assert after["a"] <= before["a"] + 1
+    assert all(after[name] >= before[name] - len(names) for name in names[1:])
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(10**7), 10**7), st.integers(0, CLUSTER)), max_size=20),
+    st.integers(1, 10**12),
+)
+@settings(max_examples=100, deadline=None)
+def test_past_use_stays_between_nothing_and_all_there_is_whatever_the_clock_does(steps, half_life):
+    past: dict[str, int] = {}
+    for elapsed, standing in steps:
+        before = past.get("gpu", 0)
+        past = later(past, {"gpu": standing}, elapsed, half_life)
+        after = past.get("gpu", 0)
+        assert min(before, standing) - 1 <= after <= max(before, standing)
+        assert elapsed > 0 or after == before
 
 
 @given(forests(), amounts)

@@ -1,11 +1,10 @@
+from dataclasses import replace
 from fractions import Fraction
 
-import pytest
-
 from queues.fair_share import divide, usable
-from queues.resources import NOTHING, Resources
+from queues.resources import Resources
 from queues.tree import WHOLE, Queue, QueueResource, QueueTree
-from queues.usage import Usage, decayed
+from queues.usage import CLUSTER, Usage
 
 
 def gpus(count: float) -> Resources:
@@ -129,22 +128,25 @@ def test_queues_that_cannot_be_used_get_no_share_and_take_none():
     assert divide(gpus(4), tree, {"a": gpus(9), "lost": gpus(9)}) == {"a": gpus(4)}
 
 
+def used(**parts: float) -> Usage:
+    return Usage(parts={name: {"gpu": round(part * CLUSTER)} for name, part in parts.items()})
+
+
 def test_who_used_more_in_the_past_is_offered_less():
-    usage = Usage(used={"a": gpus(75), "b": gpus(25)}, capacity=gpus(100))
+    usage = used(a=0.75, b=0.25)
     assert shares(8, [queue("a"), queue("b")], usage, a=9, b=9) == {"a": 2, "b": 6}
-    ignored = Usage(used=usage.used, capacity=usage.capacity, strength=Fraction(0))
+    ignored = replace(usage, strength=Fraction(0))
     assert shares(8, [queue("a"), queue("b")], ignored, a=9, b=9) == {"a": 4, "b": 4}
 
 
 def test_the_past_never_takes_a_quota():
-    usage = Usage(used={"a": gpus(100)}, capacity=gpus(100))
-    assert shares(8, [queue("a", quota=4), queue("b")], usage, a=9, b=9) == {"a": 4, "b": 4}
+    assert shares(8, [queue("a", quota=4), queue("b")], used(a=1), a=9, b=9) == {"a": 4, "b": 4}
 
 
-@pytest.mark.parametrize(("elapsed", "left"), [(0, 1000), (50, 707), (100, 500), (150, 353), (300, 125), (100_000, 0)])
-def test_half_of_past_use_is_forgotten_in_each_half_life(elapsed, left):
-    assert decayed(gpus(1), elapsed, 100)["gpu"] == pytest.approx(left, abs=1)
+def test_the_past_keeps_nothing_back_from_those_who_have_used_too_much_when_nobody_else_wants_it():
+    assert shares(8, [queue("a"), queue("b")], used(a=1), a=9) == {"a": 8, "b": 0}
+    assert shares(8, [queue("a"), queue("b")], used(a=1, b=1), a=9, b=9) == {"a": 4, "b": 4}
 
 
-def test_nothing_decays_to_nothing():
-    assert decayed(NOTHING, 5, 7) == NOTHING
+def test_recorded_use_beyond_all_there_is_counts_as_all_there_is():
+    assert shares(8, [queue("a"), queue("b")], used(a=50, b=-3), a=9, b=9) == {"a": 0, "b": 8}
