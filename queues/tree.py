@@ -36,6 +36,9 @@ class Queue:
     created_ms: int = 0
     preempt_min_runtime_ms: int | None = None
     reclaim_min_runtime_ms: int | None = None
+    max_concurrent_evictions: int | None = None
+    """So many pods of it, those of the queues below it included, may be on their way out by eviction at once; None: no
+    such cap."""
 
     def __getitem__(self, resource: str) -> QueueResource:
         return self.resources.get(resource, UNSET)

@@ -265,6 +265,27 @@ def queue(
     return {"apiVersion": "tutti.scheduler/v1alpha1", "kind": "Queue", "metadata": meta(name), "spec": body}
 
 
+def disruption_budget(
+    name: str,
+    namespace: str = "a",
+    *,
+    allowed: int = 0,
+    healthy: int = 0,
+    generation: int = 1,
+    observed: int = 1,
+    spec: Mapping[str, Any] | None = None,
+    **labels: str,
+) -> Document:
+    """For pods with these labels. `allowed` evictions by its status; `healthy` pods it has to keep."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {**meta(name, namespace), "generation": generation},
+        "spec": {"selector": {"matchLabels": labels}, **(spec or {})},
+        "status": {"disruptionsAllowed": allowed, "desiredHealthy": healthy, "observedGeneration": observed},
+    }
+
+
 def kai_queue(name: str, parent: str | None = None, **resources: Mapping[str, float]) -> Document:
     body: Document = {"resources": {name: dict(value) for name, value in resources.items()}}
     if parent is not None:

@@ -113,6 +113,13 @@ class QueueSpec(_Model):
     )
     preempt_min_runtime: Duration | None = Field(default=None, description="Not preempted before it ran so long.")
     reclaim_min_runtime: Duration | None = Field(default=None, description="Not reclaimed before it ran so long.")
+    max_concurrent_evictions: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="No more of its pods than so many, those of the queues below it included, are on their way out by"
+        " eviction at once. Absent: no cap.",
+    )
 
 
 class TopologyConstraint(_Model):

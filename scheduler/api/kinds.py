@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from scheduler.api import core, crds, dra, storage
+from scheduler.api import core, crds, dra, policy, storage
 from scheduler.api.meta import ObjectMeta, Wire
 
 
@@ -125,6 +125,17 @@ CSI_NODE = _storage("csinodes", "CSINode", storage.CSINode)
 CSI_DRIVER = _storage("csidrivers", "CSIDriver", storage.CSIDriver)
 STORAGE_CAPACITY = _storage("csistoragecapacities", "CSIStorageCapacity", storage.CSIStorageCapacity, namespaced=True)
 
+# What evictions must respect. Without the right to read them, the server's refusal alone tells.
+DISRUPTION_BUDGET = Kind(
+    group="policy",
+    version="v1",
+    plural="poddisruptionbudgets",
+    kind="PodDisruptionBudget",
+    namespaced=True,
+    type=policy.DisruptionBudget,
+    optional=True,
+)
+
 QUEUE = _document(crds.GROUP, crds.VERSION, "queues", "Queue", namespaced=False, optional=False)
 POD_GROUP = _document(crds.GROUP, crds.VERSION, "podgroups", "PodGroup", namespaced=True, optional=False)
 TOPOLOGY = _document(crds.GROUP, crds.VERSION, "topologies", "Topology", namespaced=False, optional=False)
@@ -183,6 +194,7 @@ WATCHED: tuple[Kind, ...] = (
     VOLUME,
     VOLUME_CLAIM,
     PRIORITY_CLASS,
+    DISRUPTION_BUDGET,
     TOPOLOGY,
     QUEUE,
     POD_GROUP,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from queues.tree import Queue
 from scheduler.api.dra import Device, DeviceClass, DeviceTaintRule, ResourceSlice
+from scheduler.model.budgets import Budget
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
 from scheduler.model.volumes import Storage
@@ -76,6 +77,8 @@ class Snapshot:
     """Namespace -> its labels: rules between pods may select by them."""
     usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Decayed past use: queue -> resource -> house units x hours."""
+    budgets: tuple[Budget, ...] = ()
+    """PodDisruptionBudgets, those that cover any pods at all."""
     spared: frozenset[str] = frozenset()
     """Pods (key) that cannot be evicted now: they were asked, and a budget or the server forbade it."""
     set_aside: tuple[SetAside, ...] = ()

@@ -102,6 +102,10 @@ class Pod:
     terminating: bool = False
     ends_ms: int | None = None
     """By when it should have ended, if it is terminating and that is known."""
+    evicted: bool = False
+    """Whether it is terminating because somebody had it evicted, us or another, and not because it was deleted."""
+    ready: bool = False
+    """As its conditions say: disruption budgets count such pods as healthy."""
     phase: str = "Pending"
     ours: bool = True
     """Whether its schedulerName is ours."""

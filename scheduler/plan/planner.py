@@ -84,6 +84,7 @@ def _sorted(snapshot: Snapshot) -> Snapshot:
         pods=tuple(sorted(snapshot.pods, key=attrgetter("key"))),
         gangs=tuple(sorted(snapshot.gangs, key=attrgetter("key"))),
         queues=tuple(sorted(snapshot.queues, key=lambda queue: queue.name)),
+        budgets=tuple(sorted(snapshot.budgets, key=attrgetter("key"))),
         set_aside=tuple(sorted(snapshot.set_aside, key=lambda aside: aside.object)),
     )
 

@@ -15,7 +15,7 @@ from scheduler.api.dra import ResourceClaim, ResourceSlice
 from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
-from scheduler.state.pods import resize_is_infeasible
+from scheduler.state.pods import is_ready, resize_is_infeasible
 from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 
@@ -23,7 +23,8 @@ class ClusterState:
     """What is known of the cluster. `version` grows whenever a snapshot may come out different, `confirmed` whenever
     the watch tells what we had written; `intended` counts those steps of `version` that only carry out a plan.
 
-    What only we or a kubelet report, and no decision reads (conditions, heartbeats, our own status), does not count."""
+    What only we or a kubelet report, and no decision reads (conditions, heartbeats, our own status), does not count;
+    nor, by itself, whether a pod is ready."""
 
     def __init__(self, kinds: Iterable[Kind] = WATCHED) -> None:
         self.kinds: tuple[Kind, ...] = tuple(kinds)
@@ -294,6 +295,8 @@ class ClusterState:
         if before is None and after is None:
             return
         if not certain and before is not None and after is not None and _same(before, after):
+            if _health_changed(before[1], after[1]):
+                self._changed.setdefault(kind, set()).add(key)
             return
         self._changed.setdefault(kind, set()).add(key)
         self.version += 1
@@ -307,6 +310,14 @@ def _same(before: tuple[Change, Wire | None], after: tuple[Change, Wire | None])
     if before[1] is None or after[1] is None:
         return before[1] is after[1] and before[0].raw == after[0].raw
     return before[1] is after[1] or _facts(before[1]) == _facts(after[1])
+
+
+def _health_changed(before: Wire | None, after: Wire | None) -> bool:
+    """Whether a pod became ready or ceased to be. The next snapshot tells it, and it is no cause for one: only
+    disruption budgets depend on it, and what these allow then changes too."""
+    if before is after or not (isinstance(before, Pod) and isinstance(after, Pod)):
+        return False
+    return is_ready(before.status) != is_ready(after.status)
 
 
 def _facts(object_: Wire) -> object:

@@ -44,9 +44,9 @@ def _term(pod: core.Pod, term: core.PodAffinityTerm) -> Term:
     return Term(
         key=term.topology_key,
         audience=Audience(
-            labels=_requirements(term.label_selector, more),
+            labels=requirements(term.label_selector, more),
             namespaces=tuple(sorted(set(namespaces))),
-            namespace_labels=None if selector is None else _requirements(selector),
+            namespace_labels=None if selector is None else requirements(selector),
             nobody=term.label_selector is None,
         ),
     )
@@ -57,7 +57,7 @@ def _spread(pod: core.Pod, rule: core.TopologySpreadConstraint) -> Spread:
         term=Term(
             key=rule.topology_key,
             audience=Audience(
-                labels=_requirements(rule.label_selector, _own(pod, rule.match_label_keys, "In")),
+                labels=requirements(rule.label_selector, _own(pod, rule.match_label_keys, "In")),
                 namespaces=(pod.metadata.namespace,),
                 nobody=rule.label_selector is None,
             ),
@@ -70,7 +70,7 @@ def _spread(pod: core.Pod, rule: core.TopologySpreadConstraint) -> Spread:
     )
 
 
-def _requirements(
+def requirements(
     selector: LabelSelector | None, more: Iterable[NodeSelectorRequirement] = ()
 ) -> tuple[NodeSelectorRequirement, ...]:
     """All that the labels have to hold, sorted and each once: equal selectors are equal however they are written."""

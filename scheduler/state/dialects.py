@@ -52,6 +52,7 @@ def queue(kind: Kind, document: Document) -> Queue:
         created_ms=time_ms(document.metadata.creation_timestamp),
         preempt_min_runtime_ms=_not_negative(spec, "preemptMinRuntime"),
         reclaim_min_runtime_ms=_not_negative(spec, "reclaimMinRuntime"),
+        max_concurrent_evictions=spec.whole("maxConcurrentEvictions", least=0, most=1_000_000),
     )
 
 

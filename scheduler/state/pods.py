@@ -66,6 +66,8 @@ def translate(
         gated=bool(spec.scheduling_gates) and not spec.node_name,
         terminating=meta.deletion_timestamp is not None,
         ends_ms=_ends_ms(meta.deletion_timestamp),
+        evicted=is_evicted(pod),
+        ready=is_ready(status),
         phase=status.phase,
         ours=ours,
     )
@@ -74,6 +76,19 @@ def translate(
 def _ends_ms(deletion: str | None) -> int | None:
     """None also for an eviction of ours that the watch has not told yet."""
     return time_ms(deletion) or None if deletion else None
+
+
+def is_ready(status: core.PodStatus) -> bool:
+    return any(each.type == "Ready" and each.status == "True" for each in status.conditions or ())
+
+
+def is_evicted(pod: core.Pod) -> bool:
+    """The API server notes it on the pod before it deletes it. An eviction of ours that the watch has not told yet has
+    no time of deletion."""
+    if pod.metadata.deletion_timestamp is None:
+        return False
+    noted = any(each.type == "DisruptionTarget" and each.status == "True" for each in pod.status.conditions or ())
+    return noted or not time_ms(pod.metadata.deletion_timestamp)
 
 
 def unreadable(pod: core.Pod, *, ours: bool, priority: int, sub_group: str) -> Pod:
@@ -92,6 +107,8 @@ def unreadable(pod: core.Pod, *, ours: bool, priority: int, sub_group: str) -> P
         created_ms=time_ms(meta.creation_timestamp),
         gated=bool(pod.spec.scheduling_gates) and not pod.spec.node_name,
         terminating=meta.deletion_timestamp is not None,
+        evicted=is_evicted(pod),
+        ready=is_ready(pod.status),
         phase=pod.status.phase,
         ours=ours,
     )

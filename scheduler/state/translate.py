@@ -16,6 +16,7 @@ from scheduler.api.changes import Change
 from scheduler.api.kinds import (
     DEVICE_CLASS,
     DEVICE_TAINT_RULE,
+    DISRUPTION_BUDGET,
     JOB,
     JOB_SET,
     LEADER_WORKER_SET,
@@ -30,11 +31,14 @@ from scheduler.api.kinds import (
     Kind,
 )
 from scheduler.api.meta import Wire
+from scheduler.api.policy import DisruptionBudget
+from scheduler.model.budgets import Budget
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason, Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.state import dialects, gangs, inventory, pods
+from scheduler.state.budgets import budget
 from scheduler.state.charging import Payers
 from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
@@ -105,6 +109,7 @@ class Translation:
         self._withdrawn_version = -1
         self._stores = Stores()
         self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
+        self._budgets: SortedTable[Budget] = SortedTable()
         self._bound: SortedTable[Pod] = SortedTable()
         self._aside: SortedTable[SetAside] = SortedTable()
         self._queues: tuple[Queue, ...] = ()
@@ -124,6 +129,7 @@ class Translation:
             DEVICE_TAINT_RULE: self._rule,
             RESOURCE_CLAIM: self._claim,
             NAMESPACE: self._namespace,
+            DISRUPTION_BUDGET: self._budget,
             **{kind: partial(self._store, kind) for kind in STORAGE_KINDS},
         }
 
@@ -167,6 +173,7 @@ class Translation:
             topologies=self._with_native_labels(found),
             namespaces=self._namespaces.mapping(),
             usage=usage,
+            budgets=self._budgets.values(),
             set_aside=tuple(sorted(aside, key=lambda each: (each.object, each.uid, each.reason.message))),
         )
 
@@ -302,6 +309,10 @@ class Translation:
     def _namespace(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(NAMESPACE, key, change)
         self._namespaces.put(key, found.metadata.labels or {} if isinstance(found, core.Namespace) else None)
+
+    def _budget(self, key: str, change: Change | None, found: Wire | None) -> None:
+        self._set_aside(DISRUPTION_BUDGET, key, change)
+        self._budgets.put(key, budget(found) if isinstance(found, DisruptionBudget) else None)
 
     def _admin_access_in(self, namespace: str) -> bool:
         found = self._state.object(NAMESPACE, namespace)
