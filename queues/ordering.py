@@ -18,7 +18,8 @@ from queues.tree import Queue, QueueTree
 class Waiting:
     """What ordering sees of a gang that waits in leaf `queue`. `asked`: what it takes next, in house units of queue
     resources. `reach`: 0 if it
-    lacks its minimum, 1 if it has just that and asks for more pods, 2 if it has more already."""
+    lacks its minimum, 1 if it has just that and asks for more pods, 2 if it has more already. `lift`: what its waiting
+    adds to its priority until it has its minimum (`queues.aging`)."""
 
     key: str
     queue: str
@@ -26,6 +27,7 @@ class Waiting:
     priority: int = 0
     created_ms: int = 0
     reach: int = 0
+    lift: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +100,13 @@ ORDER: tuple[Callable[[Contender], int | str | tuple[int, ...]], ...] = (
 """Smallest first; each decides only where all before it are equal."""
 
 GANG_ORDER: tuple[Callable[[Waiting], int | str], ...] = (
-    lambda gang: -gang.priority,
+    lambda gang: -(gang.priority + (0 if gang.reach else gang.lift)),
     lambda gang: gang.reach,
     lambda gang: gang.created_ms,
     lambda gang: gang.key,
 )
-"""Within one leaf: higher priority, gangs below their minimum, then those with just that, older, by name."""
+"""Within one leaf: higher priority with what waiting adds, gangs below their minimum, then those with just that, older,
+by name."""
 
 _PART = 1 << 40
 _Key = tuple[int | str | tuple[int, ...], ...]

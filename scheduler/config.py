@@ -66,6 +66,24 @@ class Config(BaseModel):
         "none", description="What keeps others off our devices: a taint on them, or a look after each write."
     )
     spread: bool = Field(_POLICY.spread, description="Prefer emptier nodes to fuller ones.")
+    usage_weight: float = Field(
+        _POLICY.usage_weight,
+        ge=0,
+        le=1_000,
+        description="How much past use counts when what is over quota is divided; 0: not at all, and none is recorded.",
+    )
+    usage_half_life_hours: float = Field(
+        168, ge=0.01, le=87_600, description="Use that lies so long back counts half as much."
+    )
+    age_weight: int = Field(
+        _POLICY.age_weight,
+        ge=0,
+        le=1_000_000_000,
+        description="Points of priority that a gang gains in its queue by waiting age_full_hours; 0: none.",
+    )
+    age_full_hours: float = Field(
+        _POLICY.age_full_hours, ge=0.01, le=87_600, description="Who has waited so long has gained age_weight in full."
+    )
     stages: Annotated[tuple[Stage, ...], BeforeValidator(_listed)] = Field(
         _POLICY.stages,
         min_length=1,

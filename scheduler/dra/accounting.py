@@ -6,9 +6,10 @@ Source: DESIGN 2; attributes of the drivers as published by their makers.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 from queues.resources import NOTHING, Resources
 from scheduler.api import attributes as names
@@ -16,11 +17,12 @@ from scheduler.api.dra import AllocationResult, DeviceRequestAllocationResult, R
 from scheduler.api.quantity import QuantityError
 from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
+from scheduler.dra.cel.selectors import CelCompileError
 from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
 from scheduler.dra.measures import Measures, taken, would_take
-from scheduler.dra.pools import Inventory, PoolKey, Told
+from scheduler.dra.pools import Inventory, NodeDevices, PoolKey, Told
 from scheduler.dra.requests import Question, Want, question
-from scheduler.dra.verdicts import verdict
+from scheduler.dra.verdicts import Expressions, verdict
 from scheduler.model.workloads import Claim
 
 GPU = "gpu"
@@ -149,6 +151,63 @@ def weight(device: Device, inventory: Inventory) -> int:
         if scalar(device.attributes.get(attribute)) == value:
             return _partition_weight(device, parents, inventory)
     return WHOLE
+
+
+def devices_of_class(name: str, view: NodeDevices, inventory: Inventory) -> tuple[int, tuple[DeviceId, ...]]:
+    """How many devices of the class a node has for itself, in thousandths, and those that other nodes reach as well.
+
+    Partitions of one board count as often as its counters let them be in use at once, each counter by itself. Of a
+    class that cannot be read there are none."""
+    expressions = _selecting(name, inventory)
+    key = ("devices of class", expressions, inventory.features)
+    known = view.memo.get(key)
+    if known is None:
+        found = _selected(expressions, view, inventory)
+        local = [device for device in found if device.id[:2] in view.local]
+        shared = tuple(device.id for device in found if device.id[:2] not in view.local)
+        known = view.remember(key, (_at_once(local, view) * WHOLE, shared))
+    assert isinstance(known, tuple)
+    return known
+
+
+def _selecting(name: str, inventory: Inventory) -> Expressions | None:
+    """The selectors of a class; None if there is no such class, or it selects in a form newer than us."""
+    published = inventory.classes.get(name)
+    selectors = published.spec.selectors or () if published is not None else ()
+    expressions = tuple(each.cel.expression for each in selectors if each.cel is not None)
+    return expressions if published is not None and len(expressions) == len(selectors) else None
+
+
+def _selected(expressions: Expressions | None, view: NodeDevices, inventory: Inventory) -> list[Device]:
+    if expressions is None:
+        return []
+    try:
+        return [device for device in view.devices if verdict(expressions, device, inventory.features) is True]
+    except CelCompileError:
+        return []
+
+
+def _at_once(devices: Sequence[Device], view: NodeDevices) -> int:
+    """How many of these devices may be in use at once: those that draw on no counter, and of each board so many as
+    its scarcest counter has room for, the most modest first."""
+    boards: dict[tuple[object, ...], list[Device]] = {}
+    for device in devices:
+        boards.setdefault((*device.id[:2], *(of for of, _ in device.consumes)), []).append(device)
+    return sum(_of_board(board, view) for board in boards.values())
+
+
+def _of_board(devices: Sequence[Device], view: NodeDevices) -> int:
+    drawn: dict[tuple[str, str, str, str], list[Amount]] = {}
+    for device in devices:
+        for of, counters in device.consumes:
+            for counter, value in counters:
+                drawn.setdefault((device.id.driver, device.id.pool, of, counter), []).append(value)
+    most = len(devices)
+    for counter_key, values in drawn.items():
+        room = view.counters.get(counter_key, 0)
+        fitting = sum(1 for used in accumulate(sorted(values)) if used <= room)
+        most = min(most, len(devices) - len(values) + fitting)
+    return most
 
 
 def _mig_weight(device: Device) -> int:

@@ -110,7 +110,10 @@ class GangDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueReport:
-    """House units by queue resource name. `limit` holds only what is limited. `problem`: why it takes no work."""
+    """House units by queue resource name. `limit` holds only what is limited. `problem`: why it takes no work.
+
+    `past`: the part of the cluster that it used so far, decayed, as the decision took it into account; None if the past
+    counts for nothing. `standing`: the part that it has in use from now on. Both of `queues.usage.CLUSTER`."""
 
     name: str
     parent: str | None
@@ -121,6 +124,8 @@ class QueueReport:
     requested: Resources
     running: int = 0
     pending: int = 0
+    past: Mapping[str, int] | None = None
+    standing: Mapping[str, int] = field(default_factory=dict)
     problem: Reason | None = None
 
 

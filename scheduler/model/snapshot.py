@@ -34,6 +34,11 @@ class Policy:
     """A NoSchedule device taint with this key is tolerated by us alone; "" for none."""
     spread: bool = False
     """Prefer emptier nodes to fuller ones."""
+    usage_weight: float = 0.0
+    """How much the past counts when what is over quota is divided (KAI's k); 0: not at all."""
+    age_weight: int = 0
+    """So many points of priority a gang gains in its queue by waiting `age_full_hours`; 0: none."""
+    age_full_hours: float = 168.0
     stages: tuple[Stage, ...] = ("allocate",)
     """What a plan may do, of "allocate", "consolidate", "reclaim" and "preempt"; in this order, whatever the order
     here."""
@@ -76,7 +81,7 @@ class Snapshot:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Namespace -> its labels: rules between pods may select by them."""
     usage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Decayed past use: queue -> resource -> house units x hours."""
+    """Decayed past use: queue -> resource -> part of the cluster (`queues.usage.CLUSTER` is all of it)."""
     budgets: tuple[Budget, ...] = ()
     """PodDisruptionBudgets, those that cover any pods at all."""
     spared: frozenset[str] = frozenset()

@@ -11,14 +11,17 @@ each: too much for one plan at most, never too little.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from queues.resources import NOTHING, Resources, total
+from queues.tree import Queue
 from scheduler.api.attributes import GPU_RESOURCE
 from scheduler.api.dra import AllocationResult, ResourceClaimSpec
 from scheduler.dra import accounting
 from scheduler.dra.caches import PerObject
+from scheduler.dra.devices import DeviceId
 from scheduler.dra.measures import Measures
 from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.model.nodes import Node
@@ -26,6 +29,8 @@ from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.shapes import Bundle, Shapes, claims_of
 
 GPU = accounting.GPU
+Serving: TypeAlias = Callable[[str], str | None]
+_BY_CLASS = accounting.of_class("")
 _MIG_RESOURCE = re.compile(r"nvidia\.com/mig-(?P<slices>\d+)g\..*")
 
 
@@ -240,18 +245,36 @@ _gpus_by_name = PerObject(_by_name)
 _extended = PerObject(_extended_only)
 
 
-def pool(nodes: Iterable[Node], inventory: Inventory) -> Resources:
-    """What there is to be divided among queues: CPU, memory and GPUs of all nodes."""
-    return total(
-        Resources(
-            {
-                "cpu": node.allocatable["cpu"],
-                "memory": node.allocatable["memory"],
-                GPU: by_name(node.allocatable)[GPU] + gpus_on(inventory.on(node), inventory),
-            }
-        )
-        for node in nodes
-    )
+def counted_classes(queues: Iterable[Queue]) -> tuple[str, ...]:
+    """The classes of devices that any of the queues has a rule for, sorted."""
+    names = {name for queue in queues for name in queue.resources}
+    return tuple(sorted(name.removeprefix(_BY_CLASS) for name in names if name.startswith(_BY_CLASS)))
+
+
+def pool(
+    nodes: Iterable[Node], inventory: Inventory, classes: Sequence[str] = (), serving: Serving = lambda _: None
+) -> Resources:
+    """What there is to be divided among queues: CPU, memory and GPUs of all nodes, and the devices of these classes.
+    `serving`: the class that stands for what a device plugin serves by this name."""
+    amounts: dict[str, int] = {}
+    reached: dict[str, set[DeviceId]] = {name: set() for name in classes}
+    for node in nodes:
+        view = inventory.on(node)
+        gpus = by_name(node.allocatable)[GPU] + gpus_on(view, inventory)
+        _add(amounts, Resources({"cpu": node.allocatable["cpu"], "memory": node.allocatable["memory"], GPU: gpus}))
+        if not classes:
+            continue
+        for resource, count in node.allocatable.amounts.items():
+            named = serving(resource) if "/" in resource else None
+            if named in reached:
+                _add(amounts, Resources({accounting.of_class(named): count * accounting.WHOLE}))
+        for name in classes:
+            local, shared = accounting.devices_of_class(name, view, inventory)
+            reached[name].update(shared)
+            _add(amounts, Resources({accounting.of_class(name): local}))
+    for name, devices in reached.items():
+        _add(amounts, Resources({accounting.of_class(name): len(devices) * accounting.WHOLE}))
+    return Resources(amounts)
 
 
 def gpus_on(view: NodeDevices, inventory: Inventory) -> int:

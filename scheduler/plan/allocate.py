@@ -7,6 +7,7 @@ piece waits for its turn again.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from queues.aging import Aging
 from queues.ordering import Picker, Waiting
 from queues.resources import Resources, total
 from scheduler.api.dra import MOST_CONSUMERS
@@ -58,6 +59,8 @@ def place_pending(desk: Desk) -> None:
 
 def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
     """A turn for every gang that wants something; its first piece goes into `pieces`."""
+    policy = desk.snapshot.policy
+    aging = Aging(weight=policy.age_weight, full_ms=round(policy.age_full_hours * 3_600_000))
     for key, wants in desk.wants.items():
         if key in desk.promised:
             continue
@@ -73,6 +76,7 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
                 priority=gang.priority,
                 created_ms=gang.created_ms,
                 reach=_reach(wants) if first is None else 0,
+                lift=aging.lift(gang.created_ms, desk.snapshot.now_ms),
             )
         elif piece is not None:
             desk.reasons[key] = piece

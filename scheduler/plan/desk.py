@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from queues import fair_share
 from queues.fair_share import FairShares
@@ -9,6 +10,7 @@ from queues.limits import may_start
 from queues.reasons import NoQueueNamed
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
+from queues.usage import Usage
 from scheduler.dra import measures, requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
@@ -16,7 +18,7 @@ from scheduler.model.plan import Eviction, GangDecision, Promise, SolverReport
 from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
-from scheduler.plan.accounts import Accounts, pool
+from scheduler.plan.accounts import Accounts, counted_classes, pool
 from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.neighbours import Guests, Neighbours
@@ -286,8 +288,11 @@ class Desk:
             ]
         asks = {leaf: total(amounts) for leaf, amounts in parts.items()}
         self.requested = self.tree.roll_up(asks)
-        self.pool = pool(self.snapshot.nodes, self.inventory)
-        self.fair_shares = fair_share.divide(self.pool, self.tree, asks)
+        classes = counted_classes(self.tree.queues.values())
+        self.pool = pool(self.snapshot.nodes, self.inventory, classes, self.shapes.serving)
+        strength = Fraction(str(self.snapshot.policy.usage_weight))
+        usage = Usage(parts=self.snapshot.usage, strength=strength)
+        self.fair_shares = fair_share.divide(self.pool, self.tree, asks, usage)
 
 
 def _resting(snapshot: Snapshot, tree: QueueTree) -> dict[str, GangDecision]:

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from queues.reasons import OverLimit, OverQuota, QueueReason
 from queues.resources import NOTHING, Resources, total
+from queues.usage import parts_of
 from scheduler.model.plan import (
     ClaimAllocation,
     GangDecision,
@@ -180,6 +181,11 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
             running[queue.name] += started[leaf]
             pending[queue.name] += waiting[leaf]
     ahead = desk.tree.roll_up(_by_queue(desk.outlook))
+    remembered = desk.snapshot.policy.usage_weight > 0
+    allocated = {
+        queue.name: desk.ledger.allocated.get(queue.name, NOTHING) - ahead.get(queue.name, NOTHING)
+        for queue in desk.snapshot.queues
+    }
     return tuple(
         QueueReport(
             name=queue.name,
@@ -187,10 +193,12 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
             quota=Resources({name: rule.quota for name, rule in queue.resources.items()}),
             limit={name: r.limit for name, r in sorted(queue.resources.items()) if r.limit is not None},
             fair_share=desk.fair_shares.get(queue.name, NOTHING),
-            allocated=desk.ledger.allocated.get(queue.name, NOTHING) - ahead.get(queue.name, NOTHING),
+            allocated=allocated[queue.name],
             requested=desk.requested.get(queue.name, NOTHING),
             running=running[queue.name],
             pending=pending[queue.name],
+            past=desk.snapshot.usage.get(queue.name, {}) if remembered else None,
+            standing=parts_of(allocated[queue.name], desk.pool) if remembered else {},
             problem=desk.tree.problems.get(queue.name),
         )
         for queue in desk.snapshot.queues

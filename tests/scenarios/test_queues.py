@@ -7,6 +7,7 @@ import pytest
 from queues.reasons import NoQueueNamed, OverLimit, OverQuota, QueueDoesNotExist, QueueIsNoLeaf, QueueUnusable
 from queues.resources import Resources
 from queues.tree import Queue, QueueResource
+from queues.usage import CLUSTER
 from scheduler.model.plan import Plan, Verdict
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
@@ -94,6 +95,25 @@ def test_a_quota_per_device_class_counts_devices_of_that_class() -> None:
     reason = decided.why("three")
     assert isinstance(reason, OverLimit)
     assert reason.resource == "deviceclass/gpu.nvidia.com"
+
+
+def test_devices_of_a_class_that_queues_have_rules_for_are_divided_among_them_by_quota_and_weight() -> None:
+    """Six of one class: the quota first, the rest one to two."""
+    by_class = f"deviceclass/{GPU}"
+    made = node("n") + devices("n", [gpu(index) for index in range(6)]) + gpu_class()
+    made += queue("red", **{by_class: QueueResource(quota=3000, weight=1)})
+    made += queue("blue", **{by_class: QueueResource(weight=2)}) + queue("green")
+    for name in ("red", "blue"):
+        made += gang(name, pods=6, minimum=1, claims={"g": ask(1)}, queue=name)
+    shares = {report.name: report.fair_share[by_class] for report in decide(made).queues}
+    assert shares == {"red": 4000, "blue": 2000, "green": 0}
+
+
+def test_no_class_is_divided_that_no_queue_has_a_rule_for() -> None:
+    made = cluster(nodes=1, gpus=4, dra=True) + queue("red") + gang("a", claims={"g": ask(1)}, queue="red")
+    report = next(each for each in decide(made).queues if each.name == "red")
+    assert report.fair_share["gpu"] == 1000
+    assert f"deviceclass/{GPU}" not in report.fair_share.amounts
 
 
 def of_class(name: str, limit: int) -> World:
@@ -359,3 +379,59 @@ def test_a_gang_over_its_limit_is_told_so_though_its_other_alternatives_fit_no_n
     either = ask_first(("first", "a", 1), ("second", "b", 5))
     (never,) = decide(two_classes(a=0) + gang("g", claims={"gpu": either})).gangs
     assert (never.verdict, isinstance(never.reason, OverLimit)) == (Verdict.REFUSED, True)
+
+
+HOUR = 3_600_000
+
+
+def aging(made: World, weight: int) -> World:
+    return replace(made.under(age_weight=weight, age_full_hours=100.0), now_ms=168 * HOUR)
+
+
+def test_who_has_waited_long_goes_before_a_higher_priority_in_its_queue_if_waiting_counts() -> None:
+    """Source: Slurm's age factor."""
+    made = cluster(nodes=1, gpus=1) + queue("red")
+    made += gang("old", gpus=1, queue="red", priority=10, created_ms=1)
+    made += gang("new", gpus=1, queue="red", priority=50, created_ms=167 * HOUR)
+    assert started(decide(made)) == ["new"]
+    assert started(decide(aging(made, 30))) == ["new"]
+    assert started(decide(aging(made, 41))) == ["old"]
+
+
+def test_waiting_gives_no_right_to_stop_a_higher_priority() -> None:
+    made = aging(cluster(nodes=1, gpus=1) + queue("red"), weight=1000)
+    made = made.under(stages=("allocate", "consolidate", "reclaim", "preempt"))
+    made += gang("runs", gpus=1, queue="red", priority=50, on=["node-0"])
+    decided = decide(made + gang("old", gpus=1, queue="red", priority=10, created_ms=1))
+    assert decided.evictions == ()
+
+
+def test_the_past_moves_what_is_over_quota_and_nothing_else() -> None:
+    """Two queues alike, but one has used the cluster all week: two of its eight GPUs are its, and its quota."""
+    made = cluster(nodes=1, gpus=8) + queue("red") + queue("blue")
+    for name in ("red", "blue"):
+        made += gang(name, pods=8, minimum=1, gpus=1, queue=name)
+    used = replace(made, usage={"red": {"gpu": CLUSTER * 3 // 4}, "blue": {"gpu": CLUSTER // 4}})
+
+    def shares(of: World) -> dict[str, int]:
+        return {report.name: report.fair_share["gpu"] for report in decide(of).queues if report.name != "default"}
+
+    assert shares(used) == {"red": 4000, "blue": 4000}
+    used = used.under(usage_weight=1.0)
+    assert shares(used) == {"red": 2000, "blue": 6000}
+    promised = replace(used, queues=tuple(_with_quota(each, 4000) for each in used.queues))
+    assert shares(promised) == {"red": 4000, "blue": 4000}
+
+
+def _with_quota(queue: Queue, gpus: int) -> Queue:
+    return queue if queue.name == "default" else replace(queue, resources={"gpu": QueueResource(quota=gpus)})
+
+
+def test_a_plan_tells_what_a_queue_used_and_uses_from_now_on_if_the_past_counts() -> None:
+    made = cluster(nodes=1, gpus=8) + queue("team") + queue("red", parent="team")
+    made += gang("a", gpus=2, queue="red")
+    assert all(report.past is None and not report.standing for report in decide(made).queues)
+    weighed = replace(made.under(usage_weight=1.0), usage={"red": {"gpu": 7}})
+    told = {report.name: (report.past, report.standing.get("gpu")) for report in decide(weighed).queues}
+    assert told["red"] == ({"gpu": 7}, CLUSTER // 4)
+    assert told["team"] == ({}, CLUSTER // 4)

@@ -6,7 +6,21 @@ from scheduler.dra.pools import Inventory
 from scheduler.plan import accounts
 from scheduler.plan.accounts import Accounts
 from scheduler.plan.shapes import Shapes
-from tests.builders import World, ask, claim, cluster, devices, divided_gpu, gang_of, gpu_class, node, pod
+from tests.builders import (
+    World,
+    ask,
+    claim,
+    cluster,
+    device_class,
+    devices,
+    divided_gpu,
+    everywhere,
+    gang_of,
+    gpu,
+    gpu_class,
+    node,
+    pod,
+)
 
 
 def books(made: World) -> tuple[Accounts, Shapes]:
@@ -52,3 +66,31 @@ def test_the_pool_counts_a_board_once_however_it_may_be_divided() -> None:
     made = node("n", cpu=4) + devices("n", parts, [counters]) + node("m", gpus=2, cpu=4)
     whole = accounts.pool(made.nodes, Inventory.of(made.slices, made.classes))
     assert (whole["gpu"], whole["cpu"]) == (3000, 8000)
+
+
+def test_the_pool_has_the_devices_of_the_classes_that_are_asked_about_and_partitions_as_often_as_they_fit() -> None:
+    parts, counters = divided_gpu(0)
+    made = node("n") + devices("n", parts, [counters]) + node("m") + devices("m", [gpu(0), gpu(1)])
+    made += node("plugin", gpus=3) + gpu_class(serves="nvidia.com/gpu") + gpu_class("mig.nvidia.com", kind="mig")
+    made += device_class("any", "true")
+    inventory = Inventory.of(made.slices, made.classes)
+    _, shapes = books(made)
+    classes = ("any", "gone", "gpu.nvidia.com", "mig.nvidia.com")
+    whole = accounts.pool(made.nodes, inventory, classes, shapes.serving)
+    assert whole["deviceclass/any"] == 2000 + 2000
+    assert whole["deviceclass/gpu.nvidia.com"] == 1000 + 2000 + 3000
+    assert whole["deviceclass/mig.nvidia.com"] == 2000
+    assert whole["deviceclass/gone"] == 0
+    assert "deviceclass/gpu.nvidia.com" not in accounts.pool(made.nodes, inventory).amounts
+
+
+def test_the_pool_has_devices_once_that_many_nodes_reach() -> None:
+    made = node("n") + node("m") + everywhere("fabric", [gpu(0), gpu(1)], "gpu.nvidia.com") + gpu_class()
+    pool = accounts.pool(made.nodes, Inventory.of(made.slices, made.classes), ("gpu.nvidia.com",))
+    assert pool["deviceclass/gpu.nvidia.com"] == 2000
+
+
+def test_a_class_whose_selector_cannot_be_read_has_no_devices() -> None:
+    made = node("n") + devices("n", [gpu(0)]) + device_class("odd", "device.attributes[")
+    pool = accounts.pool(made.nodes, Inventory.of(made.slices, made.classes), ("odd",))
+    assert pool["deviceclass/odd"] == 0

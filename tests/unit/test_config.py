@@ -55,7 +55,10 @@ def test_variables_that_kubernetes_makes_for_a_service_named_tutti_are_not_setti
         ({"cycle_interval_seconds": -1}, "--set cycle_interval_seconds: -1 cannot be used"),
         ({"web_host": "0.0.0.0"}, "--set web_host: '0.0.0.0' is no loopback address.*port-forward"),
         ({"lease_renew_seconds": 20}, "--set lease_renew_seconds: 20.0 does not lie between"),
-        ({"nosuch": "1"}, "--set nosuch: there is no such setting; remove it, or use one of allocator_steps"),
+        (
+            {"nosuch": "1"},
+            "--set nosuch: there is no such setting; remove it, or use one of age_full_hours, age_weight",
+        ),
         ({"kubeconfig": 7}, "--kubeconfig: 7 cannot be used"),
         ({"log_format": "xml"}, "--set log_format: 'xml' cannot be used"),
     ],

@@ -46,6 +46,17 @@ def test_within_a_queue_priority_then_missing_minimum_then_just_the_minimum_then
     assert order == ["x/urgent", "x/a", "x/b", "x/late", "x/grows", "x/grown"]
 
 
+def test_what_waiting_adds_counts_like_priority_until_the_gang_has_its_minimum():
+    tree = QueueTree.of([Queue(name="q")])
+    gangs = [
+        Waiting(key="high", queue="q", asked=NOTHING, priority=9),
+        Waiting(key="waited", queue="q", asked=NOTHING, priority=1, lift=9),
+        Waiting(key="grows", queue="q", asked=NOTHING, priority=1, lift=9, reach=1),
+    ]
+    picker = Picker(tree, gangs, {}, {})
+    assert [gang.key for gang in iter(picker.next, None)] == ["waited", "high", "grows"]
+
+
 def test_a_queue_within_its_quota_goes_before_one_beyond_it_whatever_its_priority():
     queues = [Queue(name="a", priority=200), Queue(name="b", resources=quota(2))]
     waiting = [wants("x/a", "a"), wants("x/b1", "b"), wants("x/b2", "b"), wants("x/b3", "b")]
