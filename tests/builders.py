@@ -40,6 +40,7 @@ from scheduler.api.dra import (
 )
 from scheduler.api.meta import ObjectMeta
 from scheduler.dra.selection import only_on
+from scheduler.model.budgets import Budget
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
@@ -265,6 +266,7 @@ def queue(
     limit: float | None = None,
     priority: int = 100,
     weight: int = 1,
+    max_concurrent_evictions: int | None = None,
     **more: QueueResource,
 ) -> World:
     """`quota` and `limit` in GPUs; other resources by name."""
@@ -273,7 +275,28 @@ def queue(
         resources["gpu"] = QueueResource(
             quota=int((quota or 0) * 1000), limit=None if limit is None else int(limit * 1000), weight=weight
         )
-    return world(queues=(Queue(name=name, parent=parent, priority=priority, resources=resources),))
+    made = Queue(
+        name=name,
+        parent=parent,
+        priority=priority,
+        resources=resources,
+        max_concurrent_evictions=max_concurrent_evictions,
+    )
+    return world(queues=(made,))
+
+
+def budget(name: str, *, allowed: int, desired: int = 0, disrupted: Sequence[str] = (), **labels: str) -> World:
+    """A PodDisruptionBudget over pods with these labels; `disrupted`: names of pods whose eviction was granted."""
+    made = Budget(
+        key=keyed(name),
+        labels=tuple(
+            NodeSelectorRequirement(key=key, operator="In", values=(value,)) for key, value in sorted(labels.items())
+        ),
+        allowed=allowed,
+        desired=desired,
+        disrupted=tuple(map(keyed, disrupted)),
+    )
+    return world(budgets=(made,))
 
 
 def topology(name: str, *levels: str) -> World:
@@ -306,7 +329,8 @@ def pod(
         key=key,
         uid=f"pod-{key}",
         node=on,
-        phase="Running" if on else "Pending",
+        phase=more.pop("phase", "Running" if on else "Pending"),
+        ready=more.pop("ready", bool(on)),
         requests=Resources(amounts),
         extended=extended,
         node_selector=selector or {},

@@ -12,9 +12,9 @@ class Budget:
     """A budget as its status tells it. Key `namespace/name`. It covers the pods of its namespace whose labels hold all
     of `labels`, all of them if that is empty.
 
-    `allowed`: evictions that may still be granted; 0 if the status is older than the budget. `desired`: pods that have
-    to stay healthy. `disrupted`: pods (key) already taken off `allowed` and perhaps not seen leaving. `unhealthy_go`:
-    pods that are not ready may always go; else only while enough others are healthy."""
+    `allowed`: evictions that may still be granted; 0 if the status is older than the budget (`stale`). `desired`: pods
+    that have to stay healthy. `disrupted`: pods (key) already taken off `allowed` and perhaps not seen leaving.
+    `unhealthy_go`: pods that are not ready may always go; else only while enough others are healthy."""
 
     key: str
     labels: tuple[NodeSelectorRequirement, ...] = ()
@@ -22,6 +22,7 @@ class Budget:
     desired: int = 0
     disrupted: tuple[str, ...] = ()
     unhealthy_go: bool = False
+    stale: bool = False
 
     @property
     def namespace(self) -> str:

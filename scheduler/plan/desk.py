@@ -19,6 +19,7 @@ from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.accounts import Accounts, counted_classes, pool
+from scheduler.plan.caps import Caps
 from scheduler.plan.causes import causes
 from scheduler.plan.ledger import Grant, Ledger
 from scheduler.plan.neighbours import Guests, Neighbours
@@ -66,6 +67,8 @@ class Desk:
     queues are charged more, or less, in the ledger than is true before all of them have left. `ahead`: whether the
     ledger is as it will be then.
 
+    `caps`: how many pods may still be stopped, known once somebody is to be.
+
     `pool`: what queues divide. `payers`: by the queue that gangs name, the one that is charged, if any.
 
     `resting`: what is decided for gangs that want nothing (`at_rest`); of these nothing else is laid on the desk."""
@@ -99,6 +102,7 @@ class Desk:
     leaving: set[str] = field(default_factory=set)
     outlook: list[tuple[str, Resources]] = field(default_factory=list)
     ahead: bool = False
+    caps: Caps | None = None
     payers: dict[str, str | None] = field(default_factory=dict)
     pool: Resources = NOTHING
     bare: Rooms | None = None

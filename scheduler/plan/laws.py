@@ -4,11 +4,13 @@ Source: `queues.reclaim`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from queues.reclaim import losing, spare, surplus
 from queues.resources import Resources
 from queues.tree import QueueTree
 from scheduler.model.workloads import Gang
+from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk
 from scheduler.plan.losses import Loss
 
@@ -55,6 +57,19 @@ class Laws:
             if outside and inside.get((queue, name), 0) < least:
                 return False
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """All that stands against too many victims: the shares of queues, where they bind, and the caps on evictions."""
+
+    laws: Laws | None
+    caps: Caps
+
+    def allow(self, losses: Iterable[Loss]) -> bool:
+        """Whether all of these may go together."""
+        losses = list(losses)
+        return self.caps.allow(losses) and (self.laws is None or self.laws.allow(losses))
 
 
 def _sums(rows: Iterable[tuple[Row, int]]) -> dict[Row, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from queues.resources import Resources
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan.accounts import GPU
+from scheduler.plan.caps import Cap, Caps
 from scheduler.plan.wants import least_pods
 from scheduler.solver.harm import Part
 
@@ -24,13 +25,14 @@ _CPU_OF_A_GPU = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds; `relief`: what its queue no
-    longer pays then."""
+    longer pays then; `caps`: what counts pods that leave, and counts this one."""
 
     pod: Pod
     gang: Gang
     queue: str
     cost: int
     relief: Resources
+    caps: tuple[Cap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +49,29 @@ def losses(
     now_ms: int,
     relief: Callable[[Pod], Resources],
     *,
+    caps: Caps,
     spared: Container[str] = (),
     leaving: Container[str] = (),
 ) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
     """What may go, numbered, and the gangs that it belongs to. `spared`: pods (key) that cannot go now, nor can their
-    gangs as a whole; `leaving`: those that go anyhow."""
+    gangs as a whole, any more than those that `caps` forbid by themselves; `leaving`: those that go anyhow."""
     found: list[Loss] = []
     parts: list[Part] = []
     for holding in holdings:
+        kept = {
+            pod.key
+            for pod in holding.gang.pods
+            if pod.key in spared or (_stays(pod, leaving) and caps.forbid(pod, holding.queue))
+        }
         numbers: dict[str, list[int]] = {}
         for pod in holding.gang.pods:
-            if _stays(pod, leaving) and pod.key not in spared:
+            if _stays(pod, leaving) and pod.key not in kept:
                 numbers.setdefault(pod.sub_group if holding.gang.sub_groups else "", []).append(len(found))
                 less = relief(pod)
                 cost = lost(pod, holding.gang, now_ms, less[GPU])
-                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost, relief=less))
-        firm = holding.firm or any(pod.key in spared for pod in holding.gang.pods)
-        parts.append(_part(replace(holding, firm=firm), "", numbers, leaving))
+                counts = caps.of(pod, holding.queue)
+                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost, relief=less, caps=counts))
+        parts.append(_part(replace(holding, firm=holding.firm or bool(kept)), "", numbers, leaving))
     return tuple(found), tuple(parts)
 
 

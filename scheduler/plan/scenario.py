@@ -13,6 +13,7 @@ from scheduler.model.plan import Eviction, Promise
 from scheduler.model.reasons import Reason, RoomIsBeingMade
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan.allocate import place, seats
+from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.losses import Loss
@@ -66,6 +67,7 @@ class Scenario:
         """Make it part of the plan: the victims leave, and the gang has the promise of its place."""
         desk, gang = self._desk, self._gang
         promise(desk, gang, placed.grants)
+        caps_of(desk).take(self._victims)
         for loss in self._victims:
             desk.leaving.add(loss.pod.key)
             desk.evictions.append(
@@ -133,6 +135,13 @@ def look_ahead(desk: Desk) -> None:
             relief = desk.accounts.relief(going) * -1
             desk.ledger.charge(desk.tree, queue, relief, preemptible=gang.preemptible)
             desk.outlook.append((queue, relief))
+
+
+def caps_of(desk: Desk) -> Caps:
+    """How many may still be stopped."""
+    if desk.caps is None:
+        desk.caps = Caps(desk.snapshot, desk.tree, desk.payer_of, lambda pod: leaves(pod, desk))
+    return desk.caps
 
 
 def leaves(pod: Pod, desk: Desk) -> bool:

@@ -11,8 +11,9 @@ from heapq import heapify, heappop, heappush
 
 from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
-from scheduler.plan.laws import Laws
+from scheduler.plan.laws import Bounds
 from scheduler.plan.losses import Loss, ranks_of
+from scheduler.plan.scenario import caps_of
 from scheduler.solver.harm import Part
 
 MOST_SEATS = 16
@@ -71,7 +72,7 @@ class Spots:
             for node in sorted(self._options):
                 self._judge(node)
 
-    def best(self, laws: Laws | None) -> tuple[Loss, ...] | None:
+    def best(self, laws: Bounds | None) -> tuple[Loss, ...] | None:
         """Whose going does the least harm; None if nobody's makes room."""
         changes = self._desk.ledger.changes
         for node in dict.fromkeys(changes[self._seen :]):
@@ -92,7 +93,7 @@ class Spots:
             return known[1]
         return None
 
-    def several(self, count: int, laws: Laws | None) -> tuple[Loss, ...] | None:
+    def several(self, count: int, laws: Bounds | None) -> tuple[Loss, ...] | None:
         """Whose going makes room for so many bundles at the least harm; None if there is no way, or, with `vague`, if
         it cannot be said."""
         if self.vague or not self._local:
@@ -159,7 +160,7 @@ class Spots:
             for loss in every:
                 self._options.setdefault(loss.pod.node, []).append(((loss,), False, part.spare))
 
-    def _judge(self, node: str, laws: Laws | None = None) -> None:
+    def _judge(self, node: str, laws: Bounds | None = None) -> None:
         """Find the node's best way anew."""
         version = self._versions[node] = self._versions.get(node, 0) + 1
         self._ways.pop(node, None)
@@ -169,7 +170,7 @@ class Spots:
             self._ways[node] = version, losses
             heappush(self._heap, (harm, node, version))
 
-    def _way(self, node: str, laws: Laws | None, times: int = 1) -> tuple[Harm, tuple[Loss, ...]] | None:
+    def _way(self, node: str, laws: Bounds | None, times: int = 1) -> tuple[Harm, tuple[Loss, ...]] | None:
         """The least harmful set of options that makes room there for so many bundles, of those that were not refused
         and that the laws allow."""
         desk = self._desk
@@ -191,6 +192,8 @@ class Spots:
                 return None
             harm, chosen = heappop(heap)
             picked = [options[number] for number in chosen]
+            if not caps_of(desk).allow(loss for option in picked for loss in option.losses):
+                continue
             if all(sum(option.gives.get(name, 0) for option in picked) >= lack for name, lack in lacking.items()):
                 losses = tuple(loss for option in picked for loss in option.losses)
                 refused = tuple(sorted(loss.pod.key for loss in losses)) in self._refused
@@ -210,7 +213,7 @@ class Spots:
             losses = tuple(loss for loss in every if loss.pod.key not in leaving)
             gone = sum(1 for pod in every[0].gang.pods if pod.key in leaving)
             spare = max(spare_at_first - gone, 0)
-            if not losses or (not whole and spare <= 0):
+            if not losses or (not whole and spare <= 0) or not caps_of(self._desk).allow(losses):
                 continue
             gives: dict[str, int] = {}
             for loss in losses:

@@ -14,11 +14,12 @@ from scheduler.model.workloads import Gang, Pod
 from scheduler.plan import stages
 from scheduler.plan.accounts import GPU
 from scheduler.plan.allocate import place
+from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.laws import Laws, Row
+from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted
-from scheduler.plan.scenario import Scenario, look_ahead, promise
+from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise
 from scheduler.plan.spots import Spots, is_vague
 from scheduler.plan.stages import Stage, contested_of
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
@@ -96,7 +97,8 @@ class _Search:
         self._like = gang
         self._vain: dict[tuple[Group, Resources], int] = {}
         """Questions that found nothing, and after how many changes of the ledger."""
-        self._known: tuple[tuple[Loss, ...], tuple[Part, ...]] | None = None
+        self._known: tuple[int, tuple[tuple[Loss, ...], tuple[Part, ...]]] | None = None
+        """What may go, after how many evictions."""
         self._spots: dict[int, Spots] = {}
 
     def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> None:
@@ -127,8 +129,9 @@ class _Search:
             needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
             spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
         laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
+        bounds = Bounds(laws=laws, caps=caps_of(desk))
         tried = 0
-        while (victims := spots.best(laws) if bundles == 1 else spots.several(bundles, laws)) is not None:
+        while (victims := spots.best(bounds) if bundles == 1 else spots.several(bundles, bounds)) is not None:
             tried += 1
             if tried > (1 if bundles > 1 or stage.moves else TRIES):
                 return None
@@ -137,7 +140,6 @@ class _Search:
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
                 scenario.keep(placed, stage.name)
-                self._known = None
                 return True
             scenario.undo()
             spots.refuse()
@@ -167,7 +169,6 @@ class _Search:
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
                 scenario.keep(placed, stage.name)
-                self._known = None
                 return True
             told = False
             for (node, shape), count in sorted(choice.seats.items()):
@@ -183,20 +184,22 @@ class _Search:
     def _losses(self) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
         """What may go now."""
         desk = self._desk
-        if self._known is None:
+        if self._known is None or self._known[0] != len(desk.evictions):
             holdings: list[Holding] = []
             for other in desk.snapshot.gangs:
                 holding = self._stage.holding(desk, self._like, other)
                 if holding is not None:
                     holdings.append(holding)
-            self._known = losses(
+            found = losses(
                 holdings,
                 desk.snapshot.now_ms,
                 lambda pod: desk.accounts.relief([pod]),
+                caps=caps_of(desk),
                 spared=desk.snapshot.spared,
                 leaving=desk.leaving,
             )
-        return self._known
+            self._known = len(desk.evictions), found
+        return self._known[1]
 
 
 class _Question:
@@ -223,6 +226,8 @@ class _Question:
         if self._laws is not None:
             self._rows = {row: number for number, row in enumerate(self._laws.budgets)}
             self._least = {row: number for number, row in enumerate(self._laws.least)}
+        counted = dict.fromkeys(cap for loss in found for cap in loss.caps)
+        self._caps: dict[Cap, int] = {cap: number for number, cap in enumerate(counted, len(self._rows))}
 
     def harm(self) -> Harm | None:
         """None if no node suits the piece, or there is too little free for those who would be moved."""
@@ -234,6 +239,7 @@ class _Question:
         if self._stage.moves and self._too_little(free):
             return None
         ranks, ages = ranks_of(self._losses)
+        left = caps_of(self._desk).left
         return Harm(
             candidates=tuple(self._candidate(loss, ranks, ages) for loss in self._losses),
             parts=self._parts,
@@ -242,7 +248,7 @@ class _Question:
             least=tuple(group.minimum for group in self._leaves()),
             zones=zones,
             movers=tuple(self._movers()) if self._stage.moves else (),
-            budgets=tuple(laws.budgets.values()) if laws else (),
+            budgets=(*(laws.budgets.values() if laws else ()), *(left[cap] for cap in self._caps)),
             shares=tuple(laws.least.values()) if laws else (),
             tiers=len(ranks),
         )
@@ -293,12 +299,13 @@ class _Question:
         harm = [0] * len(ranks)
         harm[ranks[loss.gang.priority]] = loss.cost
         laws = self._laws
+        shares = [(self._rows[row], amount) for row, amount in laws.loses(loss)] if laws else []
         return Candidate(
             pod=loss.pod.key,
             node=loss.pod.node,
             gives=needs_of((loss.pod,), loss.relief[GPU]),
             harm=tuple(harm),
-            loses=tuple((self._rows[row], amount) for row, amount in laws.loses(loss)) if laws else (),
+            loses=(*shares, *((self._caps[cap], 1) for cap in loss.caps)),
             within=tuple((self._least[row], amount) for row, amount in laws.within(loss)) if laws else (),
             age=ages[loss.gang.key],
         )

@@ -12,6 +12,7 @@ from scheduler.model.plan import Plan, Verdict
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
 from scheduler.solver import check_devices
+from scheduler.solver.check_budgets import budgets_are_kept, queues_cap_their_evictions
 from scheduler.solver.check_case import Case
 from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
@@ -99,6 +100,8 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     evictions_are_of_running_work,
     nobody_is_stopped_who_may_not_be,
     nobody_is_stopped_in_vain,
+    budgets_are_kept,
+    queues_cap_their_evictions,
     promises_are_to_those_who_wait,
     gangs_are_told_what_they_get,
     groups_stay_together,

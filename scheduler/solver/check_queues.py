@@ -98,7 +98,7 @@ def _under_quota(queue: Queue, asked: Resources) -> list[str]:
 def _bill(case: Case, tree: QueueTree) -> Bill:
     bill = Bill()
     inventory = Inventory.of(case.snapshot.slices, case.snapshot.classes, withdrawn=case.snapshot.withdrawn)
-    charged = _charged_queues(case, tree)
+    charged = charged_queues(case, tree)
     accounts = _Accounts(case, inventory, _payers(case, charged))
     placements = {placement.pod: placement for placement, _, _ in case.placed}
     for gang in case.snapshot.gangs:
@@ -156,7 +156,7 @@ def _add(sums: Sums, part: Resources) -> None:
         sums[name] = sums.get(name, 0) + amount
 
 
-def _charged_queues(case: Case, tree: QueueTree) -> dict[str, str]:
+def charged_queues(case: Case, tree: QueueTree) -> dict[str, str]:
     """By gang, the queue that its pods count for: the one it names or, if that is unusable, the next usable one above.
     Gangs whose queue is gone are left out."""
     payers = _paying_queues(case, tree)

@@ -9,9 +9,9 @@ Amounts = Mapping[str, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A pod that may be stopped. `gives`: what its node has more then. `harm`: tier by tier, the gravest first; after
-    these tiers come the gangs that go as a whole, then the pods. `loses`: what queues lose, as (budget, amount).
-    `within`: what is lost inside those that gain, as (share, amount). `age`: among those who do equal harm the youngest
-    goes, 0."""
+    these tiers come the gangs that go as a whole, then the pods. `loses`: what of the budgets it takes, as (budget,
+    amount). `within`: what is lost inside those that gain, as (share, amount). `age`: among those who do equal harm the
+    youngest goes, 0."""
 
     pod: str
     node: str
@@ -53,8 +53,8 @@ class Seek:
 class Harm:
     """`zones`: sets of nodes, of which one has to hold all seats. `seeks` of one group are interchangeable: `least` of
     their units have to be seated, by group. `movers`: seats elsewhere for those of these candidates that go, wherever
-    they are. `budgets`: what queues may lose. `shares`: how much a queue that gains has to lose itself
-    if anybody goes who is not within it. `tiers`: of harm."""
+    they are. `budgets`: what queues may lose, and how many pods may go. `shares`: how much a queue that gains has to
+    lose itself if anybody goes who is not within it. `tiers`: of harm."""
 
     candidates: tuple[Candidate, ...]
     parts: tuple[Part, ...]

@@ -19,4 +19,5 @@ def budget(found: DisruptionBudget) -> Budget | None:
         desired=max(status.desired_healthy, 0),
         disrupted=tuple(sorted(f"{meta.namespace}/{name}" for name in status.disrupted_pods or ())),
         unhealthy_go=spec.unhealthy_pod_eviction_policy == "AlwaysAllow",
+        stale=stale,
     )

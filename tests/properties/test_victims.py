@@ -1,8 +1,10 @@
-"""Victims: whoever is stopped is the least that makes room, by the harm done; and queues keep their shares.
+"""Victims: whoever is stopped is the least that makes room, by the harm done, of those who may be stopped at once; and
+queues keep their shares.
 
 Brute force looks at every set of gangs that might go; seats are counted by hand.
 """
 
+from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -14,14 +16,15 @@ from scheduler.model.workloads import Gang
 from scheduler.plan.losses import lost
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import NOW_MS, World, cluster, gang, world
+from tests.builders import NOW_MS, World, budget, cluster, gang, world
 
 MINUTE_MS = 60_000
 
 
 @st.composite
 def full_clusters(draw: st.DrawFn) -> World:
-    """Up to five nodes of 4 GPUs with running gangs of several priorities, and one gang that waits."""
+    """Up to five nodes of 4 GPUs with running gangs of several priorities, and one gang that waits. Some are covered by
+    disruption budgets, by two even, and the queue may cap how many leave at once."""
     nodes = draw(st.integers(1, 5))
     made = cluster(nodes=nodes, gpus=4)
     free = {f"node-{number}": 4 for number in range(nodes)}
@@ -44,7 +47,12 @@ def full_clusters(draw: st.DrawFn) -> World:
                 priority=draw(st.sampled_from((10, 20, 30, 100))),
                 created_ms=draw(st.integers(0, 5)),
                 started_ms=NOW_MS - draw(st.integers(0, 9)) * MINUTE_MS,
+                labels=dict.fromkeys(draw(st.sampled_from(([], [], ["x"], ["y"], ["x", "y"]))), "covered"),
             )
+    for name in draw(st.sampled_from(([], ["x"], ["x", "y"]))):
+        made += budget(name, allowed=draw(st.integers(0, 6)), desired=draw(st.integers(0, 6)), **{name: "covered"})
+    cap = draw(st.sampled_from((None, None, 0, 1, 2, 4)))
+    made = replace(made, queues=tuple(replace(each, max_concurrent_evictions=cap) for each in made.queues))
     wanted = gang(
         "urgent", pods=draw(st.integers(1, 3)), gpus=draw(st.sampled_from((1, 2, 3, 4))), priority=100, created_ms=9
     )
@@ -76,7 +84,23 @@ def fits(made: World, gone: set[str]) -> bool:
     return seats >= len(urgent.pods)
 
 
-@settings(max_examples=150, deadline=None)
+def may_go_together(made: World, gone: list[Gang]) -> bool:
+    """By disruption budgets and the cap of the queue."""
+    leaving = [pod for each in gone for pod in each.pods]
+    (default,) = made.queues
+    if default.max_concurrent_evictions is not None and len(leaving) > default.max_concurrent_evictions:
+        return False
+    names = {each.key.partition("/")[2]: each for each in made.budgets}
+    if any(len(names.keys() & pod.labels.keys()) > 1 for pod in leaving):
+        return False
+    for name, each in names.items():
+        going, healthy = (sum(name in pod.labels for pod in pods) for pods in (leaving, made.pods))
+        if going and (going > each.allowed or healthy - going < each.desired):
+            return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
 @given(full_clusters())
 def test_victims_are_those_whose_loss_is_least(made: World) -> None:
     decided: Plan = plan(made)
@@ -87,7 +111,7 @@ def test_victims_are_those_whose_loss_is_least(made: World) -> None:
         harm(list(chosen), among)
         for count in range(len(may_go) + 1)
         for chosen in combinations(may_go, count)
-        if fits(made, {each.key for each in chosen})
+        if fits(made, {each.key for each in chosen}) and may_go_together(made, list(chosen))
     ]
     gone = {eviction.pod for eviction in decided.evictions}
     stopped = [each for each in may_go if any(pod.key in gone for pod in each.pods)]
