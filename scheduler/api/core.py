@@ -157,6 +157,14 @@ class PodSchedulingGroup(Wire, frozen=True, kw_only=True):
     pod_group_name: str | None = None
 
 
+class PodWorkloadReference(Wire, frozen=True, kw_only=True):
+    """The native gang API of Kubernetes 1.35: a group of a `scheduling.k8s.io` Workload, and which replica of it."""
+
+    name: str = ""
+    pod_group: str = ""
+    pod_group_replica_key: str = ""
+
+
 class PodSpec(Wire, frozen=True, kw_only=True):
     containers: tuple[Container, ...] | None = None
     init_containers: tuple[Container, ...] | None = None
@@ -168,6 +176,7 @@ class PodSpec(Wire, frozen=True, kw_only=True):
     scheduler_name: str = "default-scheduler"
     scheduling_gates: tuple[PodSchedulingGate, ...] | None = None
     scheduling_group: PodSchedulingGroup | None = None
+    workload_ref: PodWorkloadReference | None = None
     priority: int | None = None
     priority_class_name: str = ""
     preemption_policy: str | None = None

@@ -32,9 +32,7 @@ _LAST_PAUSE_MS = 60_000
 # Said about a PodGroup of scheduling.k8s.io once, and never taken back.
 _FOR_EVER = [("PodGroupInitiallyScheduled", "True")]
 
-_OWNERS: Mapping[str, Kind] = {
-    kind.kind: kind for kind in (kinds.JOB, kinds.REPLICA_SET, kinds.JOB_SET, kinds.LEADER_WORKER_SET)
-}
+_OWNERS: Mapping[str, Kind] = {kind.kind: kind for kind in kinds.OWNERS}
 _SET_ASIDE: Mapping[str, tuple[Kind, ...]] = {
     "Pod": (kinds.POD,),
     "PodGroup": tuple(kind for kind, _ in documents.POD_GROUPS),

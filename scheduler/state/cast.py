@@ -6,7 +6,7 @@ from typing import Any
 
 from scheduler.api.dra import POD_CLAIM_NAME_ANNOTATION
 from scheduler.state.fields import Fields
-from scheduler.state.grouping import JOB_SET_LABEL, LWS_LABEL
+from scheduler.state.lineage import JOB_SET_LABEL, LWS_LABEL
 
 Document = dict[str, Any]
 Name = tuple[str, str]

@@ -92,6 +92,10 @@ class ClusterState:
         """Whether all objects of the kind are known, so that one that is not here does not exist."""
         return kind in self._listed
 
+    def has(self, kind: Kind) -> bool:
+        """Whether an object of the kind was told of."""
+        return bool(self._told.get(kind))
+
     def keys(self, kind: Kind) -> tuple[str, ...]:
         """Keys of all objects of the kind, claims that only we have seen so far included, sorted."""
         known = self._told.get(kind, {}).keys()

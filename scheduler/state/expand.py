@@ -32,13 +32,12 @@ from scheduler.state.cast import (
 from scheduler.state.fields import Bad, Fields
 from scheduler.state.grouping import (
     JOB_INDEX_LABEL,
-    JOB_SET_LABEL,
     LWS_GROUP_LABEL,
-    LWS_LABEL,
     LWS_SIZE_ANNOTATION,
     LWS_WORKER_LABEL,
     REPLICATED_JOB_LABEL,
 )
+from scheduler.state.lineage import JOB_SET_LABEL, LWS_LABEL
 
 # Read only to make pods of them.
 CONTROLLERS = (REPLICA_SET, DEPLOYMENT, STATEFUL_SET)

@@ -160,6 +160,15 @@ class Fields:
                 raise self.bad(f"{name}[{index}]", f"{_short(each)} is no mapping", "Write fields in each list entry.")
             yield Fields(object=self.object, path=f"{self.at(name)}[{index}]", values=each)
 
+    def list_of_texts(self, name: str) -> tuple[str, ...]:
+        """The strings of a list, in its order; none if absent."""
+        value = self.values.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise self.bad(name, f"{_short(value)} is no list of strings", f"Write such a list in {self.at(name)}.")
+        return tuple(value)
+
 
 @lru_cache(maxsize=65_536)
 def in_house_units(resource: str, value: str | int | float) -> int:

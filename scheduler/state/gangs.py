@@ -21,25 +21,21 @@ from scheduler.api.meta import ObjectMeta
 from scheduler.model.nodes import Topology
 from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unreadable
 from scheduler.model.workloads import Gang, Pod, SubGroup, TopologyConstraint
-from scheduler.state import charging, implied
+from scheduler.state import charging, implied, kai_priorities
 from scheduler.state.fields import duration_ms
 from scheduler.state.grouping import GangId, Member, Owner
-from scheduler.state.groups import KAI_KINDS, STALENESS_GRACE_MS, GroupSpec, preemptible
+from scheduler.state.groups import KAI_KINDS, STALENESS_GRACE_MS, GroupSpec, made_of, preemptible
 from scheduler.state.pods import by_creation
 
 KAI_QUEUE_LABEL = "kai.scheduler/queue"
 KAI_PREEMPTIBILITY_LABEL = "kai.scheduler/preemptibility"
 KAI_PRIORITY_LABEL = "priorityClassName"
+RAY_PRIORITY_LABEL = "ray.io/priority-class-name"
 KAI_TOPOLOGY_ANNOTATION = "kai.scheduler/topology"
 KAI_REQUIRED_ANNOTATION = "kai.scheduler/topology-required-placement"
 KAI_PREFERRED_ANNOTATION = "kai.scheduler/topology-preferred-placement"
 KAI_DELAY_ANNOTATION = "kai.scheduler/preemption-delay"
 KAI_GRACE_ANNOTATION = "kai.scheduler/staleness-grace-period"
-
-# From this priority on KAI's workloads are not preemptible.
-KAI_FIRM_PRIORITY = 100
-# What KAI's chart installs: its manifests name them, and may be used where the chart is not.
-KAI_PRIORITIES: Mapping[str, int] = {"train": 50, "build-preemptible": 75, "build": 100, "inference": 125}
 
 
 _ANNOTATIONS = frozenset(
@@ -125,9 +121,10 @@ def gang(
     sources = _sources(spec, owners, oldest)
     if spec is None:
         spec = _spec_without_group(id_, members, owners, oldest, problems)
-    else:
-        problems += [InvalidGang(gang=id_.name, problem=each.problem, remedy=each.remedy) for each in spec.problems]
-    priority = _priority(id_, spec, sources, live, by_key, world, problems)
+    problems += [InvalidGang(gang=id_.name, problem=each.problem, remedy=each.remedy) for each in spec.problems]
+    kai = spec.kind in KAI_KINDS or (not sources.label(QUEUE_LABEL) and bool(sources.label(KAI_QUEUE_LABEL)))
+    default = kai_priorities.default(owners) if kai else ""
+    priority = _priority(id_, spec, sources, [by_key[pod.key] for pod in live], default, world, problems)
     named = _queue(id_, spec, sources, live, problems)
     paying = charging.recorded(by_key[pod.key].wire for pod in live)
     if paying and named not in ("", paying[0]):
@@ -142,7 +139,7 @@ def gang(
         queue=paying[0] if paying else named or world.default_queue,
         queues_above=paying[1:],
         priority=priority,
-        preemptible=_preemptible(id_, spec, sources, priority, problems),
+        preemptible=_preemptible(id_, spec, sources, kai and priority >= kai_priorities.FIRM, problems),
         created_ms=spec.created_ms or live[0].created_ms,
         min_member=spec.min_member,
         min_sub_group=spec.min_sub_group,
@@ -212,13 +209,13 @@ def _priority(
     id_: GangId,
     spec: GroupSpec,
     sources: Sources,
-    live: Sequence[Pod],
-    by_key: Mapping[str, Member],
+    live: Sequence[Member],
+    default: str,
     world: World,
     problems: list[Reason],
 ) -> int:
-    """The PodGroup's class; for KAI's label the class if there is one; else the lowest of its pods, so that one pod of
-    high priority never lifts a gang."""
+    """The PodGroup's class; for KAI's and Ray's labels the class if there is one; else the lowest of its pods, so that
+    one pod of high priority never lifts a gang. `default`: the class where no pod names one, "" for none."""
     if spec.priority is not None:
         return spec.priority
     name = spec.priority_class
@@ -227,18 +224,18 @@ def _priority(
         if value is not None:
             return value
         if spec.kind in KAI_KINDS:
-            if name in KAI_PRIORITIES:
-                return KAI_PRIORITIES[name]
+            if name in kai_priorities.CLASSES:
+                return kai_priorities.CLASSES[name]
         else:
-            problems.append(_no_class(id_, name, "spec.priorityClassName of the PodGroup"))
-    elif labelled := sources.label(KAI_PRIORITY_LABEL):
+            problems.append(_no_class(id_, name, f"spec.priorityClassName of the {spec.kind.kind}"))
+    elif labelled := sources.label(RAY_PRIORITY_LABEL, KAI_PRIORITY_LABEL):
         value = world.priority(labelled)
         if value is None:
-            value = KAI_PRIORITIES.get(labelled)
+            value = kai_priorities.CLASSES.get(labelled)
         if value is not None:
             return value
-    for pod in live:
-        wanted = by_key[pod.key].wire.spec
+    for member in live:
+        wanted = member.wire.spec
         if (
             wanted.priority is None
             and wanted.priority_class_name
@@ -246,7 +243,10 @@ def _priority(
         ):
             problems.append(_no_class(id_, wanted.priority_class_name, "spec.priorityClassName of its pods"))
             break
-    return min(pod.priority for pod in live)
+    if default and not any(each.pod.priority or each.wire.spec.priority_class_name for each in live):
+        value = world.priority(default)
+        return kai_priorities.CLASSES[default] if value is None else value
+    return min(each.pod.priority for each in live)
 
 
 def _no_class(id_: GangId, name: str, where: str) -> InvalidGang:
@@ -275,7 +275,8 @@ def _queue(id_: GangId, spec: GroupSpec, sources: Sources, live: Sequence[Pod], 
     return named
 
 
-def _preemptible(id_: GangId, spec: GroupSpec, sources: Sources, priority: int, problems: list[Reason]) -> bool:
+def _preemptible(id_: GangId, spec: GroupSpec, sources: Sources, firm: bool, problems: list[Reason]) -> bool:
+    """`firm`: its priority says that it is not, where nothing else says anything."""
     if spec.preemptible is not None:
         return spec.preemptible
     word = sources.label(PREEMPTIBILITY_LABEL, KAI_PREEMPTIBILITY_LABEL)
@@ -290,8 +291,7 @@ def _preemptible(id_: GangId, spec: GroupSpec, sources: Sources, priority: int, 
                 )
             )
         return read is not False
-    kai = spec.kind in KAI_KINDS or (not sources.label(QUEUE_LABEL) and bool(sources.label(KAI_QUEUE_LABEL)))
-    return not (kai and priority >= KAI_FIRM_PRIORITY)
+    return not firm
 
 
 def _annotated_topology(sources: Sources, problems: list[Reason]) -> TopologyConstraint | None:
@@ -321,8 +321,8 @@ def _resolved(
         return None
     topology = world.topologies.get(constraint.topology)
     if topology is None:
-        if constraint.topology == constraint.required:
-            # The native API names a node label and no topology object: `translate` makes one of that label.
+        if constraint.topology == made_of(constraint.required, constraint.preferred):
+            # The native API and Grove name node labels and no topology object: `translate` makes one of these labels.
             return constraint
         problems.append(_no_topology(id_, constraint.topology, world.unreadable_topologies.get(constraint.topology)))
         return None

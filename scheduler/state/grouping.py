@@ -6,48 +6,68 @@ One precedence, the first that a pod carries:
 3. KAI: annotation pod-group-name;
 4. label pod-group-name (scheduling.run.ai/v1);
 5. coscheduling: label scheduling.x-k8s.io/pod-group;
-6. the gang its owner implies: annotation tutti.scheduler/min-member or kai.scheduler/batch-min-member on the owner or
-   the pod; JobSet; LeaderWorkerSet;
-7. none of these: a gang of one. That is also what pods of Jobs, Deployments, StatefulSets and unknown owners are.
+6. Grove: label grove.io/podgang; Kubernetes 1.35: spec.workloadRef;
+7. the gang its owner implies: annotation tutti.scheduler/min-member or kai.scheduler/batch-min-member on the owner or
+   the pod; JobSet; LeaderWorkerSet; the distributed jobs of Kubeflow; RayCluster;
+8. none of these: a gang of one. That is also what pods of Jobs, Deployments, StatefulSets and unknown owners are.
 
 A name refers to a PodGroup in the pod's own namespace: in its dialect, then, so that a group may be rewritten before
-its pods are, in the others of this list. It may not exist yet. Source: KAI's pod grouper, KEP 4671, JobSet, LWS.
+its pods are, in the others of this list. It may not exist yet. Source: KAI's pod grouper, KEP 4671, JobSet, LWS, Grove.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scheduler.api import core
 from scheduler.api.crds import MIN_MEMBER_ANNOTATION, POD_GROUP_LABEL, SUB_GROUP_LABEL
 from scheduler.api.kinds import (
     COSCHEDULING_POD_GROUP,
-    JOB,
+    CRON_JOB,
+    JAX_JOB,
     JOB_SET,
     KAI_POD_GROUP,
     LEADER_WORKER_SET,
+    MPI_JOB,
     NATIVE_POD_GROUP,
+    NATIVE_WORKLOAD,
+    POD_GANG,
     POD_GROUP,
+    PYTORCH_JOB,
+    RAY_CLUSTER,
     SEED_POD_GROUP,
+    TF_JOB,
+    XGBOOST_JOB,
     Document,
     Kind,
 )
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.reasons import Reason
 from scheduler.model.workloads import Pod
+from scheduler.state import grove
+from scheduler.state.lineage import Above, Find, lineage
 
 KAI_GROUP_NAME = "pod-group-name"
 COSCHEDULING_LABELS = ("scheduling.x-k8s.io/pod-group", "pod-group.scheduling.sigs.k8s.io")
 KAI_SUB_GROUP_LABEL = "kai.scheduler/subgroup-name"
 KAI_MIN_MEMBER_ANNOTATION = "kai.scheduler/batch-min-member"
 
-JOB_SET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 REPLICATED_JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
 JOB_INDEX_LABEL = "jobset.sigs.k8s.io/job-index"
-LWS_LABEL = "leaderworkerset.sigs.k8s.io/name"
 LWS_GROUP_LABEL = "leaderworkerset.sigs.k8s.io/group-index"
 LWS_WORKER_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 LWS_SIZE_ANNOTATION = "leaderworkerset.sigs.k8s.io/size"
+KUBEFLOW_REPLICA_LABEL = "training.kubeflow.org/replica-type"
+KUBEFLOW_INDEX_LABEL = "training.kubeflow.org/replica-index"
+KUBEFLOW_ROLE_LABEL = "training.kubeflow.org/job-role"
+RAY_GROUP_LABEL = "ray.io/group"
+SEGMENT_SIZE_ANNOTATION = "kai.scheduler/segment-size"
+
+KUBEFLOW_JOBS: tuple[Kind, ...] = (TF_JOB, XGBOOST_JOB, JAX_JOB, PYTORCH_JOB, MPI_JOB)
+_DISTRIBUTED = frozenset({*KUBEFLOW_JOBS, RAY_CLUSTER})
+"""Kinds of which one object is one gang, with whatever minimum it says itself."""
+_SPAWNS = frozenset({CRON_JOB})
+"""What these say of a minimum is meant for each of the Jobs that they make, which has it too."""
 
 _DIALECTS: tuple[Kind, ...] = (
     POD_GROUP,
@@ -69,7 +89,6 @@ _NAMES = frozenset(name for _, _, name in _PLACES)
 _BATCH = "batch"
 
 Owner = tuple[Kind, Document]
-Find = Callable[[Kind, str], Document | None]
 Exists = Callable[[Kind, str], bool]
 
 
@@ -116,12 +135,12 @@ class Member:
     problem: Reason | None = None
 
 
-def membership(pod: core.Pod, find: Find, exists: Exists, complete: Callable[[Kind], bool]) -> Membership:
-    """Where the pod belongs. `find` gives owners (JOB, JOB_SET, LEADER_WORKER_SET), `exists` tells of PodGroups, and
-    `complete` whether all objects of a kind are known, so that one not found does not exist."""
+def membership(pod: core.Pod, find: Find, exists: Exists, awaited: Callable[[Kind], bool]) -> Membership:
+    """Where the pod belongs. `find` gives owners, `exists` tells of PodGroups, and `awaited` whether an object of a
+    kind that is not found is still to come: all of the kind are known, so that this one is new or gone."""
     meta = pod.metadata
     labels, annotations = meta.labels or {}, meta.annotations or {}
-    owners = _owners(pod)
+    owners = lineage(pod, find)
     reference = _reference(pod, labels, annotations)
     if reference is not None:
         kind, name, named_by = reference
@@ -135,16 +154,48 @@ def membership(pod: core.Pod, find: Find, exists: Exists, complete: Callable[[Ki
             named_by=named_by,
             owners=owners,
         )
-    documents = tuple(find(kind, key) for kind, key in owners) if owners else ()
+    if labels.get(grove.POD_GANG_LABEL):
+        return _of_pod_gang(pod, labels, owners, find, awaited)
+    if pod.spec.workload_ref is not None and pod.spec.workload_ref.name:
+        return _of_workload(pod, pod.spec.workload_ref, owners, find, awaited)
+    if not owners and _MINIMA.isdisjoint(annotations):
+        return Membership(gang=GangId(kind="Pod", key=meta.key))
+    documents = tuple(find(kind, key) for kind, key in owners)
+    unseen = _unseen(pod, owners, documents, awaited)
     implied = _implied(pod, labels, annotations, owners, documents)
-    if implied is not None:
+    if implied is None:
+        # Some owner may ask for a gang, or name the queue; until it is seen the pod waits for it.
+        implied = Membership(gang=GangId(kind="Pod", key=meta.key), owners=owners)
+    elif unseen is None or unseen[0] not in _DISTRIBUTED:
         return implied
-    alone = GangId(kind="Pod", key=meta.key)
-    # Its Job may ask for a gang; until it is seen the pod waits for it, unless there can be none to see.
-    unseen = (key for (kind, key), known in zip(owners, documents, strict=True) if known is None and kind == JOB)
-    missing = next(unseen, None) if owners else None
-    awaits = f"Job {missing}" if missing is not None and complete(JOB) and meta.deletion_timestamp is None else ""
-    return Membership(gang=alone, owners=owners, awaits_owner=awaits)
+    return replace(implied, awaits_owner=_told(unseen)) if unseen else implied
+
+
+def _unseen(
+    pod: core.Pod,
+    owners: Above,
+    documents: Sequence[Document | None],
+    awaited: Callable[[Kind], bool],
+) -> tuple[Kind, str] | None:
+    """The owner that the pod waits for: a pod that is leaving, or has its node, waits for nothing."""
+    if pod.metadata.deletion_timestamp is not None or pod.spec.node_name:
+        return None
+    missing = (owner for owner, known in zip(owners, documents, strict=True) if known is None and awaited(owner[0]))
+    return next(missing, None)
+
+
+def _told(owner: tuple[Kind, str] | None) -> str:
+    return f"{owner[0].kind} {owner[1]}" if owner is not None else ""
+
+
+def owners_of(id_: GangId, members: Sequence[Member]) -> Above:
+    """What the members' places were read from, each object once. Only in a PodGang do members name different ones."""
+    if id_.kind != POD_GANG.kind:
+        return members[0].membership.owners
+    return tuple(dict.fromkeys(owner for member in members for owner in member.membership.owners))
+
+
+_MINIMA = frozenset({MIN_MEMBER_ANNOTATION, KAI_MIN_MEMBER_ANNOTATION})
 
 
 def minimum_of(meta: ObjectMeta) -> tuple[str, str] | None:
@@ -170,36 +221,24 @@ def _reference(
     return None
 
 
-def _owners(pod: core.Pod) -> tuple[tuple[Kind, str], ...]:
-    """The owners we know how to read, the outermost first: JobSet or LeaderWorkerSet by label, then the Job."""
-    meta, labels = pod.metadata, pod.metadata.labels or {}
-    found: list[tuple[Kind, str]] = []
-    if labels.get(JOB_SET_LABEL):
-        found.append((JOB_SET, f"{meta.namespace}/{labels[JOB_SET_LABEL]}"))
-    if labels.get(LWS_LABEL):
-        found.append((LEADER_WORKER_SET, f"{meta.namespace}/{labels[LWS_LABEL]}"))
-    controller = meta.controller
-    if controller is not None and controller.kind == "Job" and controller.api_version.partition("/")[0] == _BATCH:
-        found.append((JOB, f"{meta.namespace}/{controller.name}"))
-    return tuple(found)
-
-
 def _implied(
     pod: core.Pod,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
-    owners: tuple[tuple[Kind, str], ...],
+    owners: Above,
     documents: tuple[Document | None, ...],
 ) -> Membership | None:
     """The gang that an owner implies; None for a pod alone."""
     for (kind, key), document in zip(owners, documents, strict=True):
-        said = minimum_of(document.metadata) if document is not None else None
+        said = minimum_of(document.metadata) if document is not None and kind not in _SPAWNS else None
         if kind == JOB_SET:
             return _of_job_set(key, labels, owners, said or minimum_of(pod.metadata))
         if kind == LEADER_WORKER_SET and labels.get(LWS_GROUP_LABEL):
             size = annotations.get(LWS_SIZE_ANNOTATION)
             gang = GangId(kind=kind.kind, key=key, part=labels[LWS_GROUP_LABEL])
             return Membership(gang=gang, minimum=size, minimum_from=LWS_SIZE_ANNOTATION if size else "", owners=owners)
+        if kind in _DISTRIBUTED:
+            return _of_distributed(kind, key, labels, annotations, owners, said or minimum_of(pod.metadata))
         if said is not None:
             return Membership(
                 gang=GangId(kind=kind.kind, key=key), minimum=said[0], minimum_from=said[1], owners=owners
@@ -215,10 +254,79 @@ def _implied(
     return Membership(gang=gang, minimum=said[0], minimum_from=said[1], owners=owners)
 
 
+def _of_distributed(
+    kind: Kind,
+    key: str,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    owners: Above,
+    said: tuple[str, str] | None,
+) -> Membership:
+    """A distributed job or cluster, unless our annotation makes it one plain gang."""
+    gang = GangId(kind=kind.kind, key=key)
+    if said is not None and said[1] == MIN_MEMBER_ANNOTATION:
+        return Membership(gang=gang, minimum=said[0], minimum_from=said[1], owners=owners)
+    leaf = ""
+    if kind == RAY_CLUSTER:
+        leaf = labels.get(RAY_GROUP_LABEL, "")
+    elif kind == PYTORCH_JOB:
+        leaf = _segment(labels.get(KUBEFLOW_REPLICA_LABEL, "").lower(), labels, annotations)
+    return Membership(gang=gang, sub_group=leaf, owners=owners)
+
+
+def _segment(role: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    """Workers in segments belong to that of their index."""
+    size, index = annotations.get(SEGMENT_SIZE_ANNOTATION, ""), labels.get(KUBEFLOW_INDEX_LABEL, "")
+    if role != "worker" or not (size.isdecimal() and index.isdecimal() and int(size)):
+        return role
+    return f"worker-{int(index) // int(size)}"
+
+
+def _of_pod_gang(
+    pod: core.Pod,
+    labels: Mapping[str, str],
+    owners: Above,
+    find: Find,
+    awaited: Callable[[Kind], bool],
+) -> Membership:
+    """Grove's PodGang. One that scales another out joins the gang of that one: see `scheduler.state.grove`."""
+    meta = pod.metadata
+    own = f"{meta.namespace}/{labels[grove.POD_GANG_LABEL]}"
+    document = find(POD_GANG, own)
+    base = f"{meta.namespace}/{grove.base_of(document, labels) or labels[grove.POD_GANG_LABEL]}"
+    names = tuple(dict.fromkeys((base, own)))
+    gangs = tuple((POD_GANG, name) for name in names)
+    return Membership(
+        gang=GangId(kind=POD_GANG.kind, key=base),
+        sub_group=grove.leaf_of(pod, document, scaled=own != base),
+        owners=(*gangs, *owners),
+        awaits_owner=_told(_unseen(pod, gangs, tuple(find(POD_GANG, name) for name in names), awaited)),
+    )
+
+
+def _of_workload(
+    pod: core.Pod,
+    reference: core.PodWorkloadReference,
+    owners: Above,
+    find: Find,
+    awaited: Callable[[Kind], bool],
+) -> Membership:
+    """A group of a Workload of Kubernetes 1.35; its replicas, which differ by a key, are gangs of their own."""
+    key = f"{pod.metadata.namespace}/{reference.name}"
+    part = "-".join(each for each in (reference.pod_group, reference.pod_group_replica_key) if each)
+    above = ((NATIVE_WORKLOAD, key),)
+    return Membership(
+        gang=GangId(kind=NATIVE_WORKLOAD.kind, key=key, part=part),
+        minimum=reference.pod_group,
+        owners=(*above, *owners),
+        awaits_owner=_told(_unseen(pod, above, (find(NATIVE_WORKLOAD, key),), awaited)),
+    )
+
+
 def _of_job_set(
     key: str,
     labels: Mapping[str, str],
-    owners: tuple[tuple[Kind, str], ...],
+    owners: Above,
     said: tuple[str, str] | None,
 ) -> Membership:
     """A leaf for each replica of each replicated job, unless our annotation makes it one plain gang."""

@@ -33,6 +33,8 @@ GROUP_KINDS: tuple[Kind, ...] = (
 )
 KAI_KINDS = frozenset({KAI_POD_GROUP, SEED_POD_GROUP})
 
+_JOIN = "+"
+
 # KAI: a gang below its minimum for longer than this loses its pods.
 STALENESS_GRACE_MS = 60_000
 
@@ -123,8 +125,26 @@ def _native(kind: Kind, meta: ObjectMeta, spec: Fields) -> GroupSpec:
         priority_class=spec.text("priorityClassName"),
         priority=spec.whole("priority", least=-(2**31)),
         min_member=_minimum(gang, "minCount", 1) if spec.mapping("schedulingPolicy").has("gang") else 0,
-        topology=TopologyConstraint(topology=label, required=label) if label else None,
+        topology=by_labels(label, ""),
     )
+
+
+def by_labels(required: str, preferred: str, topology: str = "") -> TopologyConstraint | None:
+    """A constraint whose levels are node labels. If no topology is named, one is made of just these."""
+    if not (required or preferred):
+        return None
+    made = made_of(required or None, preferred or None)
+    return TopologyConstraint(topology=topology or made, required=required or None, preferred=preferred or None)
+
+
+def made_of(required: str | None, preferred: str | None) -> str:
+    """The name of the topology made of these node labels; neither labels nor names of topologies contain its sign."""
+    return _JOIN.join(dict.fromkeys(level for level in (required, preferred) if level))
+
+
+def levels_of(made: str) -> tuple[str, ...]:
+    """The levels of such a topology, coarse to fine."""
+    return tuple(made.split(_JOIN))
 
 
 def _sub_group(fields: Fields, kind: Kind) -> SubGroup:

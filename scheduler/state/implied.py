@@ -1,20 +1,32 @@
-"""Gangs that owners imply: JobSet, LeaderWorkerSet, a minimum written on a Job or another owner, and the pod alone.
+"""Gangs that owners imply: JobSet, LeaderWorkerSet, a minimum written on a Job or another owner, and the pod alone;
+what distributed jobs, Ray and Grove imply is in modules of their own.
 
 Source: KAI's pod grouper (reference kai.md 1.4); JobSet and LeaderWorkerSet API reference.
 """
 
 from collections.abc import Sequence
 
-from scheduler.api.kinds import JOB_SET, LEADER_WORKER_SET, POD_GROUP, Document
+from scheduler.api.kinds import (
+    JOB,
+    JOB_SET,
+    LEADER_WORKER_SET,
+    NATIVE_WORKLOAD,
+    POD_GANG,
+    POD_GROUP,
+    RAY_CLUSTER,
+    Document,
+)
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.reasons import InvalidGang, Reason, Unreadable
 from scheduler.model.workloads import SubGroup
+from scheduler.state import distributed, grove
 from scheduler.state.dialects import fields_of
 from scheduler.state.fields import Bad, Fields
-from scheduler.state.grouping import LWS_WORKER_LABEL, GangId, Member, Owner
-from scheduler.state.groups import GroupSpec
+from scheduler.state.grouping import KUBEFLOW_JOBS, LWS_WORKER_LABEL, GangId, Member, Owner
+from scheduler.state.groups import GroupSpec, Problem
 
 _MOST_PODS = 100_000
+_DISTRIBUTED = frozenset(kind.kind for kind in (*KUBEFLOW_JOBS, RAY_CLUSTER))
 
 
 def spec(
@@ -26,10 +38,54 @@ def spec(
             return _job_set(id_, members, _document(owners, JOB_SET.kind), oldest)
         if id_.kind == LEADER_WORKER_SET.kind:
             return _leader_worker_set(id_, members, _document(owners, LEADER_WORKER_SET.kind), oldest)
+        if id_.kind == POD_GANG.kind:
+            return grove.spec(id_.key, [document for owner, document in owners if owner == POD_GANG])
+        if id_.kind == NATIVE_WORKLOAD.kind:
+            return _workload(id_, _document(owners, NATIVE_WORKLOAD.kind), oldest, len(members))
+        if id_.kind in _DISTRIBUTED and oldest.membership.minimum is None:
+            return _distributed(id_, members, owners)
         return _plain(id_, owners, oldest, problems)
     except Bad as bad:
         problems.append(bad.reason)
-        return GroupSpec(kind=POD_GROUP, meta=oldest.wire.metadata)
+        return _all_of(oldest.wire.metadata, members)
+
+
+def _distributed(id_: GangId, members: Sequence[Member], owners: Sequence[Owner]) -> GroupSpec:
+    """A distributed job or a Ray cluster; while its object is not known, all pods that there are."""
+    for kind, document in owners:
+        if kind == RAY_CLUSTER and id_.kind == kind.kind:
+            return distributed.ray_cluster(document, _leaves_of_members(members))
+        if kind in KUBEFLOW_JOBS and id_.kind == kind.kind:
+            return distributed.kubeflow_job(kind, document, members)
+    return _all_of(ObjectMeta(name=id_.key.partition("/")[2]), members)
+
+
+def _all_of(meta: ObjectMeta, members: Sequence[Member]) -> GroupSpec:
+    """What can be said while the owner is not known: all pods that there are, in the groups that they name."""
+    leaves = _leaves_of_members(members)
+    if set(leaves) == {""}:
+        return GroupSpec(kind=POD_GROUP, meta=meta, min_member=leaves[""])
+    subs = tuple(SubGroup(name=leaf, min_member=pods) for leaf, pods in sorted(leaves.items()))
+    return GroupSpec(kind=POD_GROUP, meta=meta, sub_groups=subs)
+
+
+def _workload(id_: GangId, document: Document | None, oldest: Member, there: int) -> GroupSpec:
+    """The policy of the group that the pods name. Without a gang policy there is no minimum; while the Workload is not
+    known, all pods there are."""
+    name = oldest.membership.minimum or ""
+    if document is None:
+        return GroupSpec(kind=POD_GROUP, meta=ObjectMeta(name=id_.key.partition("/")[2]), min_member=there)
+    fields = fields_of(NATIVE_WORKLOAD, document)
+    for each in fields.items("podGroups"):
+        if each.text("name") == name:
+            policy = each.mapping("policy")
+            least = _or_one(policy.mapping("gang").whole("minCount", most=_MOST_PODS)) if policy.has("gang") else 0
+            return GroupSpec(kind=POD_GROUP, meta=document.metadata, min_member=least)
+    problem = Problem(
+        problem=f"its pods name group {name or 'none'}, which Workload {id_.key} does not have",
+        remedy="Correct spec.workloadRef.podGroup of its pods, or spec.podGroups of the Workload.",
+    )
+    return GroupSpec(kind=POD_GROUP, meta=document.metadata, problems=(problem,))
 
 
 def _plain(id_: GangId, owners: Sequence[Owner], oldest: Member, problems: list[Reason]) -> GroupSpec:
@@ -51,7 +107,23 @@ def _plain(id_: GangId, owners: Sequence[Owner], oldest: Member, problems: list[
         return GroupSpec(kind=POD_GROUP, meta=oldest.wire.metadata, min_member=minimum)
     document = _document(owners, id_.kind)
     meta = document.metadata if document is not None else ObjectMeta(name=controller.name, uid=controller.uid)
+    made = _at_once(document) if document is not None and id_.kind == JOB.kind else None
+    if made is not None and minimum > made:
+        problems.append(
+            InvalidGang(
+                gang=id_.name,
+                problem=f"it asks for {minimum} pods that start together, and its Job makes {made} at once",
+                remedy=f"Raise spec.parallelism of the Job (and spec.completions) to {minimum}, or ask for fewer.",
+            )
+        )
     return GroupSpec(kind=POD_GROUP, meta=meta, min_member=minimum)
+
+
+def _at_once(job: Document) -> int:
+    """The most pods that the Job ever has at one time."""
+    fields = fields_of(JOB, job)
+    parallelism, completions = _or_one(fields.whole("parallelism")), fields.whole("completions")
+    return parallelism if completions is None else min(parallelism, completions)
 
 
 def _job_set(id_: GangId, members: Sequence[Member], document: Document | None, oldest: Member) -> GroupSpec:

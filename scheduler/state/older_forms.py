@@ -1,4 +1,5 @@
-"""Older forms of resource.k8s.io objects -> v1. Manifests are full of them, also under the label v1.
+"""Older forms of resource.k8s.io objects -> v1, and older versions of owners -> the one we read. Manifests are full of
+them, also under the label v1.
 
 In v1beta1, and in many articles that say v1, a request names its class directly instead of below `exactly`, and a
 device of a slice has its attributes below `basic`. v1beta2 is v1 by another name. Source: KEP 4381, its API versions.
@@ -7,16 +8,24 @@ device of a slice has its attributes below `basic`. v1beta2 is v1 by another nam
 from collections.abc import Mapping
 from typing import Any
 
+from scheduler.api.kinds import OWNERS
+
 Document = dict[str, Any]
 
 _GROUP = "resource.k8s.io/"
 _READ = frozenset({"v1", "v1beta1", "v1beta2"})
+_OWNERS = {(f"{kind.group}/{version}", kind.kind): kind.api_version for kind in OWNERS for version in kind.older}
+"""Of these the fields that we read are the same in every version."""
 _EXACTLY = ("deviceClassName", "selectors", "allocationMode", "count", "adminAccess", "tolerations", "capacity")
 
 
 def modernised(document: Document) -> Document:
-    """The document as resource.k8s.io/v1 if it is an older form that we know; else as it is. The given one stays."""
+    """The document in the version that we read if it is in an older one that we know; else as it is. The given one
+    stays."""
     api_version, kind = document.get("apiVersion", ""), document.get("kind")
+    newer = _OWNERS.get((api_version, str(kind)))
+    if newer is not None:
+        return {**document, "apiVersion": newer}
     if not api_version.startswith(_GROUP) or api_version.removeprefix(_GROUP) not in _READ:
         return document
     spec = document.get("spec")

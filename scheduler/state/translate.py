@@ -17,14 +17,14 @@ from scheduler.api.kinds import (
     DEVICE_CLASS,
     DEVICE_TAINT_RULE,
     DISRUPTION_BUDGET,
-    JOB,
-    JOB_SET,
-    LEADER_WORKER_SET,
+    FORMING,
     NAMESPACE,
     NATIVE_POD_GROUP,
     NODE,
+    OWNERS,
     POD,
     PRIORITY_CLASS,
+    POD_GANG,
     RESOURCE_CLAIM,
     RESOURCE_SLICE,
     Document,
@@ -44,8 +44,8 @@ from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
 from scheduler.state.fields import Bad
 from scheduler.state.gangs import World
-from scheduler.state.grouping import GangId, Member, membership
-from scheduler.state.groups import GROUP_KINDS, GroupSpec, group
+from scheduler.state.grouping import GangId, Member, membership, owners_of
+from scheduler.state.groups import GROUP_KINDS, GroupSpec, group, levels_of
 from scheduler.state.roster import Reference, Roster
 from scheduler.state.stores import STORAGE_KINDS, Stores
 from scheduler.state.tables import SortedTable
@@ -58,7 +58,6 @@ KAI_TASK_PRIORITY_LABEL = "kai.scheduler/task-priority"
 _SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 _ON_THEIR_OWN = (POD, RESOURCE_CLAIM, NODE, RESOURCE_SLICE)
 """Kinds of which there are many, and nothing else is read differently for what is in them."""
-_OWNER_KINDS = (JOB, JOB_SET, LEADER_WORKER_SET)
 
 V = TypeVar("V")
 
@@ -323,7 +322,7 @@ class Translation:
         keys = set(changed.get(POD, ()))
         if everything:
             keys.update(self._state.keys(POD))
-        for kind in (*GROUP_KINDS, *_OWNER_KINDS):
+        for kind in (*GROUP_KINDS, *OWNERS):
             for key in changed.get(kind, ()):
                 self._set_aside(kind, key, self._state.change(kind, key))
                 if kind in GROUP_KINDS:
@@ -359,7 +358,7 @@ class Translation:
             self._roster.put(key, None)
             self._bound.put(key, None)
             return
-        place = membership(found, self._document, self._exists, self._state.lists) if ours else None
+        place = membership(found, self._document, self._exists, self._awaited) if ours else None
         sub_group = place.sub_group if place is not None else ""
         problem = None
         try:
@@ -389,7 +388,7 @@ class Translation:
         spec = self._specs.get((kind, id_.key)) if kind is not None else None
         owners = [
             (owner, document)
-            for owner, key in members[0].membership.owners
+            for owner, key in owners_of(id_, members)
             if (document := self._document(owner, key)) is not None
         ]
         world = World(
@@ -416,11 +415,13 @@ class Translation:
         return self._global_priority
 
     def _with_native_labels(self, found: tuple[Gang, ...]) -> Mapping[str, Topology]:
-        """The topologies, and one of a single level for each node label that native PodGroups name."""
-        if not self._state.keys(NATIVE_POD_GROUP):
+        """The topologies, and those made of the node labels that native PodGroups and PodGangs name."""
+        if not self._state.has(NATIVE_POD_GROUP) and not self._state.has(POD_GANG):
             return self._topologies
-        labels = {gang.topology.topology for gang in found if gang.topology is not None} - self._topologies.keys()
-        made = {label: Topology(name=label, levels=(label,), aliases={}) for label in labels}
+        constraints = [gang.topology for gang in found]
+        constraints += [each.topology for gang in found for each in gang.sub_groups]
+        names = {each.topology for each in constraints if each is not None} - self._topologies.keys()
+        made = {name: Topology(name=name, levels=levels_of(name), aliases={}) for name in names}
         every = {**self._topologies, **made}
         return {name: every[name] for name in sorted(every)}
 
@@ -434,6 +435,11 @@ class Translation:
 
 
 def _holds_room(pod: core.Pod) -> bool:
+    def _awaited(self, kind: Kind) -> bool:
+        """Whether an object of the kind that is not here is still to come. Kinds that only have labels for us, and of
+        which there is none, are taken for kinds that we may not read."""
+        return self._state.lists(kind) and (kind in FORMING or self._state.has(kind))
+
     """Whether a pod of another scheduler takes room on a node, or has been promised some."""
     return bool(pod.spec.node_name or pod.status.nominated_node_name)
 

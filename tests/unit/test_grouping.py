@@ -9,7 +9,8 @@ from scheduler.model.reasons import InvalidGang, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Gang, SubGroup, TopologyConstraint
 from scheduler.state.cluster import ClusterState
-from scheduler.state.grouping import LWS_GROUP_LABEL, LWS_LABEL
+from scheduler.state.grouping import LWS_GROUP_LABEL
+from scheduler.state.lineage import LWS_LABEL
 from scheduler.state.translate import snapshot
 from tests.manifests import (
     Document,

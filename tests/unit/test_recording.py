@@ -13,7 +13,8 @@ from scheduler.model.plan_document import to_json
 from scheduler.model.snapshot import Policy
 from scheduler.plan.planner import plan
 from scheduler.state import recording
-from scheduler.state.grouping import JOB_SET_LABEL, LWS_GROUP_LABEL, LWS_LABEL, REPLICATED_JOB_LABEL
+from scheduler.state.grouping import LWS_GROUP_LABEL, REPLICATED_JOB_LABEL
+from scheduler.state.lineage import JOB_SET_LABEL, LWS_LABEL
 from scheduler.state.recording import RecordingError
 from scheduler.state.translate import snapshot
 from tests.manifests import (
