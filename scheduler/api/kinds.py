@@ -164,6 +164,39 @@ JOB = _document("batch", "v1", "jobs", "Job", namespaced=True, optional=False)
 REPLICA_SET = _document("apps", "v1", "replicasets", "ReplicaSet", namespaced=True)
 JOB_SET = _document("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", namespaced=True)
 LEADER_WORKER_SET = _document("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet", namespaced=True)
+TF_JOB = _document("kubeflow.org", "v1", "tfjobs", "TFJob", namespaced=True)
+XGBOOST_JOB = _document("kubeflow.org", "v1", "xgboostjobs", "XGBoostJob", namespaced=True)
+JAX_JOB = _document("kubeflow.org", "v1", "jaxjobs", "JAXJob", namespaced=True)
+PYTORCH_JOB = _document("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob", namespaced=True)
+MPI_JOB = _document("kubeflow.org", "v2beta1", "mpijobs", "MPIJob", namespaced=True, older=("v1",))
+RAY_CLUSTER = _document("ray.io", "v1", "rayclusters", "RayCluster", namespaced=True, older=("v1alpha1",))
+POD_GANG = _document("scheduler.grove.io", "v1alpha1", "podgangs", "PodGang", namespaced=True)
+NATIVE_WORKLOAD = _document("scheduling.k8s.io", "v1alpha1", "workloads", "Workload", namespaced=True)
+
+# Owners that form no gang: read for their labels and annotations.
+DEPLOYMENT = _document("apps", "v1", "deployments", "Deployment", namespaced=True)
+STATEFUL_SET = _document("apps", "v1", "statefulsets", "StatefulSet", namespaced=True)
+CRON_JOB = _document("batch", "v1", "cronjobs", "CronJob", namespaced=True)
+NOTEBOOK = _document("kubeflow.org", "v1", "notebooks", "Notebook", namespaced=True, older=("v1beta1",))
+TRAIN_JOB = _document("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob", namespaced=True)
+RAY_JOB = _document("ray.io", "v1", "rayjobs", "RayJob", namespaced=True, older=("v1alpha1",))
+RAY_SERVICE = _document("ray.io", "v1", "rayservices", "RayService", namespaced=True, older=("v1alpha1",))
+KNATIVE_SERVICE = _document("serving.knative.dev", "v1", "services", "Service", namespaced=True)
+KNATIVE_CONFIGURATION = _document("serving.knative.dev", "v1", "configurations", "Configuration", namespaced=True)
+KNATIVE_REVISION = _document("serving.knative.dev", "v1", "revisions", "Revision", namespaced=True)
+SELDON_DEPLOYMENT = _document(
+    "machinelearning.seldon.io", "v1", "seldondeployments", "SeldonDeployment", namespaced=True
+)
+SPARK_APPLICATION = _document(
+    "sparkoperator.k8s.io", "v1beta2", "sparkapplications", "SparkApplication", namespaced=True
+)
+WORKFLOW = _document("argoproj.io", "v1alpha1", "workflows", "Workflow", namespaced=True)
+DYNAMO_GRAPH = _document("nvidia.com", "v1alpha1", "dynamographdeployments", "DynamoGraphDeployment", namespaced=True)
+POD_CLIQUE_SET = _document("grove.io", "v1alpha1", "podcliquesets", "PodCliqueSet", namespaced=True)
+POD_CLIQUE_SCALING_GROUP = _document(
+    "grove.io", "v1alpha1", "podcliquescalinggroups", "PodCliqueScalingGroup", namespaced=True
+)
+POD_CLIQUE = _document("grove.io", "v1alpha1", "podcliques", "PodClique", namespaced=True)
 
 CUSTOM_RESOURCE_DEFINITION = _document(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
@@ -207,39 +240,6 @@ OWNERS: tuple[Kind, ...] = (
 
 # Kinds that people's manifests hold, for what applies or expands them.
 APPLIED: tuple[Kind, ...] = (
-TF_JOB = _document("kubeflow.org", "v1", "tfjobs", "TFJob", namespaced=True)
-XGBOOST_JOB = _document("kubeflow.org", "v1", "xgboostjobs", "XGBoostJob", namespaced=True)
-JAX_JOB = _document("kubeflow.org", "v1", "jaxjobs", "JAXJob", namespaced=True)
-PYTORCH_JOB = _document("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob", namespaced=True)
-MPI_JOB = _document("kubeflow.org", "v2beta1", "mpijobs", "MPIJob", namespaced=True, older=("v1",))
-RAY_CLUSTER = _document("ray.io", "v1", "rayclusters", "RayCluster", namespaced=True, older=("v1alpha1",))
-POD_GANG = _document("scheduler.grove.io", "v1alpha1", "podgangs", "PodGang", namespaced=True)
-NATIVE_WORKLOAD = _document("scheduling.k8s.io", "v1alpha1", "workloads", "Workload", namespaced=True)
-
-# Owners that form no gang: read for their labels and annotations.
-DEPLOYMENT = _document("apps", "v1", "deployments", "Deployment", namespaced=True)
-STATEFUL_SET = _document("apps", "v1", "statefulsets", "StatefulSet", namespaced=True)
-CRON_JOB = _document("batch", "v1", "cronjobs", "CronJob", namespaced=True)
-NOTEBOOK = _document("kubeflow.org", "v1", "notebooks", "Notebook", namespaced=True, older=("v1beta1",))
-TRAIN_JOB = _document("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob", namespaced=True)
-RAY_JOB = _document("ray.io", "v1", "rayjobs", "RayJob", namespaced=True, older=("v1alpha1",))
-RAY_SERVICE = _document("ray.io", "v1", "rayservices", "RayService", namespaced=True, older=("v1alpha1",))
-KNATIVE_SERVICE = _document("serving.knative.dev", "v1", "services", "Service", namespaced=True)
-KNATIVE_CONFIGURATION = _document("serving.knative.dev", "v1", "configurations", "Configuration", namespaced=True)
-KNATIVE_REVISION = _document("serving.knative.dev", "v1", "revisions", "Revision", namespaced=True)
-SELDON_DEPLOYMENT = _document(
-    "machinelearning.seldon.io", "v1", "seldondeployments", "SeldonDeployment", namespaced=True
-)
-SPARK_APPLICATION = _document(
-    "sparkoperator.k8s.io", "v1beta2", "sparkapplications", "SparkApplication", namespaced=True
-)
-WORKFLOW = _document("argoproj.io", "v1alpha1", "workflows", "Workflow", namespaced=True)
-DYNAMO_GRAPH = _document("nvidia.com", "v1alpha1", "dynamographdeployments", "DynamoGraphDeployment", namespaced=True)
-POD_CLIQUE_SET = _document("grove.io", "v1alpha1", "podcliquesets", "PodCliqueSet", namespaced=True)
-POD_CLIQUE_SCALING_GROUP = _document(
-    "grove.io", "v1alpha1", "podcliquescalinggroups", "PodCliqueScalingGroup", namespaced=True
-)
-POD_CLIQUE = _document("grove.io", "v1alpha1", "podcliques", "PodClique", namespaced=True)
     NAMESPACE,
     POD,
     RESOURCE_CLAIM,

@@ -23,8 +23,8 @@ from scheduler.api.kinds import (
     NODE,
     OWNERS,
     POD,
-    PRIORITY_CLASS,
     POD_GANG,
+    PRIORITY_CLASS,
     RESOURCE_CLAIM,
     RESOURCE_SLICE,
     Document,
@@ -403,6 +403,11 @@ class Translation:
         found = self._state.object(kind, key)
         return found if isinstance(found, Document) else None
 
+    def _awaited(self, kind: Kind) -> bool:
+        """Whether an object of the kind that is not here is still to come. Kinds that only have labels for us, and of
+        which there is none, are taken for kinds that we may not read."""
+        return self._state.lists(kind) and (kind in FORMING or self._state.has(kind))
+
     def _exists(self, kind: Kind, key: str) -> bool:
         return self._state.change(kind, key) is not None
 
@@ -435,11 +440,6 @@ class Translation:
 
 
 def _holds_room(pod: core.Pod) -> bool:
-    def _awaited(self, kind: Kind) -> bool:
-        """Whether an object of the kind that is not here is still to come. Kinds that only have labels for us, and of
-        which there is none, are taken for kinds that we may not read."""
-        return self._state.lists(kind) and (kind in FORMING or self._state.has(kind))
-
     """Whether a pod of another scheduler takes room on a node, or has been promised some."""
     return bool(pod.spec.node_name or pod.status.nominated_node_name)
 
