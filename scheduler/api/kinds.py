@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from scheduler.api import core, crds, dra, policy, storage
+from scheduler.api import core, crds, dra, numa, policy, storage
 from scheduler.api.meta import ObjectMeta, Wire
 
 
@@ -123,6 +123,15 @@ DEVICE_TAINT_RULE = Kind(
     type=dra.DeviceTaintRule,
     optional=True,
     older=("v1beta2", "v1alpha3"),  # 1.36, and 1.34 and 1.35; behind a gate
+)
+NODE_TOPOLOGY = Kind(
+    group="topology.node.k8s.io",
+    version="v1alpha2",
+    plural="noderesourcetopologies",
+    kind="NodeResourceTopology",
+    namespaced=False,
+    type=numa.NodeResourceTopology,
+    optional=True,
 )
 
 # What volumes ask of nodes. Without the right to read them, pods with claims wait.
@@ -259,6 +268,7 @@ APPLIED: tuple[Kind, ...] = (
 
 WATCHED: tuple[Kind, ...] = (
     NAMESPACE,
+    NODE_TOPOLOGY,
     NODE,
     RESOURCE_SLICE,
     DEVICE_CLASS,

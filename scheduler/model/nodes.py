@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from queues.resources import Resources
 from scheduler.api.core import Taint
+from scheduler.model.zones import Zones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
@@ -18,6 +19,8 @@ class Node:
     allocatable: Resources
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
+    zones: Zones | None = None
+    """Its NUMA zones, if its kubelet refuses pods that do not fit them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from scheduler.api.dra import AllocationResult, ResourceClaimSpec
 from scheduler.model.company import Company
 from scheduler.model.reasons import Reason
 from scheduler.model.volumes import PodVolume
+from scheduler.model.zones import Aligned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,8 @@ class Pod:
     ready: bool = False
     """As its conditions say: disruption budgets count such pods as healthy."""
     phase: str = "Pending"
+    aligned: Aligned | None = None
+    """What kubelets align to NUMA zones; None also where no node tells of any."""
     ours: bool = True
     """Whether its schedulerName is ours."""
 

@@ -22,6 +22,7 @@ from scheduler.plan import accounts
 from scheduler.plan.neighbours import Neighbours
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.volumes import Choice, Volumes
+from scheduler.plan.zones import Zoned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,10 @@ class Ledger:
         reads: frozenset[str],
         neighbours: Neighbours | None = None,
         volumes: Volumes | None = None,
+        zones: Zoned | None = None,
     ) -> None:
         self.nodes = nodes
+        self.zones = zones if zones is not None else Zoned({})
         self.neighbours = neighbours if neighbours is not None else Neighbours({}, {})
         self.volumes = volumes if volumes is not None else Volumes({}, Storage())
         self.inventory = inventory
@@ -90,7 +93,9 @@ class Ledger:
         `reads`: device attributes that the claims to be placed compare (`scheduler.dra.requests.reads`)."""
         claims = list(claims)
         by_name = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
-        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads, neighbours, volumes)
+        pods = list(pods)
+        zones = Zoned.of(by_name, pods)
+        ledger = cls(by_name, inventory, InUse.of(claims, inventory), reads, neighbours, volumes, zones)
         used: dict[str, list[Resources]] = {}
         for pod in pods:
             if pod.node in by_name and not pod.done:
@@ -110,7 +115,13 @@ class Ledger:
     def fork(self) -> "Ledger":
         """A ledger of its own, equal to this one now."""
         other = Ledger(
-            self.nodes, self.inventory, self.in_use.fork(), self.reads, self.neighbours.fork(), self.volumes.fork()
+            self.nodes,
+            self.inventory,
+            self.in_use.fork(),
+            self.reads,
+            self.neighbours.fork(),
+            self.volumes.fork(),
+            self.zones.fork(),
         )
         other.changes = list(self.changes)
         other._free = dict(self._free)
@@ -166,6 +177,7 @@ class Ledger:
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) | {grant.pod.uid}
         self.neighbours.take(grant.pod, grant.node)
+        self.zones.take(grant.pod, grant.node)
         others = self.volumes.take(grant.pod, grant.node, grant.volumes)
         self._free[grant.node] -= grant.requests
         if grant.pod.host_ports:
@@ -177,6 +189,7 @@ class Ledger:
         for key in grant.joins:
             self._consumers[key] = self.consumers(key) - {grant.pod.uid}
         self.neighbours.give_back(grant.pod, grant.node)
+        self.zones.give_back(grant.pod, grant.node)
         others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
         for claim, allocation in grant.allocated:
             del self._held[claim.key]
@@ -197,10 +210,12 @@ class Ledger:
     def _reserve(self, grant: Grant, sign: int) -> None:
         if sign > 0:
             self.neighbours.take(grant.pod, grant.node)
+            self.zones.take(grant.pod, grant.node)
             others = self.volumes.take(grant.pod, grant.node, grant.volumes)
             ports = self.ports(grant.node) | frozenset(grant.pod.host_ports)
         else:
             self.neighbours.give_back(grant.pod, grant.node)
+            self.zones.give_back(grant.pod, grant.node)
             others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
             ports = self.ports(grant.node) - frozenset(grant.pod.host_ports)
         self._free[grant.node] -= grant.requests * sign
@@ -213,6 +228,7 @@ class Ledger:
         """The pod, on a node before this plan, has left it; claims (by key) that it consumed alone hold nothing."""
         others = self.volumes.give_back(pod, pod.node)
         self.neighbours.give_back(pod, pod.node)
+        self.zones.leave(pod)
         self._free[pod.node] += pod.requests
         self._ports[pod.node] = self.ports(pod.node) - frozenset(pod.host_ports)
         freed = []
@@ -227,6 +243,7 @@ class Ledger:
         """The opposite of `vacate`: it is still there. What was granted meanwhile stays granted."""
         others = self.volumes.take(pod, pod.node)
         self.neighbours.take(pod, pod.node)
+        self.zones.stay(pod)
         self._free[pod.node] -= pod.requests
         self._ports[pod.node] = self.ports(pod.node) | frozenset(pod.host_ports)
         again = []
@@ -238,6 +255,10 @@ class Ledger:
                 again.append(claim.allocation)
             self._consumers[key] = self.consumers(key) | {pod.uid}
         self._touch(again, pod.node, *others)
+
+    def foresee_zones(self) -> None:
+        """From now on NUMA zones are as their exporters will tell them: without those who have ended."""
+        self._touch((), *self.zones.foresee())
 
     def hold(self, claim: Claim, allocation: AllocationResult) -> None:
         """The claim has these devices, whoever will consume it."""
@@ -252,7 +273,7 @@ class Ledger:
         self._touch((allocation,))
 
     def state(self, node: str) -> int:
-        """A number for all that passes on the node: free amounts, ports in use, devices in use, volumes."""
+        """A number for all that passes on the node: free amounts, ports in use, devices in use, volumes, zones."""
         return self._measured(node)[0]
 
     def devices(self, node: str) -> int:
@@ -276,7 +297,9 @@ class Ledger:
             free, of = self._free[node], self.nodes[node]
             devices = self._number((self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)))
             amounts = frozenset(of.allocatable.amounts), frozenset(free.amounts.items())
-            state = self._number((amounts, self.ports(node), devices, self.volumes.state(node)))
+            state = self._number(
+                (amounts, self.ports(node), devices, self.volumes.state(node), self.zones.state(node))
+            )
             known = self._states[node] = state, self._free_gpus(of), devices
         return known
 

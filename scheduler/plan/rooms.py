@@ -173,7 +173,8 @@ class Rooms:
         return known
 
     def crowding(self, node: str, load: Load) -> str:
-        """Why the node does not take this load whatever devices it has, "" if it would: amounts, ports, volumes."""
+        """Why the node does not take this load whatever devices it has, "" if it would: amounts, ports, volumes, NUMA
+        zones."""
         of = self.ledger.nodes[node]
         demands = [(self.shapes.demand(shape, of), count) for shape, count in load]
         need = Need(
@@ -183,6 +184,9 @@ class Rooms:
         )
         cause = misfit(need, Seat(node=of, free=self.ledger.free(node), ports=self.ledger.ports(node)), PASSING)
         cause = cause or self.ledger.volumes.refusal(node, [(demand.wish, count) for demand, count in demands])
+        if not cause and self.ledger.zones.concern(node):
+            pods = [(pod, count) for shape, count in load for pod in self.shapes[shape].sample.pods]
+            cause = self.ledger.zones.refusal(node, pods)
         return cause or ""
 
     def left(self, node: str, load: Load) -> Resources:
@@ -202,7 +206,8 @@ class Rooms:
             return min(count, at_most)
         demand = self.shapes.demand(shape, self.ledger.nodes[node])
         bound = self._bound(node, load, demand)
-        if not demand.asks and not demand.ports and not demand.wish.passing and not self._asks_devices(node, load):
+        simple = not (demand.asks or demand.ports or demand.wish.passing or self.ledger.zones.concern(node))
+        if simple and not self._asks_devices(node, load):
             count, complete = bound, True
         while not complete and count < at_most:
             complete = count >= bound or bool(self.verdict(node, with_more(load, shape, count + 1)).cause)

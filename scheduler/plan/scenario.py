@@ -125,6 +125,7 @@ def look_ahead(desk: Desk) -> None:
     if desk.ahead:
         return
     desk.ahead, desk.fruitless = True, {}
+    desk.ledger.foresee_zones()
     for pod in desk.snapshot.pods:
         if leaves(pod, desk) and pod.node in desk.ledger.nodes:
             desk.ledger.vacate(pod, desk.snapshot.claims)

@@ -329,6 +329,7 @@ def _lasting(pod: Pod) -> Hashable:
         pod.host_ports,
         tuple((c.index, c.init, c.sidecar, tuple(sorted(c.requests.items()))) for c in pod.extended),
         pod.avoids,
+        pod.aligned,
     )
 
 

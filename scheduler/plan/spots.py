@@ -179,12 +179,14 @@ class Spots:
         free = {**desk.ledger.free(node).amounts, GPU: desk.ledger.gpus(node)}
         needs = {name: need * times for name, need in self._needs.items()}
         lacking = {name: need - free.get(name, 0) for name, need in needs.items() if need > free.get(name, 0)}
-        if not lacking:
+        zones, sample = desk.ledger.zones, [(pod, times) for pod in desk.shapes[self._shape].sample.pods]
+        split = bool(zones.refusal(node, sample))
+        if not lacking and not split:
             if () in self._refused:  # something is in the way that amounts do not tell
                 self.vague = True
                 return None
             return (0,) * (len(self._ranks) + 3), ()
-        options = sorted(self._of(node, lacking), key=lambda option: (option.harm, option.gang))
+        options = sorted(self._of(node, lacking, all_here=split), key=lambda option: (option.harm, option.gang))
         heap: list[tuple[Harm, tuple[int, ...]]] = [(option.harm, (n,)) for n, option in enumerate(options)]
         heapify(heap)
         for _ in range(MOST_LOOKS):
@@ -197,6 +199,8 @@ class Spots:
             if all(sum(option.gives.get(name, 0) for option in picked) >= lack for name, lack in lacking.items()):
                 losses = tuple(loss for option in picked for loss in option.losses)
                 refused = tuple(sorted(loss.pod.key for loss in losses)) in self._refused
+                leavers = [loss.pod for loss in losses if loss.pod.node == node] if split else ()
+                refused = refused or (split and bool(zones.refusal(node, sample, without=leavers)))
                 if not refused and (laws is None or laws.allow(losses)):
                     return harm, losses
             for number in range(chosen[-1] + 1, len(options)):
@@ -206,7 +210,8 @@ class Spots:
         self.vague = True
         return None
 
-    def _of(self, node: str, lacking: Mapping[str, int]) -> list[_Option]:
+    def _of(self, node: str, lacking: Mapping[str, int], *, all_here: bool = False) -> list[_Option]:
+        """What may go from the node, and gives something of what is lacking; with `all_here` also what does not."""
         found = []
         for every, whole, spare_at_first in self._options.get(node, ()):
             leaving = self._desk.leaving
@@ -221,7 +226,7 @@ class Spots:
                     for name in lacking:
                         amount = loss.relief[GPU] if name == GPU else loss.pod.requests[name]
                         gives[name] = gives.get(name, 0) + amount
-            if any(gives.values()):
+            if all_here or any(gives.values()):
                 gang = losses[0].gang
                 found.append(
                     _Option(

@@ -25,6 +25,7 @@ from scheduler.solver.check_victims import (
     promises_are_to_those_who_wait,
 )
 from scheduler.solver.check_volumes import volumes_can_be_used
+from scheduler.solver.check_zones import zones_have_the_amounts
 
 
 def check(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
@@ -92,6 +93,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     placements_are_of_waiting_pods,
     nodes_take_the_pods,
     nodes_have_the_amounts,
+    zones_have_the_amounts,
     host_ports_are_free,
     company_is_kept,
     volumes_can_be_used,

@@ -123,7 +123,7 @@ def requests(pod: core.Pod) -> Resources:
     resized = _resized(pod)
     total: Amounts = {}
     for container in spec.containers or ():
-        _add(total, _with_resize(pod, container, resized) if resized else _container(pod, container))
+        _add(total, _with_resize(pod, container, resized) if resized else container_amounts(pod, container))
     peak: Amounts = {}
     sidecars: Amounts = {}
     for container in spec.init_containers or ():
@@ -200,7 +200,7 @@ def container_asks(pod: core.Pod) -> tuple[ContainerAsk, ...]:
     for index, container in enumerate((*inits, *(pod.spec.containers or ()))):
         asked = {
             name: amount
-            for name, amount in _container(pod, container).items()
+            for name, amount in container_amounts(pod, container).items()
             if amount and name not in _NATIVE and not name.startswith("hugepages-")
         }
         if asked:
@@ -244,7 +244,7 @@ def _with_pod_resize(pod: core.Pod, asked: Amounts) -> Amounts:
     return {name: known.get(name, amount) for name, amount in asked.items()}
 
 
-def _container(pod: core.Pod, container: core.Container) -> Amounts:
+def container_amounts(pod: core.Pod, container: core.Container) -> Amounts:
     """A container's requests; where it has none, its limits, as the API server fills them in."""
     if container.resources is None:
         return {}
@@ -257,7 +257,7 @@ def _container(pod: core.Pod, container: core.Container) -> Amounts:
 
 def _with_resize(pod: core.Pod, container: core.Container, resized: Mapping[str, core.ContainerStatus]) -> Amounts:
     """The most of what is asked, what the kubelet has given, and what is in force; an impossible ask does not count."""
-    asked = _container(pod, container)
+    asked = container_amounts(pod, container)
     status = resized.get(container.name)
     if status is None:
         return asked

@@ -21,6 +21,7 @@ from scheduler.api.kinds import (
     NAMESPACE,
     NATIVE_POD_GROUP,
     NODE,
+    NODE_TOPOLOGY,
     OWNERS,
     POD,
     POD_GANG,
@@ -31,13 +32,15 @@ from scheduler.api.kinds import (
     Kind,
 )
 from scheduler.api.meta import Wire
+from scheduler.api.numa import NodeResourceTopology
 from scheduler.api.policy import DisruptionBudget
 from scheduler.model.budgets import Budget
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import Reason, Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
 from scheduler.model.workloads import Claim, Gang, Pod
-from scheduler.state import dialects, gangs, inventory, pods
+from scheduler.model.zones import Zones
+from scheduler.state import dialects, gangs, inventory, numa, pods
 from scheduler.state.budgets import budget
 from scheduler.state.charging import Payers
 from scheduler.state.cluster import ClusterState
@@ -118,10 +121,13 @@ class Translation:
         self._priorities: dict[str, int] = dict(_SYSTEM_PRIORITIES)
         self._global_priority = 0
         self._default_queue = ""
+        self._zoned = False
+        """Whether any node tells of NUMA zones: where none does, nobody asks what pods want of them."""
         self._payers = Payers()
         self._specs: dict[tuple[Kind, str], GroupSpec | Unreadable] = {}
         self._roster = Roster()
         self._one_by_one: Mapping[Kind, Callable[[str, Change | None, Wire | None], None]] = {
+            NODE_TOPOLOGY: self._node_topology,
             NODE: self._node,
             RESOURCE_SLICE: self._slice,
             DEVICE_CLASS: self._class,
@@ -191,6 +197,9 @@ class Translation:
             levels, uids = self._read_all(TOPOLOGY_KINDS, dialects.topology)
             self._topologies, self._topologies_aside = dialects.merged_topologies(levels, uids)
             different = True
+        if NODE_TOPOLOGY in changed and self._zoned != bool(self._state.keys(NODE_TOPOLOGY)):
+            self._zoned = not self._zoned
+            different = True
         if PRIORITY_CLASS in changed:
             self._read_priorities()
             different = True
@@ -245,7 +254,26 @@ class Translation:
                 node = inventory.node(found)
             except Bad as bad:
                 self._aside.put(_name(NODE, key), dialects.set_aside(NODE, key, found.metadata.uid, bad.reason))
+        if node is not None and self._zoned:
+            node = replace(node, zones=self._zones(key))
         self._nodes.put(key, node)
+
+    def _node_topology(self, key: str, change: Change | None, _: Wire | None) -> None:
+        self._set_aside(NODE_TOPOLOGY, key, change)
+        self._node(key, self._state.change(NODE, key), self._state.object(NODE, key))
+
+    def _zones(self, node: str) -> Zones | None:
+        """What the node's exporter tells of its zones; None, and a reason, if that cannot be read."""
+        found = self._state.object(NODE_TOPOLOGY, node)
+        if not isinstance(found, NodeResourceTopology):
+            return None
+        name = _name(NODE_TOPOLOGY, node)
+        self._aside.put(name, None)
+        try:
+            return numa.node_zones(found)
+        except Bad as bad:
+            self._aside.put(name, dialects.set_aside(NODE_TOPOLOGY, node, found.metadata.uid, bad.reason))
+            return None
 
     def _slice(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(RESOURCE_SLICE, key, change)
@@ -370,6 +398,8 @@ class Translation:
                 sub_group=sub_group,
                 avoids=self._state.avoided.get(found.metadata.uid, ()),
             )
+            if self._zoned and (aligned := numa.aligned(found)) is not None:
+                pod = replace(pod, aligned=aligned)
         except Bad as bad:
             problem = bad.reason
             pod = pods.unreadable(found, ours=ours, priority=self._pod_priority(found.spec), sub_group=sub_group)

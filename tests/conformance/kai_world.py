@@ -6,10 +6,11 @@ its name, as its controller makes it again; except for jobs that were deleted, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from queues.resources import Resources
+from queues.resources import NOTHING, Resources
 from queues.tree import WHOLE, Queue, QueueResource
 from scheduler.api import dra
 from scheduler.api.attributes import GPU_DRIVER, GPU_RESOURCE
@@ -29,12 +30,16 @@ from scheduler.model.workloads import (
     SubGroup,
     TopologyConstraint,
 )
+from scheduler.model.zones import Aligned, Zone, Zones
+from scheduler.state.fields import in_house_units
 from tests.builders import NOW_MS, label_in
 from tests.conformance import kai_cases as given
 from tests.conformance.kai_gpus import SharedGpus, are_shared, device_class, gpu, published
 
 NODE_AFFINITY = "kai.scheduler/type"
 """The label that `nodeAffinity` selects by; a node that does not carry it has its name for value."""
+OBSERVED = "kai.scheduler/numa-placement-observed"
+"""On a pod: in which zones it is, and with how much. Only the world that a case is played in reads it."""
 QUEUE_LABEL = "kai.scheduler/queue"
 ROUND_MS = 1000
 MINUTE_MS = 60_000
@@ -59,8 +64,9 @@ _GPU, _CPU, _MEGABYTE = 1000, 1, 10**6
 
 def obstacles(case: given.Case) -> Iterator[str]:
     """What the case says that a Snapshot has no word for: without it the case would be another one."""
-    if any(node.numa is not None for node in case.nodes):
-        yield "NUMA zones of nodes"
+    policies = {node.numa.policy for node in case.nodes if node.numa is not None}
+    if unknown_policies := sorted(policies - {"SingleNUMANode", "Restricted"}):
+        yield f"NUMA policies {', '.join(unknown_policies)}"
     tasks = [task for job in case.jobs for task in job.tasks]
     if any(task.legacy_mig for task in tasks):
         yield "MIG slices in the form before extended resources"
@@ -111,7 +117,7 @@ class World:
         return Snapshot(
             now_ms=self.now_ms,
             policy=replace(_policy(case.run.options.scheduler_conf), stages=_stages(case.run.actions)),
-            nodes=tuple(_node(node, with_gpus=self._gpus is None) for node in case.nodes),
+            nodes=tuple(_node(node, self._ended_on(node.name), with_gpus=self._gpus is None) for node in case.nodes),
             slices=(*(self._gpus.slices() if self._gpus else ()), *map(_slice, case.dra.resource_slices)),
             classes=_classes(case, shared=self._gpus is not None),
             claims=dict(self._claims),
@@ -124,6 +130,9 @@ class World:
             },
             namespaces={name: {} for name in sorted({"default", *(job.namespace for job in case.jobs)})},
         )
+
+    def _ended_on(self, node: str) -> Iterator[Standing]:
+        return (each for each in self.tasks.values() if each.task.node == node and (each.number or not each.node))
 
     def carry_out(self, plan: Plan) -> None:
         """What is placed is being bound, what is evicted ends."""
@@ -224,12 +233,43 @@ def _policy(conf: given.SchedulerConf) -> Policy:
     return Policy(spread="spread" in arguments)
 
 
-def _node(node: given.Node, *, with_gpus: bool) -> Node:
+def _node(node: given.Node, ended: Iterable[Standing], *, with_gpus: bool) -> Node:
+    """`ended`: who was on the node when the case began and is so no more."""
     amounts = {"cpu": node.cpu_milli, "memory": node.memory_bytes, "pods": node.max_pods, **node.mig_instances}
     if with_gpus:
         amounts[GPU_RESOURCE] = node.allocatable_gpus
     labels = {"kubernetes.io/hostname": node.name, NODE_AFFINITY: node.name, **node.labels}
-    return Node(name=node.name, uid=f"node-{node.name}", labels=labels, allocatable=Resources(amounts))
+    return Node(
+        name=node.name,
+        uid=f"node-{node.name}",
+        labels=labels,
+        allocatable=Resources(amounts),
+        zones=_zones(node.numa, ended) if node.numa is not None else None,
+    )
+
+
+def _zones(numa: given.Zones, ended: Iterable[Standing]) -> Zones:
+    """As an exporter tells it: what those had who have ended is available again, in the zones that they had."""
+    freed: dict[str, Resources] = {}
+    for standing in ended:
+        for held in json.loads(standing.task.annotations.get(OBSERVED, "[]")):
+            freed[held["zone"]] = freed.get(held["zone"], NOTHING) + _of_zone(held["amount"])
+    return Zones(
+        single=numa.policy == "SingleNUMANode",
+        per_pod=numa.scope == "Pod",
+        zones=tuple(
+            Zone(
+                name=zone["id"],
+                allocatable=_of_zone(zone["allocatable"]),
+                available=_of_zone(zone["available"]) + freed.get(zone["id"], NOTHING),
+            )
+            for zone in numa.zones
+        ),
+    )
+
+
+def _of_zone(amounts: Mapping[str, str]) -> Resources:
+    return Resources({name: in_house_units(name, amount) for name, amount in amounts.items()})
 
 
 def _queue(queue: given.Queue) -> Queue:
@@ -322,6 +362,7 @@ def _pod(standing: Standing, gpus: SharedGpus | None) -> Pod:
         claims=tuple(claims),
         volumes=tuple(PodVolume(claim=f"{job.namespace}/{name}") for name in task.persistent_volume_claims),
         extended=(ContainerAsk(name="main", index=0, requests=extended),) if extended else (),
+        aligned=_aligned(extended, amounts, full=job.qos_class == "Guaranteed"),
         sub_group=task.sub_group,
         priority=job.priority,
         task_priority=task.task_priority,
@@ -332,6 +373,13 @@ def _pod(standing: Standing, gpus: SharedGpus | None) -> Pod:
         ends_ms=NOW_MS - LONG_MS if standing.state == "StuckInReleasing" else None,
         phase="Running" if standing.state in ("Running", *ENDING) else "Pending",
     )
+
+
+def _aligned(extended: Mapping[str, int], amounts: Mapping[str, int], *, full: bool) -> Aligned | None:
+    """What a kubelet gives to the task's one container in its NUMA zones: of a task that is not guaranteed all that it
+    asks for only devices."""
+    asked = Resources({name: amounts[name] for name in ("cpu", "memory")} if full else {}) + Resources(dict(extended))
+    return Aligned(whole=asked, containers=(asked,)) if asked else None
 
 
 def _company(job: given.Job, task: given.Task) -> Company | None:
