@@ -11,7 +11,7 @@ from queues.aging import Aging
 from queues.ordering import Picker, Waiting
 from queues.resources import Resources, total
 from scheduler.api.dra import MOST_CONSUMERS
-from scheduler.model.reasons import GangDoesNotFit, Reason
+from scheduler.model.reasons import GangDoesNotFit, Reason, WaitingForClaims
 from scheduler.model.workloads import Gang
 from scheduler.plan import alternatives, joint, shared
 from scheduler.plan.causes import asks
@@ -25,6 +25,9 @@ from scheduler.plan.wants import Wants
 from scheduler.solver import greedy, trial
 from scheduler.solver.greedy import Seated, Short
 from scheduler.solver.problem import Group, Move
+
+_PROMISED = "is promised to another gang, for which room is being made"
+_PROMISED_REMEDY = "Wait until that gang has started."
 
 
 def place_pending(desk: Desk) -> None:
@@ -62,7 +65,7 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
     policy = desk.snapshot.policy
     aging = Aging(weight=policy.age_weight, full_ms=round(policy.age_full_hours * 3_600_000))
     for key, wants in desk.wants.items():
-        if key in desk.promised:
+        if key in desk.promised or key in desk.waiting:
             continue
         first = wants.minimum()
         piece = wants.growth() if first is None else first
@@ -114,8 +117,12 @@ def _reach(wants: Wants) -> int:
 
 def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason | None:
     """The piece, asked anew if gangs served since have changed a claim that it shares with them: had devices allocated
-    to it, or left it too few places for consumers."""
+    to it, or left it too few places for consumers. A claim that has devices promised is waited for."""
     wants = desk.wants[turn.key]
+    for pod in piece.all_pods() if desk.promised or desk.aside else ():
+        for key in claims_of(pod):
+            if desk.ledger.is_promised(key):
+                return WaitingForClaims(pod=pod.key, claim=key, problem=_PROMISED, remedy=_PROMISED_REMEDY)
     crowded = _crowded(desk, piece)
     if crowded:
         wants.recount()

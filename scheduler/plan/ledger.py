@@ -66,8 +66,9 @@ class Ledger:
         """Nodes in the order in which they changed; who keeps something per node reads on from where it was."""
         self.reads = reads
         self._free: dict[str, Resources] = {}
-        self._ports: dict[str, frozenset[HostPort]] = {}
+        self._ports: dict[str, Mapping[HostPort, int]] = {}
         self._held: dict[str, AllocationResult] = {}
+        self._promised: dict[str, AllocationResult] = {}
         self._consumers: dict[str, frozenset[str]] = {}
         self._allocated: dict[str, Resources] = {}
         self._nonpreemptible: dict[str, Resources] = {}
@@ -100,8 +101,7 @@ class Ledger:
         for pod in pods:
             if pod.node in by_name and not pod.done:
                 used.setdefault(pod.node, []).append(pod.requests)
-                if pod.host_ports:
-                    ledger._ports[pod.node] = ledger.ports(pod.node) | frozenset(pod.host_ports)
+                ledger._count_ports(pod, pod.node, +1)
         for name, node in by_name.items():
             ledger._free[name] = _left_of(node, used[name]) if name in used else node.allocatable
         for claim in claims:
@@ -127,6 +127,7 @@ class Ledger:
         other._free = dict(self._free)
         other._ports = dict(self._ports)
         other._held = dict(self._held)
+        other._promised = dict(self._promised)
         other._consumers = dict(self._consumers)
         other._allocated = dict(self._allocated)
         other._nonpreemptible = dict(self._nonpreemptible)
@@ -140,11 +141,15 @@ class Ledger:
         return self._free[node]
 
     def ports(self, node: str) -> frozenset[HostPort]:
-        return self._ports.get(node, frozenset())
+        return frozenset(self._ports.get(node, ()))
 
     def held(self, claim: str) -> AllocationResult | None:
-        """What the claim (key) holds, whether from before or by this plan."""
-        return self._held.get(claim)
+        """What the claim (key) holds, whether from before or by this plan, or else is promised."""
+        return self._held.get(claim) or self._promised.get(claim)
+
+    def is_promised(self, claim: str) -> bool:
+        """Whether the claim (key) has devices only as soon as a gang starts for which room is kept."""
+        return claim in self._promised and claim not in self._held
 
     def consumers(self, claim: str) -> frozenset[str]:
         """Uids of the pods that the claim is reserved for, this plan's included."""
@@ -180,8 +185,7 @@ class Ledger:
         self.zones.take(grant.pod, grant.node)
         others = self.volumes.take(grant.pod, grant.node, grant.volumes)
         self._free[grant.node] -= grant.requests
-        if grant.pod.host_ports:
-            self._ports[grant.node] = self.ports(grant.node) | frozenset(grant.pod.host_ports)
+        self._count_ports(grant.pod, grant.node, +1)
         self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def give_back(self, grant: Grant) -> None:
@@ -195,12 +199,11 @@ class Ledger:
             del self._held[claim.key]
             self.in_use.give_back(allocation)
         self._free[grant.node] += grant.requests
-        if grant.pod.host_ports:
-            self._ports[grant.node] = self.ports(grant.node) - frozenset(grant.pod.host_ports)
+        self._count_ports(grant.pod, grant.node, -1)
         self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def reserve(self, grant: Grant) -> None:
-        """Keep the room of a grant for who will come: its claims are not said to hold the devices yet."""
+        """Keep the room of a grant for who will come, and the devices of its claims for all who share these."""
         self._reserve(grant, +1)
 
     def unreserve(self, grant: Grant) -> None:
@@ -212,16 +215,23 @@ class Ledger:
             self.neighbours.take(grant.pod, grant.node)
             self.zones.take(grant.pod, grant.node)
             others = self.volumes.take(grant.pod, grant.node, grant.volumes)
-            ports = self.ports(grant.node) | frozenset(grant.pod.host_ports)
         else:
             self.neighbours.give_back(grant.pod, grant.node)
             self.zones.give_back(grant.pod, grant.node)
             others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
-            ports = self.ports(grant.node) - frozenset(grant.pod.host_ports)
         self._free[grant.node] -= grant.requests * sign
-        self._ports[grant.node] = ports
-        for _, allocation in grant.allocated:
-            (self.in_use.take if sign > 0 else self.in_use.give_back)(allocation)
+        self._count_ports(grant.pod, grant.node, sign)
+        for claim, allocation in grant.allocated:
+            if sign > 0:
+                if claim.key in self._promised:
+                    raise InvariantError(
+                        f"ResourceClaim {claim.key} is promised devices already and was promised others"
+                    )
+                self._promised[claim.key] = allocation
+                self.in_use.take(allocation)
+            else:
+                del self._promised[claim.key]
+                self.in_use.give_back(allocation)
         self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def vacate(self, pod: Pod, claims: Mapping[str, Claim]) -> None:
@@ -230,7 +240,7 @@ class Ledger:
         self.neighbours.give_back(pod, pod.node)
         self.zones.leave(pod)
         self._free[pod.node] += pod.requests
-        self._ports[pod.node] = self.ports(pod.node) - frozenset(pod.host_ports)
+        self._count_ports(pod, pod.node, -1)
         freed = []
         for key in claims_of(pod):
             self._consumers[key] = self.consumers(key) - {pod.uid}
@@ -245,7 +255,7 @@ class Ledger:
         self.neighbours.take(pod, pod.node)
         self.zones.stay(pod)
         self._free[pod.node] -= pod.requests
-        self._ports[pod.node] = self.ports(pod.node) | frozenset(pod.host_ports)
+        self._count_ports(pod, pod.node, +1)
         again = []
         for key in claims_of(pod):
             claim = claims.get(key)
@@ -297,9 +307,7 @@ class Ledger:
             free, of = self._free[node], self.nodes[node]
             devices = self._number((self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)))
             amounts = frozenset(of.allocatable.amounts), frozenset(free.amounts.items())
-            state = self._number(
-                (amounts, self.ports(node), devices, self.volumes.state(node), self.zones.state(node))
-            )
+            state = self._number((amounts, self.ports(node), devices, self.volumes.state(node), self.zones.state(node)))
             known = self._states[node] = state, self._free_gpus(of), devices
         return known
 
@@ -312,6 +320,14 @@ class Ledger:
         taken = sum(w for w, device in zip(weights, view.devices, strict=True) if w and self.in_use.is_taken(device.id))
         plugin = accounts.by_name(self._free[node.name])[accounts.GPU]
         return plugin + accounts.gpus_on(view, self.inventory) - taken
+
+    def _count_ports(self, pod: Pod, node: str, sign: int) -> None:
+        """So many more hold the pod's ports there: who is promised one and who leaves it may hold it together."""
+        if pod.host_ports:
+            counts = dict(self._ports.get(node, {}))
+            for port in frozenset(pod.host_ports):
+                counts[port] = counts.get(port, 0) + sign
+            self._ports[node] = {port: count for port, count in counts.items() if count}
 
     def _touch(self, allocations: Iterable[AllocationResult], *nodes: str) -> None:
         """These nodes changed, and all that can reach one of the devices."""

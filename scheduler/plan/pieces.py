@@ -71,6 +71,25 @@ def _fewest(piece: Wanted, group: Group, shapes: Shapes, bundles: dict[tuple[str
     return replace(group, units=tuple(units), children=children)
 
 
+def afresh(piece: Wanted, shapes: Shapes) -> Wanted:
+    """The piece as it would be asked for now, if it names claims that others name too: these may have got devices, or
+    lost them."""
+    if not any(entry.claim and not entry.from_template for pod in piece.all_pods() for entry in pod.claims):
+        return piece
+    bundles: dict[tuple[str, int], list[Bundle]] = {}
+    group = _afresh(piece, piece.group, shapes, bundles)
+    return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
+
+
+def _afresh(piece: Wanted, group: Group, shapes: Shapes, bundles: dict[tuple[str, int], list[Bundle]]) -> Group:
+    """The group with bundles made anew; these go into `bundles`."""
+    made = shapes.bundles([pod for bundle in piece.listed(group) for pod in bundle.pods])
+    for bundle in made:
+        bundles.setdefault((group.name, bundle.shape), []).append(bundle)
+    units = tuple(Unit(shape=bundle.shape, pods=len(bundle.pods)) for bundle in made)
+    return replace(group, units=units, children=tuple(_afresh(piece, each, shapes, bundles) for each in group.children))
+
+
 def may_be_divided(piece: Wanted, shapes: Shapes) -> bool:
     """Whether some of the pods that share a claim might do where all of them do not, and not just any of them: then the
     piece finding no room proves nothing about the gang."""

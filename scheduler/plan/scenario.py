@@ -4,8 +4,9 @@ Nobody is bound any more once rooms are promised. So from then on the ledger is 
 who are on their way out, and with those to whom something is promised.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from queues.resources import Resources, total
 from scheduler.model.errors import InvariantError
@@ -17,7 +18,7 @@ from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.losses import Loss
-from scheduler.plan.pieces import Wanted
+from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.realise import realise
 from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
@@ -46,7 +47,7 @@ class Scenario:
     def play(self, piece: Wanted) -> Placed | Reason | None:
         """Where the piece goes, why it has no place, or None if one who leaves has none."""
         desk = self._desk
-        placed = place(desk, self._gang, piece)
+        placed = place(desk, self._gang, afresh(piece, desk.shapes))
         if not isinstance(placed, Placed) or not self._moves:
             return placed
         for grant in placed.grants:
@@ -96,10 +97,11 @@ class Scenario:
             self._desk.ledger.charge(self._desk.tree, queue, relief * sign, preemptible=preemptible)
 
     def _is_moved(self, gang: Gang, pods: Sequence[Pod]) -> bool:
-        """Whether these pods of the gang find other places."""
+        """Whether these pods of the gang find other places. What else the gang waits for is not their matter."""
         desk = self._desk
         away = {pod.key for pod in pods}
-        gone = replace(gang, pods=tuple(replace(pod, node="") if pod.key in away else pod for pod in gang.pods))
+        there = (pod for pod in gang.pods if pod.node)
+        gone = replace(gang, pods=tuple(replace(pod, node="") if pod.key in away else pod for pod in there))
         desk.gang_of.update((pod.key, gang.key) for pod in gone.pods)
         wants = Wants(gone, desk.snapshot.claims, desk.ledger.consumers, desk.shapes, desk.domains, desk.ledger.volumes)
         while wants.waiting:
@@ -126,16 +128,50 @@ def look_ahead(desk: Desk) -> None:
         return
     desk.ahead, desk.fruitless = True, {}
     desk.ledger.foresee_zones()
-    for pod in desk.snapshot.pods:
-        if leaves(pod, desk) and pod.node in desk.ledger.nodes:
+    for grant in desk.aside:
+        desk.ledger.unreserve(grant)
+    desk.aside.clear()
+    leaving = Leaving.of(desk)
+    leaving.depart(desk)
+    desk.outlook += [(queue, relief * -1) for queue, _, relief in leaving.relief]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """Those who are on their way out. `relief`: what queues no longer pay then: (queue, preemptible, amounts)."""
+
+    pods: tuple[Pod, ...]
+    relief: tuple[tuple[str, bool, Resources], ...]
+
+    @classmethod
+    def of(cls, desk: Desk) -> "Leaving":
+        relief = []
+        for gang in desk.snapshot.gangs:
+            going = [pod for pod in gang.pods if pod.node and leaves(pod, desk)]
+            queue = desk.payer_of(gang) if going else None
+            if queue is not None:
+                relief.append((queue, gang.preemptible, desk.accounts.relief(going)))
+        pods = (pod for pod in desk.snapshot.pods if leaves(pod, desk) and pod.node in desk.ledger.nodes)
+        return cls(pods=tuple(pods), relief=tuple(relief))
+
+    def depart(self, desk: Desk) -> None:
+        """They have left."""
+        for pod in self.pods:
             desk.ledger.vacate(pod, desk.snapshot.claims)
-    for gang in desk.snapshot.gangs:
-        going = [pod for pod in gang.pods if pod.node and leaves(pod, desk)]
-        queue = desk.payer_of(gang) if going else None
-        if queue is not None:
-            relief = desk.accounts.relief(going) * -1
-            desk.ledger.charge(desk.tree, queue, relief, preemptible=gang.preemptible)
-            desk.outlook.append((queue, relief))
+        for queue, preemptible, relief in self.relief:
+            desk.ledger.charge(desk.tree, queue, relief * -1, preemptible=preemptible)
+
+    @contextmanager
+    def departed(self, desk: Desk) -> Iterator[None]:
+        """For as long as this lasts they have left. What is promised meanwhile stays promised."""
+        fruitless, desk.fruitless = desk.fruitless, {}
+        self.depart(desk)
+        yield
+        for queue, preemptible, relief in self.relief:
+            desk.ledger.charge(desk.tree, queue, relief, preemptible=preemptible)
+        for pod in reversed(self.pods):
+            desk.ledger.reoccupy(pod, desk.snapshot.claims)
+        desk.fruitless = fruitless
 
 
 def caps_of(desk: Desk) -> Caps:
@@ -153,11 +189,20 @@ def leaves(pod: Pod, desk: Desk) -> bool:
 
 def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
     """The gang gets these places as soon as those who end there have left."""
-    cost = total(grant.cost for grant in grants)
+    book(desk, gang, grants)
+    tell_promise(desk, gang, grants)
+
+
+def book(desk: Desk, gang: Gang, grants: Sequence[Grant], sign: int = +1) -> None:
+    """Keep this room for the gang, and let its queue pay for it; with -1 no longer."""
     for grant in grants:
-        desk.ledger.reserve(grant)
-    desk.charge(desk.ledger, gang, cost)
-    desk.outlook.append((desk.queue_of[gang.key], cost))
+        (desk.ledger.reserve if sign > 0 else desk.ledger.unreserve)(grant)
+    desk.charge(desk.ledger, gang, total(grant.cost for grant in grants) * sign)
+
+
+def tell_promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
+    """The plan says so; the room is booked."""
+    desk.outlook.append((desk.queue_of[gang.key], total(grant.cost for grant in grants)))
     desk.promised[gang.key] = tuple(
         Promise(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang.key, node=grant.node) for grant in grants
     )

@@ -18,7 +18,7 @@ from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
-from scheduler.plan.pieces import Wanted
+from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise
 from scheduler.plan.spots import Spots, is_vague
 from scheduler.plan.stages import Stage, contested_of
@@ -53,8 +53,8 @@ def preempt(desk: Desk) -> None:
 def _make_room(desk: Desk, stage: Stage) -> None:
     _wait_for_room(desk)
     searches: dict[tuple[str, ...], _Search] = {}
-    for key, piece in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
-        gang = desk.wants[key].gang
+    for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
+        gang, piece = desk.wants[key].gang, afresh(listed, desk.shapes)
         if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) or not _may_cause_evictions(desk, gang):
             continue
         asked = desk.estimate(piece)
@@ -73,7 +73,7 @@ def _wait_for_room(desk: Desk) -> None:
     for key, piece in _in_order(desk, desk.waiting):
         gang = desk.wants[key].gang
         if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
-            placed = place(desk, gang, piece)
+            placed = place(desk, gang, afresh(piece, desk.shapes))
             if isinstance(placed, Placed):
                 promise(desk, gang, placed.grants)
                 desk.reasons[key] = RoomIsBeingMade(gang=key, pods=len(placed.grants))
