@@ -61,6 +61,12 @@ def parts_of(allocated: Resources, pool: Resources) -> dict[str, int]:
     return {name: part for name, part in parts.items() if part}
 
 
+def as_quantities(parts: Parts) -> dict[str, str]:
+    """Parts as people and statuses write them, to the millionth: 0.25 is a quarter of the cluster."""
+    millionths = {name: min(max(parts[name], 0), CLUSTER) * 10**6 // CLUSTER for name in sorted(parts)}
+    return {name: f"{m // 10**6}.{m % 10**6:06d}" for name, m in millionths.items() if m}
+
+
 def later(past: Parts, standing: Parts, elapsed_ms: int, half_life_ms: int) -> dict[str, int]:
     """The mean after `elapsed_ms` more, in which `standing` was in use. A clock that went back adds and takes nothing.
 

@@ -29,6 +29,7 @@ from scheduler.model.reasons import GangDoesNotFit, NoNodeFits, Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
+from scheduler.state.past_use import PastUse
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +88,7 @@ class CycleReport:
 
 class Cycle:
     """Runs cycles one after another. `tell` takes what is to be written about the decisions; `observe` sees every
-    cycle's report and every gang's outcome."""
+    cycle's report and every gang's outcome. `past_use`: what keeps account of it, if the past counts."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Cycle:
         tell: Callable[[Sequence[status.StatusWrite]], None],
         observe: Callable[[CycleReport], None],
         observe_outcome: Callable[[GangOutcome], None],
+        past_use: PastUse | None = None,
     ) -> None:
         self._state = state
         self._committer = committer
@@ -111,6 +113,7 @@ class Cycle:
         self._tell = tell
         self._observe = observe
         self._observe_outcome = observe_outcome
+        self._past_use = past_use
         self._held = HeldBack(rhythm.commit_retry)
         self._spared: dict[str, float] = {}
         """Pods (key) that could not be evicted, and until when (monotonic seconds) they are not asked again."""
@@ -167,6 +170,8 @@ class Cycle:
         clock = Stopwatch()
         seen = self._state.fork()
         snapshot, plan = await self._decided(clock)
+        if self._past_use is not None:
+            self._past_use.note(plan.queues)
         held_back = self._held.reasons
         self._hold_back_defects(plan)
         self._forgive(snapshot, plan)
@@ -222,7 +227,9 @@ class Cycle:
             fresh = time.monotonic() - foresight.moment < self._rhythm.recheck
             if fresh:
                 return foresight.snapshot, foresight.plan
-        snapshot = translate.snapshot(self._state, now_ms=self._now_ms(), policy=self._policy)
+        now_ms = self._now_ms()
+        usage = self._past_use.until(now_ms, self._state) if self._past_use is not None else None
+        snapshot = translate.snapshot(self._state, now_ms=now_ms, policy=self._policy, usage=usage)
         snapshot = self._held.without_them(snapshot, time.monotonic())
         snapshot = self._with_spared(snapshot, time.monotonic())
         clock.lap("snapshot")

@@ -45,6 +45,7 @@ from scheduler.stand_by import StandBy
 from scheduler.state.assumed import older
 from scheduler.state.cluster import ClusterState
 from scheduler.state.holders import Holders
+from scheduler.state.past_use import PastUse
 
 log = structlog.get_logger(__name__)
 
@@ -159,6 +160,7 @@ class _Service:
             tell=self._reporter.tell,
             observe=self._observe,
             observe_outcome=self._observe_outcome,
+            past_use=PastUse(round(config.usage_half_life_hours * 3_600_000)) if config.usage_weight > 0 else None,
         )
         self._stand_by = StandBy(
             self._state, policy=config.policy(), recheck_seconds=config.recheck_seconds, now_ms=_now_ms

@@ -296,6 +296,13 @@ class QueueStatus(_Model):
     fair_share: Amounts | None = Field(default=None, description="Its part of the cluster at present.")
     allocated: Amounts | None = Field(default=None, description="In use by it and the queues below.")
     requested: Amounts | None = Field(default=None, description="In use and asked for.")
+    usage: Amounts | None = Field(
+        default=None,
+        description="The part of the cluster that it and the queues below used, 0 to 1, of late more than long ago.",
+    )
+    usage_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        default=None, description="Until when usage is counted. The next leader goes on from there."
+    )
     running: Count | None = Field(default=None, description="Gangs that run, in it and the queues below.")
     pending: Count | None = Field(default=None, description="Gangs that wait, in it and the queues below.")
 

@@ -4,12 +4,14 @@ Values are compared with what was said last; times are added when something is s
 """
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from queues.reasons import LimitBelowQuota
 from queues.tree import WHOLE
+from queues.usage import as_quantities
 from queues.words import counted
-from scheduler.api import kinds
+from scheduler.api import kinds, quantity
 from scheduler.api.kinds import Kind
 from scheduler.explain.events import rfc3339
 from scheduler.explain.why import GangReport, sentence
@@ -20,6 +22,8 @@ from scheduler.model.reasons import Reason
 Said = dict[str, Any]
 
 KAI_NODE_POOL = "default"
+_USAGE = ("usage", "usageAt")
+_NOTABLE = Fraction(1, 1000)
 
 
 def condition(type_: str, status: bool, reason: str, message: str) -> Said:
@@ -94,8 +98,31 @@ def queue(report: QueueReport) -> Said:
         "requested": amounts(report.requested),
         "running": report.running,
         "pending": report.pending,
+        "usage": as_quantities(report.past) if report.past is not None else None,
+        "usageAt": rfc3339(report.past_until_ms) if report.past is not None else None,
         "conditions": [_ready(report)],
     }
+
+
+def without_usage(said: Mapping[str, Any]) -> Said:
+    """What a status says but for past use, which changes all the time."""
+    return {field: value for field, value in said.items() if field not in _USAGE}
+
+
+def usage_moved(known: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
+    """Whether past use is told for the first or last time, or has changed by more than a thousandth of the cluster."""
+    before, after = known.get("usage"), said.get("usage")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return before is not after
+    if not isinstance(known.get("usageAt"), str) or not all(isinstance(part, str) for part in before.values()):
+        return True
+    try:
+        return any(
+            abs(quantity.parse(after.get(name, "0")) - quantity.parse(before.get(name, "0"))) >= _NOTABLE
+            for name in {**before, **after}
+        )
+    except quantity.QuantityError:
+        return True
 
 
 def _ready(report: QueueReport) -> Said:

@@ -26,6 +26,7 @@ from scheduler.model.snapshot import SetAside
 _FAILED = "FailedScheduling"
 _CALM_MS = 1_000
 _CALM_PODS_MS = 10_000
+_CALM_USAGE_MS = 60_000
 # Until a refused status is tried again: doubles from the first to the last.
 _FIRST_PAUSE_MS = 2_000
 _LAST_PAUSE_MS = 60_000
@@ -258,7 +259,7 @@ class _Turn:
             return
         last = self._before.get(subject)
         refused = last is not None and last.refused
-        if last is not None and last.said == said and not refused:
+        if last is not None and not refused and self._as_told(last, said):
             self._keep(subject)
             return
         code = documents.code_of(said)
@@ -273,6 +274,9 @@ class _Turn:
         final = regarding.kind is kinds.NATIVE_POD_GROUP and outcomes(known) == _FOR_EVER
         if known == said or final:
             self._remember(subject, said, 0)
+            return
+        if documents.without_usage(known) == documents.without_usage(said) and not documents.usage_moved(known, said):
+            self._remember(subject, known, 0)
             return
         calm = _CALM_PODS_MS if regarding.kind is kinds.POD else _CALM_MS
         renewed = documents.code_of(known) == code and outcomes(known) == outcomes(said)
@@ -294,6 +298,15 @@ class _Turn:
         heard = known if last is None else last.said
         if reason is not None and code and documents.code_of(heard) != code:
             yield self.event(regarding, token, sentence(reason), "Warning")
+
+    def _as_told(self, last: _Told, said: Said) -> bool:
+        """Whether it is what was said last; past use, which changes all the time, is said now and then, or with
+        anything else."""
+        if last.said == said:
+            return True
+        if documents.without_usage(last.said) != documents.without_usage(said):
+            return False
+        return self.now_ms - last.at_ms < _CALM_USAGE_MS or not documents.usage_moved(last.said, said)
 
     def only_event(self, regarding: Regarding, reason: Reason, token: str) -> Iterator[StatusWrite]:
         """An Event, if the reason is new, for objects whose status has no place for it."""

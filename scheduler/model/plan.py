@@ -112,8 +112,9 @@ class GangDecision:
 class QueueReport:
     """House units by queue resource name. `limit` holds only what is limited. `problem`: why it takes no work.
 
-    `past`: the part of the cluster that it used so far, decayed, as the decision took it into account; None if the past
-    counts for nothing. `standing`: the part that it has in use from now on. Both of `queues.usage.CLUSTER`."""
+    `past`: the part of the cluster that it used until `past_until_ms`, decayed, as the decision took it into account;
+    None if the past counts for nothing. `standing`: the part that it has in use from now on. Both of
+    `queues.usage.CLUSTER`."""
 
     name: str
     parent: str | None
@@ -125,6 +126,7 @@ class QueueReport:
     running: int = 0
     pending: int = 0
     past: Mapping[str, int] | None = None
+    past_until_ms: int = 0
     standing: Mapping[str, int] = field(default_factory=dict)
     problem: Reason | None = None
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from queues.resources import Resources
+from queues.usage import as_quantities
 from scheduler.api import quantity
 from scheduler.api.meta import Wire
 from scheduler.model.plan import ClaimAllocation, Eviction, GangDecision, Placement, Plan, QueueReport, SolverReport
@@ -92,6 +93,7 @@ def _queue(report: QueueReport) -> Document:
         "requested": amounts(report.requested),
         "running": report.running,
         "pending": report.pending,
+        "usage": None if report.past is None else as_quantities(report.past),
         "problem": _reason(report.problem),
     }
 

@@ -198,6 +198,7 @@ def _queues(desk: Desk) -> tuple[QueueReport, ...]:
             running=running[queue.name],
             pending=pending[queue.name],
             past=desk.snapshot.usage.get(queue.name, {}) if remembered else None,
+            past_until_ms=desk.snapshot.now_ms if remembered else 0,
             standing=parts_of(allocated[queue.name], desk.pool) if remembered else {},
             problem=desk.tree.problems.get(queue.name),
         )

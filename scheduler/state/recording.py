@@ -31,6 +31,7 @@ from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from scheduler.state.inventory import allocated_part, claim_spec, newer_fields, tainting_part
+from scheduler.state.past_use import parts_told
 from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 FORMAT = "tutti-recording/1"
@@ -134,7 +135,9 @@ def dump(
     held_back: Mapping[str, Reason] | None = None,
     decided: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording."""
+    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording. `usage` None:
+    what the queues' statuses tell."""
+    usage = parts_told(state) if usage is None else usage
     objects: dict[str, list[msgspec.Raw]] = {}
     unreadable: dict[str, list[_Unreadable]] = {}
     for kind in sorted(state.kinds, key=_name):
@@ -149,7 +152,7 @@ def dump(
             format=FORMAT,
             now_ms=now_ms,
             policy=asdict(policy),
-            usage={queue: dict(amounts) for queue, amounts in sorted((usage or {}).items())},
+            usage={queue: dict(parts) for queue, parts in sorted(usage.items())},
             listed=sorted(_name(kind) for kind in state.kinds if state.lists(kind)),
             objects=objects,
             unreadable=unreadable,

@@ -49,6 +49,7 @@ from scheduler.state.fields import Bad
 from scheduler.state.gangs import World
 from scheduler.state.grouping import GangId, Member, membership, owners_of
 from scheduler.state.groups import GROUP_KINDS, GroupSpec, group, levels_of
+from scheduler.state.past_use import parts_told
 from scheduler.state.roster import Reference, Roster
 from scheduler.state.stores import STORAGE_KINDS, Stores
 from scheduler.state.tables import SortedTable
@@ -74,8 +75,11 @@ def snapshot(
 ) -> Snapshot:
     """Everything `state` knows, as it is at `now_ms` (milliseconds since 1970) under `policy`.
 
-    `usage`: decayed past use of the queues (`queues.usage`). Equal states give equal snapshots, whatever came first."""
-    return _up_to_date(state, policy).snapshot(now_ms, usage or {})
+    `usage`: decayed past use of the queues (`queues.usage`); None: what their statuses tell, if the past counts. Equal
+    states give equal snapshots, whatever came first."""
+    if usage is None:
+        usage = parts_told(state) if policy.usage_weight > 0 else {}
+    return _up_to_date(state, policy).snapshot(now_ms, usage)
 
 
 def prepare(state: ClusterState, policy: Policy) -> None:

@@ -11,6 +11,7 @@ import yaml
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import Resources
 from queues.tree import WHOLE
+from queues.usage import CLUSTER
 from scheduler.api import kinds
 from scheduler.api.changes import Change
 from scheduler.api.crd_schema import crds
@@ -426,6 +427,62 @@ def test_a_queue_shows_at_once_that_a_placement_failed_and_then_rests():
     assert teller.due_ms == NOW + 1050
     assert shown(8000, at=1050) == "8"
     assert shown(4000, at=1100) == "4"
+
+
+def remembering(part: float, at: int, **more: Any) -> Reports:
+    past = {"gpu": round(part * CLUSTER)}
+    return said(queues=(replace(queue(gpu=8000), past=past, past_until_ms=NOW + at, **more),), at=NOW + at)
+
+
+def test_past_use_is_told_with_its_time_and_taken_back_when_it_counts_no_more():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    teller = Teller(there)
+    there.apply(teller.status_writes(remembering(0.25, at=0)))
+    status = there.status(kinds.QUEUE, "q")
+    assert (status["usage"], status["usageAt"]) == ({"gpu": "0.250000"}, "2023-11-14T22:13:20Z")
+    there.apply(teller.status_writes(said(queues=(queue(gpu=8000),), at=NOW + 120_000)))
+    assert not there.status(kinds.QUEUE, "q").keys() & {"usage", "usageAt"}
+
+
+def test_past_use_alone_is_told_once_a_minute_at_most_and_only_if_it_moved():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    teller = Teller(there)
+    assert teller.status_writes(remembering(0.25, at=0))
+    assert teller.status_writes(remembering(0.5, at=59_000)) == ()
+    assert teller.status_writes(remembering(0.2505, at=300_000)) == ()
+    assert teller.status_writes(remembering(0.26, at=300_000))
+    assert teller.due_ms is None, "nobody is woken for it"
+
+
+def test_past_use_goes_with_whatever_else_is_told():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    teller = Teller(there)
+    there.apply(teller.status_writes(remembering(0.25, at=0)))
+    there.apply(teller.status_writes(remembering(0.2501, at=5_000, pending=3)))
+    status = there.status(kinds.QUEUE, "q")
+    assert (status["pending"], status["usage"], status["usageAt"]) == (3, {"gpu": "0.250100"}, "2023-11-14T22:13:25Z")
+
+
+def test_a_new_leader_repeats_no_past_use():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    there.apply(Teller(there).status_writes(remembering(0.25, at=0)))
+    second = Teller(there)
+    assert second.status_writes(remembering(0.2505, at=5_000)) == ()
+    assert second.status_writes(remembering(0.26, at=70_000))
+
+
+def test_past_use_in_another_form_is_written_anew():
+    there = World()
+    there.add(kinds.QUEUE, "q", "q")
+    there.apply(Teller(there).status_writes(remembering(0.25, at=0)))
+    for usage in ({"gpu": "much"}, {"gpu": 7}, "all", {"gpu": "0.25", "cpu": "1"}):
+        there.documents[kinds.QUEUE, "q"]["status"]["usage"] = usage
+        there.apply(Teller(there).status_writes(remembering(0.25, at=70_000)))
+        assert there.status(kinds.QUEUE, "q")["usage"] == {"gpu": "0.250000"}
 
 
 def test_a_queue_that_cannot_be_used_says_so():
