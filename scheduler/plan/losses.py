@@ -24,13 +24,15 @@ _CPU_OF_A_GPU = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds; `relief`: what its queue no
+    """One pod that may have to go. `cost`: what is lost, in thousandths of GPU-seconds; `weight`: the same, but more
+    than that of every pod of its gang with a lower task priority, so that those go first; `relief`: what its queue no
     longer pays then; `caps`: what counts pods that leave, and counts this one."""
 
     pod: Pod
     gang: Gang
     queue: str
     cost: int
+    weight: int
     relief: Resources
     caps: tuple[Cap, ...] = ()
 
@@ -64,13 +66,24 @@ def losses(
             if pod.key in spared or (_stays(pod, leaving) and caps.forbid(pod, holding.queue))
         }
         numbers: dict[str, list[int]] = {}
+        weights = _weights(holding.gang, now_ms, relief)
         for pod in holding.gang.pods:
             if _stays(pod, leaving) and pod.key not in kept:
                 numbers.setdefault(pod.sub_group if holding.gang.sub_groups else "", []).append(len(found))
                 less = relief(pod)
                 cost = lost(pod, holding.gang, now_ms, less[GPU])
                 counts = caps.of(pod, holding.queue)
-                found.append(Loss(pod=pod, gang=holding.gang, queue=holding.queue, cost=cost, relief=less, caps=counts))
+                weight = weights.get(pod.key, cost)
+                what = Loss(
+                    pod=pod,
+                    gang=holding.gang,
+                    queue=holding.queue,
+                    cost=cost,
+                    weight=weight,
+                    relief=less,
+                    caps=counts,
+                )
+                found.append(what)
         parts.append(_part(replace(holding, firm=holding.firm or bool(kept)), "", numbers, leaving))
     return tuple(found), tuple(parts)
 
@@ -90,6 +103,21 @@ def lost(pod: Pod, gang: Gang, now_ms: int, gpus: int) -> int:
         ran %= gang.checkpoint_interval_ms
     worth = gpus if gpus else max(pod.requests["cpu"] // _CPU_OF_A_GPU, 1)
     return worth * (ran // 1000 + RESTART_SECONDS)
+
+
+def _weights(gang: Gang, now_ms: int, relief: Callable[[Pod], Resources]) -> dict[str, int]:
+    """By pod, if their task priorities differ: a pod weighs more than every one of a lower task priority."""
+    if len({pod.task_priority for pod in gang.pods}) < 2:
+        return {}
+    weights: dict[str, int] = {}
+    floor, above = 0, 0
+    last: int | None = None
+    for pod in sorted((pod for pod in gang.pods if pod.node), key=lambda pod: (pod.task_priority, pod.key)):
+        if pod.task_priority != last:
+            last, floor = pod.task_priority, above + 1
+        weights[pod.key] = max(lost(pod, gang, now_ms, relief(pod)[GPU]), floor)
+        above = max(above, weights[pod.key])
+    return weights
 
 
 def _stays(pod: Pod, leaving: Container[str]) -> bool:

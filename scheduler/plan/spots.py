@@ -243,7 +243,7 @@ class Spots:
     def _harm(self, losses: Sequence[Loss], *, whole: bool) -> Harm:
         tiers = [0] * len(self._ranks)
         for loss in losses:
-            tiers[self._ranks[loss.gang.priority]] += loss.cost
+            tiers[self._ranks[loss.gang.priority]] += loss.weight
         return (*tiers, int(whole), len(losses), sum(self._ages[loss.gang.key] for loss in losses))
 
 

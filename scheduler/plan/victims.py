@@ -297,7 +297,7 @@ class _Question:
 
     def _candidate(self, loss: Loss, ranks: Mapping[int, int], ages: Mapping[str, int]) -> Candidate:
         harm = [0] * len(ranks)
-        harm[ranks[loss.gang.priority]] = loss.cost
+        harm[ranks[loss.gang.priority]] = loss.weight
         laws = self._laws
         shares = [(self._rows[row], amount) for row, amount in laws.loses(loss)] if laws else []
         return Candidate(

@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from scheduler.api import core
 from scheduler.api.kinds import POD_GANG, Document
-from scheduler.api.meta import ObjectMeta
 from scheduler.model.workloads import SubGroup, TopologyConstraint
 from scheduler.state.dialects import fields_of
 from scheduler.state.fields import Bad, Fields
@@ -42,19 +41,15 @@ def leaf_of(pod: core.Pod, document: Document | None, *, scaled: bool) -> str:
     return f"{labels[POD_GANG_LABEL]}/{named}" if scaled and named else named
 
 
-def spec(base: str, gangs: Sequence[Document]) -> GroupSpec:
-    """What these PodGangs say: the base (its key), and those that scale it out. Raises Bad."""
+def spec(base: str, gangs: Sequence[Document]) -> GroupSpec | Problem:
+    """What these PodGangs say: the base (its key), and those that scale it out; why not, without a base. Raises Bad."""
     found = next((each for each in gangs if each.metadata.key == base), None)
     scaled = sorted((each for each in gangs if each.metadata.key != base), key=lambda each: each.metadata.name)
-    problems: list[Problem] = []
     if found is None:
-        problems.append(
-            Problem(
-                problem=f"PodGang {base}, without which none of it starts, does not exist",
-                remedy=f"Wait until Grove has made PodGang {base}, or delete the pods that scale it out.",
-            )
+        return Problem(
+            problem=f"PodGang {base}, without which none of it starts, does not exist",
+            remedy=f"Wait until Grove has made PodGang {base}, or delete the pods that name it.",
         )
-        return GroupSpec(kind=POD_GANG, meta=ObjectMeta(name=base.partition("/")[2]), problems=tuple(problems))
     groups = list(_groups(found, "", _BASE if scaled else None))
     if scaled:
         groups += [SubGroup(name=_BASE), SubGroup(name=_SCALED, min_sub_group=0)]
@@ -62,8 +57,7 @@ def spec(base: str, gangs: Sequence[Document]) -> GroupSpec:
         name = each.metadata.name
         groups.append(SubGroup(name=f"({name})", parent=_SCALED, topology=_constraint(each, fields_of(POD_GANG, each))))
         groups += _groups(each, f"{name}/", f"({name})")
-    for each in (found, *scaled):
-        problems += _claimed_twice(each)
+    problems = [problem for each in (found, *scaled) for problem in _claimed_twice(each)]
     fields = fields_of(POD_GANG, found)
     return GroupSpec(
         kind=POD_GANG,

@@ -5,6 +5,7 @@ Source: KAI's pod grouper (reference kai.md 1.4); JobSet and LeaderWorkerSet API
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scheduler.api.kinds import (
     JOB,
@@ -39,7 +40,7 @@ def spec(
         if id_.kind == LEADER_WORKER_SET.kind:
             return _leader_worker_set(id_, members, _document(owners, LEADER_WORKER_SET.kind), oldest)
         if id_.kind == POD_GANG.kind:
-            return grove.spec(id_.key, [document for owner, document in owners if owner == POD_GANG])
+            return _pod_gang(id_, members, owners, oldest)
         if id_.kind == NATIVE_WORKLOAD.kind:
             return _workload(id_, _document(owners, NATIVE_WORKLOAD.kind), oldest, len(members))
         if id_.kind in _DISTRIBUTED and oldest.membership.minimum is None:
@@ -48,6 +49,14 @@ def spec(
     except Bad as bad:
         problems.append(bad.reason)
         return _all_of(oldest.wire.metadata, members)
+
+
+def _pod_gang(id_: GangId, members: Sequence[Member], owners: Sequence[Owner], oldest: Member) -> GroupSpec:
+    read = grove.spec(id_.key, [document for owner, document in owners if owner == POD_GANG])
+    if isinstance(read, GroupSpec):
+        return read
+    problems = () if oldest.membership.awaits_owner else (read,)
+    return replace(_all_of(ObjectMeta(name=id_.key.partition("/")[2]), members), problems=problems)
 
 
 def _distributed(id_: GangId, members: Sequence[Member], owners: Sequence[Owner]) -> GroupSpec:
