@@ -42,6 +42,13 @@ def is_vague(desk: Desk, node: str) -> bool:
     return any(device.shareable for device in desk.inventory.on(desk.ledger.nodes[node]).devices)
 
 
+def freed_gpus(loss: Loss) -> int:
+    """What becomes free of GPUs when the pod leaves, in thousandths. Parts of a GPU were rounded down one by one, and
+    together they are more."""
+    gpus = loss.relief[GPU]
+    return gpus + (gpus % 1000 > 0)
+
+
 class Spots:
     """For bundles of one shape. `vague`: nodes do not tell what is free of their devices, or gangs may lose parts of
     parts; then the question is not for us."""
@@ -224,7 +231,7 @@ class Spots:
             for loss in losses:
                 if loss.pod.node == node:
                     for name in lacking:
-                        amount = loss.relief[GPU] if name == GPU else loss.pod.requests[name]
+                        amount = freed_gpus(loss) if name == GPU else loss.pod.requests[name]
                         gives[name] = gives.get(name, 0) + amount
             if all_here or any(gives.values()):
                 gang = losses[0].gang

@@ -20,7 +20,7 @@ from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise
-from scheduler.plan.spots import Spots, is_vague
+from scheduler.plan.spots import Spots, freed_gpus, is_vague
 from scheduler.plan.stages import Stage, contested_of
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
 from scheduler.solver.problem import Group
@@ -303,7 +303,7 @@ class _Question:
         return Candidate(
             pod=loss.pod.key,
             node=loss.pod.node,
-            gives=needs_of((loss.pod,), loss.relief[GPU]),
+            gives=needs_of((loss.pod,), freed_gpus(loss)),
             harm=tuple(harm),
             loses=(*shares, *((self._caps[cap], 1) for cap in loss.caps)),
             within=tuple((self._least[row], amount) for row, amount in laws.within(loss)) if laws else (),

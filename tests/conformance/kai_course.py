@@ -3,6 +3,10 @@
 Compared are the states of jobs and tasks, and the number of evictions of each decision. Which node, which device and
 which of several equal tasks of a job is not; nor what only repeats the request, or words.
 
+Who of those that run is moved, so that a pod finds room, the peer leaves to chance (it walks over a map). So of running
+preemptible jobs of one queue and priority, as many may be moved as the peer moves; which of them is not compared. Who
+is moved has a place again in the next decision, or it counts as stopped.
+
 A decision is taken as far as the actions of the case go: what other stages evict, and for whom, is left out. What is
 placed on free room, in a case that does not allocate, is no difference, and noted.
 """
@@ -218,11 +222,31 @@ def _differences(world: World, outcomes: Mapping[str, str]) -> list[str]:
     if expect is None:
         return []
     found = []
+    moved = _moved_alike(world, expect, outcomes)
     for standing in world.tasks.values():
         expected = expect.jobs.get(standing.job.name)
+        if standing.key in moved:
+            continue
         if expected is not None and outcomes[standing.key] not in _ACCEPTED[expected.status]:
             found.append(f"{standing.task.name} is {outcomes[standing.key]} instead of {expected.status}")
     found += _of_tasks(world, expect, outcomes)
+    return found
+
+
+def _moved_alike(world: World, expect: Expect, outcomes: Mapping[str, str]) -> set[str]:
+    """Tasks (key) of jobs that run, in groups of one queue and priority in which all run on or are moved, and no more
+    are moved than the peer moves."""
+    groups: dict[tuple[str, int], list[Standing]] = {}
+    for standing in world.tasks.values():
+        if standing.task.state == "Running" and standing.job.preemptible and len(standing.job.tasks) == 1:
+            groups.setdefault((standing.job.queue, standing.job.priority), []).append(standing)
+    found: set[str] = set()
+    for group in groups.values():
+        states = [expect.jobs[each.job.name].status if each.job.name in expect.jobs else "" for each in group]
+        here = [outcomes[each.key] for each in group]
+        all_stay = set(states) <= {"Running", "Pipelined"} and set(here) <= {RUNS, MOVES}
+        if all_stay and here.count(MOVES) <= states.count("Pipelined"):
+            found |= {each.key for each in group}
     return found
 
 

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from queues.resources import Resources
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.snapshot import Snapshot, Stage
-from scheduler.model.workloads import Gang
+from scheduler.model.workloads import ContainerAsk, Gang
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, pod, queue, running, topology
+from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, node, pod, queue, running, topology
 from tests.strategies import carried_out
 
 ALL: tuple[Stage, ...] = ("allocate", "consolidate", "reclaim", "preempt")
@@ -226,3 +227,17 @@ def after(made: Snapshot, decided: Plan, gone: list[str]) -> World:
 
 def with_promise(each: Gang, node: str) -> Gang:
     return replace(each, pods=tuple(replace(pod, nominated=node) for pod in each.pods))
+
+
+def test_slices_that_are_rounded_one_by_one_make_room_for_several():
+    """A seventh of a GPU is 142 thousandths, two of them are 285."""
+    mig = "nvidia.com/mig-1g.10gb"
+
+    def slices(name: str, count: int, of: str, on: str = "") -> World:
+        asks = (ContainerAsk(name="main", index=0, requests={mig: count}),)
+        one = replace(pod(name, on=on), requests=Resources({"pods": 1, mig: count}), extended=asks)
+        return gang_of(name, [one], queue=of)
+
+    made = node("n", **{mig: 2}) + queue("red") + queue("blue", quota=2)
+    made += slices("one", 1, "red", on="n") + slices("both", 2, "blue")
+    assert evicted(decide(made)) == ["one"]

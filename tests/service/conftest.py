@@ -43,7 +43,14 @@ _APPLIED = {
 
 
 _CUSTOM = frozenset(
-    kind.group for kind in (kinds.QUEUE, kinds.KAI_QUEUE, kinds.KAI_TOPOLOGY, kinds.COSCHEDULING_POD_GROUP)
+    kind.group
+    for kind in (
+        kinds.QUEUE,
+        kinds.KAI_QUEUE,
+        kinds.KAI_TOPOLOGY,
+        kinds.COSCHEDULING_POD_GROUP,
+        kinds.NODE_TOPOLOGY,
+    )
 )
 
 
