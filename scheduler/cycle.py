@@ -125,6 +125,7 @@ class Cycle:
         self._cycle_ended = time.monotonic()
         self._next_start = 0.0
         self._telling_took = 0.0
+        self._again_ms: int | None = None
         self._foresight: stand_by.Foresight | None = None
         self._unsettled = False
         """Whether a cycle is due when the last commit under way has ended, and no earlier."""
@@ -170,6 +171,7 @@ class Cycle:
         clock = Stopwatch()
         seen = self._state.fork()
         snapshot, plan = await self._decided(clock)
+        self._again_ms = plan.again_ms
         if self._past_use is not None:
             self._past_use.note(plan.queues)
         held_back = self._held.reasons
@@ -342,7 +344,12 @@ class Cycle:
         """Seconds until a cycle is due although nothing has changed."""
         now = time.monotonic()
         left = self._cycle_ended + self._rhythm.recheck - now
-        return max(min(left, self._held.seconds_left(now), self._seconds_until_more_to_tell()), 0.0)
+        soon = (left, self._held.seconds_left(now), self._seconds_until_more_to_tell(), self._seconds_until_again())
+        return max(min(soon), 0.0)
+
+    def _seconds_until_again(self) -> float:
+        """Until time alone may have changed what the last plan said; infinity if it cannot."""
+        return float("inf") if self._again_ms is None else max(self._again_ms - self._now_ms(), 0) / 1000
 
     def _seconds_until_more_to_tell(self) -> float:
         """Until what was held back for calm may be said; infinity if there is nothing."""

@@ -197,7 +197,9 @@ class PodGroupSpec(_Model):
         default=None, description="How close together all of its pods must be."
     )
     preemption_delay: Duration | None = Field(
-        default=None, description="How long it waits before others are preempted for it. Nothing is preempted yet."
+        default=None,
+        description="How long it waits, from its creation or from when its pods were made anew, before others are"
+        " moved or stopped for it. Where there is room it starts at once.",
     )
     staleness_grace_period: Duration | None = Field(
         default=None,

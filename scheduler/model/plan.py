@@ -154,6 +154,8 @@ class Plan:
     queues: tuple[QueueReport, ...] = ()
     solver: SolverReport = field(default_factory=SolverReport)
     set_aside: tuple[SetAside, ...] = ()
+    again_ms: int | None = None
+    """When time alone may change the answer; None if that is not known of any time."""
 
     def why(self, gang: str) -> Reason | None:
         """The reason why the gang (its name, or namespace/name) does not start; None if it does."""

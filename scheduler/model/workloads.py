@@ -193,3 +193,10 @@ class Gang:
     @property
     def bound(self) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if pod.node)
+
+    @property
+    def may_evict_from_ms(self) -> int:
+        """From when on others may be stopped for it: its preemption delay after it began to wait, or began again, as
+        who has been evicted does with new pods."""
+        again_ms = min((pod.created_ms for pod in self.pending), default=0)
+        return max(self.created_ms, again_ms) + self.preemption_delay_ms if self.preemption_delay_ms else 0

@@ -22,6 +22,7 @@ from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reaso
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
 from scheduler.plan import promises
+from scheduler.plan.again import again_ms
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.alternatives import may_pass
 from scheduler.plan.desk import SEARCHES, Desk
@@ -71,6 +72,7 @@ def _plan(snapshot: Snapshot) -> Plan:
         queues=_queues(desk),
         solver=_solver(desk),
         set_aside=snapshot.set_aside,
+        again_ms=again_ms(desk),
     )
 
 

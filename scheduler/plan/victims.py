@@ -85,7 +85,7 @@ def _in_order(desk: Desk, pieces: Mapping[str, Wanted]) -> list[tuple[str, Wante
 
 def _may_cause_evictions(desk: Desk, gang: Gang) -> bool:
     """Not within its preemption delay."""
-    return desk.snapshot.now_ms >= gang.created_ms + gang.preemption_delay_ms
+    return desk.snapshot.now_ms >= gang.may_evict_from_ms
 
 
 class _Search:

@@ -27,19 +27,29 @@ def evictions_are_of_running_work(case: Case) -> Iterator[str]:
 
 def nobody_is_stopped_who_may_not_be(case: Case) -> Iterator[str]:
     """Only preemptible work, not of those who are spared or leave anyhow, by a stage that is allowed and that it is the
-    business of: of the same queue and a lower priority to preempt, of another queue to reclaim."""
+    business of: of the same queue and a lower priority to preempt, of another queue to reclaim. For nobody who has not
+    waited his preemption delay."""
     for eviction, gang, pod in _evicted(case):
         gains, who = case.gangs[eviction.beneficiary], f"pod {pod.key} of gang {gang.key} is evicted"
         if eviction.stage not in case.snapshot.policy.stages:
             yield f"{who} by stage {eviction.stage}, which the policy does not allow"
         if not gang.preemptible:
             yield f"{who} and is not preemptible"
+        delay_ms = gains.preemption_delay_ms
+        if delay_ms and case.snapshot.now_ms < _waits_since(gains) + delay_ms:
+            yield f"{who} for gang {gains.key}, whose preemption delay is not over"
         if pod.terminating or pod.key in case.snapshot.spared:
             yield f"{who} and cannot be"
         if eviction.stage == "preempt" and (gang.queue != gains.queue or gang.priority >= gains.priority):
             yield f"{who} for gang {gains.key}, which does not outrank it in its queue"
         if eviction.stage == "reclaim" and gang.queue == gains.queue:
             yield f"{who} for gang {gains.key} of its own queue, which has nothing to reclaim there"
+
+
+def _waits_since(gang: Gang) -> int:
+    """Since its creation, or since all of its pods that wait were made, whichever was later."""
+    waiting = [pod.created_ms for pod in gang.pods if not (pod.node or pod.gated or pod.terminating)]
+    return max([gang.created_ms, *sorted(waiting)[:1]])
 
 
 def nobody_is_stopped_in_vain(case: Case) -> Iterator[str]:

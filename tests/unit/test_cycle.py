@@ -467,3 +467,13 @@ async def test_devices_that_a_claim_avoids_are_forgiven_where_the_others_are_too
     assert [placement.pod for placement in second.plan.placements] == ["a/p"]
     await world.cycle.settled()
     assert world.server.bound == ["p"]
+
+
+async def test_a_cycle_runs_when_time_alone_may_have_changed_the_answer(world: World, monkeypatch: pytest.MonkeyPatch):
+    """Source: preemption delays and minimum runtimes end without any change of the cluster."""
+    ends = iter((40, None))
+    decide = planner.plan
+    monkeypatch.setattr(planner, "plan", lambda seen: replace(decide(seen), again_ms=next(ends, None)))
+    async with world.running():
+        await until(lambda: len(world.reports) == 2)
+    assert world.reports[0].plan.again_ms == 40

@@ -1,0 +1,53 @@
+"""When time alone may change the answer, so that it is asked for again then and not only at the next look around.
+
+Two waits end by themselves: a gang's preemption delay, and the time for which what runs is safe from those who wait.
+Source: KAI docs (preemption delay, minimum runtime).
+"""
+
+from collections.abc import Iterator
+
+from queues.reasons import OverLimit
+from scheduler.model.reasons import GangDoesNotFit
+from scheduler.model.workloads import Gang
+from scheduler.plan.desk import Desk
+
+
+def again_ms(desk: Desk) -> int | None:
+    """The earliest time, later than now, at which others may be stopped for somebody who waits in vain; None if no such
+    time is known, or nobody is ever stopped."""
+    if not {"consolidate", "reclaim", "preempt"} & set(desk.snapshot.policy.stages):
+        return None
+    waiting = [
+        desk.wants[key].gang
+        for key in sorted({*desk.waiting, *desk.growing})
+        if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit)
+    ]
+    if not waiting:
+        return None
+    ends = (*(gang.may_evict_from_ms for gang in waiting), *_protections(desk))
+    return min((end for end in ends if end > desk.snapshot.now_ms), default=None)
+
+
+def _protections(desk: Desk) -> Iterator[int]:
+    """When what runs is protected no more, from anybody of its queue or of others."""
+    least: dict[str, tuple[int, ...]] = {}
+    for gang in desk.snapshot.gangs:
+        queue = desk.payer_of(gang)
+        if queue is None or not gang.preemptible:
+            continue
+        if queue not in least:
+            least[queue] = tuple(sorted(_least(desk, queue)))
+        if least[queue] and (since := _running_since(gang)) is not None:
+            yield from (since + each for each in least[queue])
+
+
+def _least(desk: Desk, queue: str) -> set[int]:
+    """Every minimum runtime that may count for work of the queue: which one does depends on who comes for it."""
+    found: set[int] = set()
+    for above in desk.tree.ancestors(queue):
+        found.update(each for each in (above.preempt_min_runtime_ms, above.reclaim_min_runtime_ms) if each)
+    return found
+
+
+def _running_since(gang: Gang) -> int | None:
+    return min((pod.started_ms for pod in gang.bound if pod.started_ms is not None), default=None)
