@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from queues.words import amount, counted
+from scheduler.model.no_room import NoRoom, cures, told
 
 # A cause is written for one node; several have, are and do.
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
@@ -229,7 +230,8 @@ class Scattered:
 class GangDoesNotFit:
     """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time.
     `scattered`: there would be room for one of its pods if what is free were on one node. `each`: what one more pod
-    asks for, where no node is ruled out for it by itself."""
+    asks for, where no node is ruled out for it by itself. `no_room`: why running work does not make way for it, stage
+    by stage."""
 
     code: ClassVar[str] = "GangDoesNotFit"
     gang: str
@@ -240,6 +242,7 @@ class GangDoesNotFit:
     proved: bool = True
     scattered: Scattered | None = None
     each: str = ""
+    no_room: tuple[NoRoom, ...] = ()
 
     @property
     def message(self) -> str:
@@ -252,7 +255,8 @@ class GangDoesNotFit:
         found = f"there is room for {self.placeable or 'none'}{where}"
         pieces = f" {self.scattered}." if self.scattered is not None else ""
         each = f" One more pod asks for {self.each}." if self.each else ""
-        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}"
+        room = f" {told(self.no_room)}" if self.no_room else ""
+        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}{room}"
 
     @property
     def cure(self) -> str:
@@ -264,6 +268,7 @@ class GangDoesNotFit:
             others.append("ask for less per pod")
         if self.domain:
             others.append("relax the topology constraint")
+        others += cures(self.no_room)
         return (
             f"Free room for {more}{' there' if self.domain else ''}, {', '.join([*others[:-1], f'or {others[-1]}'])}."
         )

@@ -6,9 +6,11 @@ choice takes it into account. Nobody goes unless the gang has its place then. So
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from queues.reasons import OverLimit
 from queues.resources import Resources, total
+from scheduler.model.no_room import NoRoom
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan import stages
@@ -16,6 +18,7 @@ from scheduler.plan.accounts import GPU
 from scheduler.plan.allocate import place
 from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
+from scheduler.plan.hindrances import may_not_gain, nobody_found, too_early
 from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
@@ -55,14 +58,29 @@ def _make_room(desk: Desk, stage: Stage) -> None:
     searches: dict[tuple[str, ...], _Search] = {}
     for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
         gang, piece = desk.wants[key].gang, afresh(listed, desk.shapes)
-        if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit) or not _may_cause_evictions(desk, gang):
+        if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
             continue
         asked = desk.estimate(piece)
-        if stage.may_gain(desk, gang, asked):
+        if not _may_cause_evictions(desk, gang):
+            hindered: NoRoom | None = too_early(stage, gang)
+        elif not stage.may_gain(desk, gang, asked):
+            hindered = may_not_gain(desk, stage, gang, asked)
+        else:
             # Who may go is the same for all of a queue and priority, but that nobody goes for himself.
-            alike = (key,) if stage.moves else (desk.queue_of[key], str(gang.priority))
+            own = key if gang.bound and stage.moves else ""
+            alike = own, desk.queue_of[key], str(gang.priority)
             search = searches.get(alike) or searches.setdefault(alike, _Search(desk, stage, gang))
-            search.make_room(gang, piece, asked)
+            hindered = search.make_room(gang, piece, asked)
+        if hindered is not None:
+            _tell(desk, key, hindered)
+
+
+def _tell(desk: Desk, key: str, hindered: NoRoom) -> None:
+    """Why the stage made no room becomes a part of why the gang waits, in place of what the same stage said before."""
+    reason = desk.reasons[key]
+    if isinstance(reason, GangDoesNotFit):
+        others = tuple(each for each in reason.no_room if each.stage != hindered.stage)
+        desk.reasons[key] = replace(reason, no_room=(*others, hindered))
 
 
 def _wait_for_room(desk: Desk) -> None:
@@ -95,23 +113,30 @@ class _Search:
         self._desk = desk
         self._stage = stage
         self._like = gang
-        self._vain: dict[tuple[Group, Resources], int] = {}
-        """Questions that found nothing, and after how many changes of the ledger."""
+        self._vain: dict[tuple[Group, Resources], tuple[int, NoRoom]] = {}
+        """Questions that found nothing, after how many changes of the ledger, and why."""
         self._known: tuple[int, tuple[tuple[Loss, ...], tuple[Part, ...]]] | None = None
         """What may go, after how many evictions."""
         self._spots: dict[int, Spots] = {}
 
-    def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> None:
-        """Look for the least harm that makes room for the piece, and make it part of the plan."""
+    def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> NoRoom | None:
+        """Look for the least harm that makes room for the piece, and make it part of the plan; why there is none."""
         desk = self._desk
-        question = piece.group, asked
-        if self._vain.get(question) == len(desk.ledger.changes):
-            return
+        question, now = (piece.group, asked), len(desk.ledger.changes)
+        known = self._vain.get(question)
+        if known is not None and known[0] == now:
+            return known[1]
         found = self._node_by_node(gang, piece, asked)
+        ended = False
         if found is None:
             found = self._by_search(gang, piece, asked)
-        if not found:
-            self._vain[question] = len(desk.ledger.changes)
+            ended = found is None
+        if found:
+            return None
+        may_go, _ = self._losses()
+        hindered = nobody_found(desk, self._stage, gang, asked, may_go, ended=ended)
+        self._vain[question] = len(desk.ledger.changes), hindered
+        return hindered
 
     def _node_by_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
         """Whether there was a way for a piece of equal bundles that may go anywhere; None where that cannot be said."""
@@ -145,8 +170,8 @@ class _Search:
             spots.refuse()
         return None if spots.vague else False
 
-    def _by_search(self, gang: Gang, piece: Wanted, asked: Resources) -> bool:
-        """Whether the solver found a way."""
+    def _by_search(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
+        """Whether the solver found a way; None if it ended before it knew."""
         desk, stage, policy = self._desk, self._stage, self._desk.snapshot.policy
         found, parts = self._losses()
         if not found:
@@ -157,14 +182,14 @@ class _Search:
         # All searches of a plan together take so long and no longer, whoever else waits.
         budget = min(policy.solver_deterministic_seconds, desk.search_seconds)
         if budget <= 0 or not policy.solver_enabled:
-            return False
+            return None
         search = least_harm(harm, budget=budget, seed=policy.seed)
         for _ in range(TRIES):
             before = search.spent
             choice = search.best()
             desk.search_seconds -= search.spent - before
             if choice is None:
-                return False
+                return None if search.ended else False
             scenario = Scenario(desk, gang, [found[number] for number in choice.victims], moves=stage.moves)
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
@@ -179,7 +204,7 @@ class _Search:
             scenario.undo()
             if not told:
                 search.forbid_all(choice.victims)
-        return False
+        return None
 
     def _losses(self) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
         """What may go now."""

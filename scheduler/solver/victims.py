@@ -20,6 +20,8 @@ class Search:
         """`budget`: deterministic seconds for all answers together."""
         self.spent = 0.0
         """Of them, so far."""
+        self.ended = False
+        """Whether the last answer was none because they had run out."""
         self._harm = harm
         self._left = budget
         self._seed = seed
@@ -58,6 +60,7 @@ class Search:
                 if status == cp_model.MODEL_INVALID:
                     raise InvariantError(f"the model of victims is invalid: {cp.validate()}")
                 if values is None:
+                    self.ended = status != cp_model.INFEASIBLE
                     return None
                 proved = False
                 break

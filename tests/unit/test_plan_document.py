@@ -10,9 +10,10 @@ from msgspec import structs
 
 from scheduler.api.dra import DeviceAllocationConfiguration, OpaqueDeviceConfiguration
 from scheduler.model.plan import Eviction
-from scheduler.model.plan_document import rfc3339, to_json
+from scheduler.model.plan_document import to_json
 from scheduler.model.reasons import Unreadable
 from scheduler.model.snapshot import SetAside
+from scheduler.model.times import rfc3339
 from scheduler.plan.planner import plan
 from tests.builders import NOW_MS, ask, cluster, gang, queue
 

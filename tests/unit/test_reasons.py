@@ -12,6 +12,7 @@ import pytest
 from queues import reasons as queues
 from scheduler.commit import outcome
 from scheduler.model import reasons as model
+from scheduler.model.no_room import Hindrance, Keeper, Kept, NoRoom
 from scheduler.model.reasons import GangDoesNotFit, Holding, NodeCount, NoNodeFits, Reason, Scattered, WaitingForPods
 
 REASONS = sorted(
@@ -55,6 +56,10 @@ def value(name: str, kind: Any, count: int) -> Any:
         return tuple(NodeCount(nodes=number, cause=WORDS["cause"]) for number in (1, 2)[:count])
     if kind == Scattered | None:
         return Scattered(resource="gpu", asked=4, free=16, nodes=8, most=count) if count else None
+    if kind == tuple[NoRoom, ...]:
+        kept = tuple(Kept(pods=count, by=by, name="some-name", until_ms=0) for by in Keeper)
+        made = (NoRoom(stage="preempt", why=why, queue="q", may_go=count, kept=kept, until_ms=0) for why in Hindrance)
+        return tuple(made) if count else ()
     if kind is Holding:
         pods = tuple((f"team/p{number}", "") for number in range(count))
         return Holding(claim=f"team/{name}", uid="", pods=pods)
@@ -105,6 +110,23 @@ def test_a_pod_alone_is_not_told_of_at_once() -> None:
 def test_a_gang_that_must_stay_together_may_be_let_go_further_apart() -> None:
     bound = GangDoesNotFit(gang="team/a", needed=3, placeable=2, domain="z/r1")
     assert bound.cure == "Free room for 1 more pod there, add nodes, or relax the topology constraint."
+
+
+def test_why_no_room_was_made_is_one_sentence_and_what_would_help_is_among_the_cures() -> None:
+    hindered = (
+        NoRoom(stage="consolidate", why=Hindrance.NO_OTHER_PLACE, queue="q", may_go=9),
+        NoRoom(stage="reclaim", why=Hindrance.QUEUE_AT_SHARE, queue="q"),
+        NoRoom(stage="preempt", why=Hindrance.NOT_ENOUGH, may_go=8, kept=(Kept(pods=24, by=Keeper.PRIORITY),)),
+    )
+    waits = GangDoesNotFit(gang="team/a", needed=1, placeable=0, no_room=hindered)
+    assert waits.message.endswith(
+        " No room could be made: consolidate: 9 pods may be moved, and those in the way have no other place; "
+        "reclaim: Queue q would be above its share with it; "
+        "preempt: 8 pods may go, which leaves no place that is large enough (24 are of the same or a higher priority)."
+    )
+    assert waits.cure == (
+        "Free room for 1 more pod, add nodes, give it a higher priority, or raise the quota of Queue q."
+    )
 
 
 def test_what_an_empty_node_lacks_it_lacks_altogether() -> None:
