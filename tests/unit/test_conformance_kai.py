@@ -176,9 +176,9 @@ def test_an_unknown_field_of_the_file_is_an_error_of_the_call(
 
 
 def test_what_a_snapshot_has_no_word_for_fails(tmp_path: Path) -> None:
-    zones = {"policy": "Restricted", "scope": "Pod", "zones": []}
+    zones = {"policy": "BestEffort", "scope": "Pod", "zones": []}
     numa = case([node("n", 1, numa=zones)], [job("a", task("a-0"))], {"a": "Binding"})
-    assert course(numa, tmp_path).problems == ["cannot be expressed: NUMA zones of nodes"]
+    assert course(numa, tmp_path).problems == ["cannot be expressed: NUMA policies BestEffort"]
     stale = case([node("n", 1)], [job("a", task("a-0", on="n"), staleForSeconds=61)], {"a": "Running"})
     assert course(stale, tmp_path).problems == ["cannot be expressed: since when a gang is below its minimum"]
 
@@ -220,6 +220,23 @@ def test_unequal_tasks_are_told_apart(tmp_path: Path) -> None:
     uneven = job("a", task("a-0", gpus=1), task("a-1", gpus=3), minimum=1)
     swapped = case([node("n", 2)], [uneven], tasks={"a-0": "Pending", "a-1": "Binding"})
     assert len(course(swapped, tmp_path).problems) == 2
+
+
+def test_zones_hold_guaranteed_tasks_and_are_free_when_their_tasks_have_ended(tmp_path: Path) -> None:
+    zones = [{"id": f"zone-{i}", "allocatable": {"cpu": "4"}, "available": {"cpu": "1"}} for i in (0, 1)]
+    there = node("n", 0, numa={"policy": "SingleNUMANode", "scope": "Pod", "zones": zones})
+
+    def cpus(name: str, amount: int, zone: str = "") -> Json:
+        held = json.dumps([{"zone": zone, "amount": {"cpu": str(amount)}}])
+        more = {"annotations": {"kai.scheduler/numa-placement-observed": held}} if zone else {}
+        return task(name, on="n" if zone else "", cpuMilli=1000 * amount, memoryBytes=1) | more
+
+    running = [job(f"r{i}", cpus(f"r{i}-0", 3, f"zone-{i}"), qosClass="Guaranteed", priority=49 + i) for i in (0, 1)]
+    won = [*running, job("p", cpus("p-0", 4), qosClass="Guaranteed", priority=100)]
+    expected = {"r0": "Releasing", "r1": "Running", "p": "Pipelined"}
+    assert course(case([there], won, expected, actions=["preempt"], evictions=1), tmp_path).problems == []
+    lax = [*running, job("p", cpus("p-0", 4), priority=100)]
+    assert course(case([there], lax, {"p": "Binding"}), tmp_path).problems == []
 
 
 def test_sub_groups_have_their_own_minima(tmp_path: Path) -> None:
@@ -352,6 +369,38 @@ def test_an_eviction_in_vain_is_no_promise(tmp_path: Path, deciding: Deciding) -
     assert course(case([node("n", 1)], FULL, WON, actions=["preempt"], evictions=1), tmp_path).problems == [
         "new-0 is Pending instead of Pipelined"
     ]
+
+
+def moving(snapshot: Snapshot) -> Plan:
+    """ "b" makes way for "new" and has its place again."""
+    running = {pod.key for pod in snapshot.pods}
+    if "default/b-0" in running:
+        return Plan(now_ms=snapshot.now_ms, evictions=(gone(snapshot, "default/b-0", "consolidate", "default/new"),))
+    names = ("b", "new") if "default/new-0" not in running else ()
+    return Plan(
+        now_ms=snapshot.now_ms,
+        placements=tuple(placed(snapshot, f"default/{name}-0", f"default/{name}", "n") for name in names),
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "priority", "problems"),
+    [
+        ({"a": "Running", "b": "Pipelined"}, 50, 0),
+        ({"a": "Pipelined", "b": "Running"}, 50, 0),
+        ({"a": "Pipelined", "b": "Running"}, 60, 1),
+        ({"a": "Running", "b": "Running"}, 50, 1),
+    ],
+)
+def test_which_of_equal_rank_is_moved_does_not_matter_but_how_many(
+    states: Mapping[str, str], priority: int, problems: int, tmp_path: Path, deciding: Deciding
+) -> None:
+    deciding(moving)
+    jobs = [job("a", task("a-0", on="n"), priority=priority), job("b", task("b-0", on="n")), job("new", task("new-0"))]
+    found = course(
+        case([node("n", 4)], jobs, {**states, "new": "Pipelined"}, actions=["consolidation"], evictions=1), tmp_path
+    )
+    assert len(found.problems) == problems
 
 
 def test_a_promise_without_need_is_a_difference(tmp_path: Path, deciding: Deciding) -> None:
