@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from queues.resources import Resources
+from queues.usage import CLUSTER
 from scheduler.explain.why import Reports
 from scheduler.model.plan import Plan, Verdict
 
@@ -135,6 +136,9 @@ def _queues(plan: Plan) -> Iterator[Metric]:
     )
     families = {name: GaugeMetricFamily(f"tutti_queue_{name}", text, labels=labels) for name, text in shown}
     gangs = GaugeMetricFamily("tutti_queue_gangs", "Gangs of the queue by state.", labels=["queue", "state"])
+    past = GaugeMetricFamily(
+        "tutti_queue_past_use_ratio", "The part of the cluster that the queue used, decayed.", labels=labels
+    )
     divided = {name for report in plan.queues for name in report.fair_share}
     for report in plan.queues:
         amounts = {
@@ -151,9 +155,12 @@ def _queues(plan: Plan) -> Iterator[Metric]:
                     families[name].add_metric([report.name, resource], natural(resource, amount[resource]))
             if resource in report.limit:
                 families["limit"].add_metric([report.name, resource], natural(resource, report.limit[resource]))
+        for resource, part in sorted((report.past or {}).items()):
+            past.add_metric([report.name, resource], part / CLUSTER)
         gangs.add_metric([report.name, "running"], report.running)
         gangs.add_metric([report.name, "pending"], report.pending)
     yield from families.values()
+    yield past
     yield gangs
 
 

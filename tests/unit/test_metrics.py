@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from queues.resources import Resources
+from queues.usage import CLUSTER
 from scheduler.explain.metrics import Metrics
 from scheduler.explain.why import GangReport, Reports
 from scheduler.model.plan import Eviction, Plan, QueueReport, SolverReport, Verdict
@@ -67,6 +70,17 @@ def test_amounts_of_queues_are_in_gpus_and_bytes():
     assert "tutti_queue_fair_share{a,memory}" not in found, "memory is not divided here"
     assert found["tutti_queue_requested{a,gpu}"] == 24
     assert (found["tutti_queue_gangs{a,running}"], found["tutti_queue_gangs{a,pending}"]) == (1, 2)
+
+
+def test_shares_of_classes_of_devices_are_in_devices_and_past_use_in_parts_of_the_cluster():
+    metrics = Metrics()
+    by_class = Resources({"deviceclass/gpu.nvidia.com": 3_000})
+    used = replace(queue("a"), fair_share=by_class, past={"gpu": CLUSTER // 4})
+    metrics.cycle(Reports(), Plan(now_ms=0, queues=(used, queue("b"))), {})
+    found = values(metrics)
+    assert found["tutti_queue_fair_share{a,deviceclass/gpu.nvidia.com}"] == 3
+    assert found["tutti_queue_past_use_ratio{a,gpu}"] == 0.25
+    assert "tutti_queue_past_use_ratio{b,gpu}" not in found, "the past does not count there"
 
 
 def test_a_queue_that_is_gone_is_gone_from_the_metrics():
