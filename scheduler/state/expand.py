@@ -1,18 +1,13 @@
-"""What controllers would make of manifests: pods of Jobs, Deployments, StatefulSets, JobSets and LeaderWorkerSets, and
-claims of templates, unless those are given themselves.
+"""What controllers would make of manifests: pods of Jobs, Deployments, StatefulSets, JobSets, LeaderWorkerSets and (in
+`expand_distributed`) Kubeflow and Ray, and claims of templates, unless those are given themselves.
 
 Names are the owner's with a number, so that a plan reads well; uids depend on nothing but the names.
 Source: the labels and names these controllers give (Kubernetes, JobSet and LeaderWorkerSet documentation).
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from scheduler.api.dra import POD_CLAIM_NAME_ANNOTATION
-from scheduler.model.reasons import Unreadable
 from scheduler.state.cast import (
     CLAIM,
     DEPLOYMENT,
@@ -20,6 +15,7 @@ from scheduler.state.cast import (
     JOB_SET,
     LEADER_WORKER_SET,
     POD,
+    RAY_CLUSTER,
     REPLICA_SET,
     STATEFUL_SET,
     TEMPLATE,
@@ -29,7 +25,8 @@ from scheduler.state.cast import (
     Identity,
     Present,
 )
-from scheduler.state.fields import Bad, Fields
+from scheduler.state.expand_distributed import DISTRIBUTED
+from scheduler.state.fields import Fields
 from scheduler.state.grouping import (
     JOB_INDEX_LABEL,
     LWS_GROUP_LABEL,
@@ -38,167 +35,51 @@ from scheduler.state.grouping import (
     REPLICATED_JOB_LABEL,
 )
 from scheduler.state.lineage import JOB_SET_LABEL, LWS_LABEL
+from scheduler.state.making import Extra, Making, Owner, count_of, derived_uid
 
 # Read only to make pods of them.
 CONTROLLERS = (REPLICA_SET, DEPLOYMENT, STATEFUL_SET)
-
-MOST_PODS = 20_000
-"""That are made of all manifests together."""
-_MOST_BYTES = 128 * 1024 * 1024
-# What a made object holds besides what its template says.
-_HEAD_BYTES = 1024
 
 
 def expanded(cast: Cast, present: Present) -> None:
     """Add the pods and claims that controllers would make. `present`: what the cluster has besides the manifests.
 
     Raises Bad for what cannot be read, and for more than is made at once."""
-    for what in (POD, CLAIM, JOB, REPLICA_SET):
+    for what in (POD, CLAIM, JOB, REPLICA_SET, RAY_CLUSTER):
         for identity, document in cast.of(what):
             present.note(what, cast.fields(identity, document))
-    making = _Making(cast=cast, present=present)
+    making = Making(cast=cast, present=present)
     for what, pods_of in _CONTROLLERS:
         for identity, document in cast.of(what):
-            pods_of(making, _Owner(identity=identity, fields=cast.fields(identity, document)))
+            pods_of(making, Owner(identity=identity, fields=cast.fields(identity, document)))
     for identity, document in cast.of(POD):
         _claims(making, identity, document)
         _volume_claims(making, identity, document)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Owner:
-    """An object that pods are made of."""
-
-    identity: Identity
-    fields: Fields
-
-    @property
-    def spec(self) -> Fields:
-        return self.fields.mapping("spec")
-
-    @property
-    def namespace(self) -> str:
-        return self.identity[2].partition("/")[0]
-
-    @property
-    def name(self) -> str:
-        return self.identity[2].partition("/")[2]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Extra:
-    """What a controller writes on a pod besides its template."""
-
-    suffix: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Making:
-    """What is made, and how much more may be: a few letters of a manifest ask for millions of pods."""
-
-    cast: Cast
-    present: Present
-    _pods_left: int = MOST_PODS
-    _bytes_left: int = _MOST_BYTES
-
-    def template(self, holder: Fields, name: str, count: int) -> "_Template":
-        """The template below `holder` that `count` pods are about to be made of."""
-        template = holder.needed(name)
-        self._pods_left -= count
-        if self._pods_left < 0:
-            raise _too_much(template, f"more than {MOST_PODS} pods would be made")
-        self.charge(template, count)
-        metadata = template.mapping("metadata")
-        return _Template(
-            labels=metadata.texts("labels"),
-            annotations=metadata.texts("annotations"),
-            spec=template.needed("spec"),
-        )
-
-    def charge(self, template: Fields, count: int) -> None:
-        """`count` objects are about to be made of this template."""
-        self._bytes_left -= count * (len(msgspec.json.encode(template.values)) + _HEAD_BYTES)
-        if self._bytes_left < 0:
-            raise _too_much(template, f"more than {_MOST_BYTES} bytes of objects would be made")
-
-    def pod(self, owner: _Owner, template: "_Template", extra: _Extra, *, volumes: Sequence[str] = ()) -> None:
-        name = f"{owner.name}-{extra.suffix}"
-        if self.cast.get(POD, f"{owner.namespace}/{name}") is not None:
-            name = f"{owner.name}-{owner.identity[1].lower()}-{extra.suffix}"
-        of = owner.fields.mapping("metadata")
-        metadata: Document = {
-            "name": name,
-            "namespace": owner.namespace,
-            "uid": derived_uid(*POD, f"{owner.namespace}/{name}"),
-            "labels": {**template.labels, **extra.labels},
-            "annotations": {**template.annotations, **extra.annotations},
-            "ownerReferences": [
-                {
-                    "apiVersion": owner.identity[0],
-                    "kind": owner.identity[1],
-                    "name": owner.name,
-                    "uid": of.text("uid"),
-                    "controller": True,
-                }
-            ],
-        }
-        created = of.text("creationTimestamp")
-        if created:
-            metadata["creationTimestamp"] = created
-        spec = template.spec.values
-        if volumes:
-            kept = [each.values for each in template.spec.items("volumes") if each.text("name") not in volumes]
-            claims = ({"claimName": f"{volume}-{owner.name}-{extra.suffix}"} for volume in volumes)
-            added = [{"name": v, "persistentVolumeClaim": c} for v, c in zip(volumes, claims, strict=True)]
-            spec = {**spec, "volumes": [*kept, *added]}
-        document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-        self.cast.make(POD, document, owner.identity)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Template:
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    spec: Fields
-
-
-def _too_much(template: Fields, problem: str) -> Bad:
-    where = template.path.rpartition(".")[0]
-    return Bad(
-        Unreadable(
-            object=template.object,
-            field=where or template.path,
-            problem=f"{problem} of these manifests",
-            remedy="Plan for fewer replicas at once.",
-        )
-    )
-
-
-def _job(making: _Making, owner: _Owner) -> None:
+def _job(making: Making, owner: Owner) -> None:
     if not _has_pods(making.present, owner):
         labels = {"job-name": owner.name, "batch.kubernetes.io/job-name": owner.name}
         indexed = owner.spec.text("completionMode") == "Indexed"
 
-        def extra(index: int) -> _Extra:
+        def extra(index: int) -> Extra:
             place = {"batch.kubernetes.io/job-completion-index": str(index)} if indexed else {}
-            return _Extra(suffix=str(index), labels=labels | place, annotations=place)
+            return Extra(suffix=str(index), labels=labels | place, annotations=place)
 
         _replicas(making, owner, _job_pods(owner.fields), extra)
 
 
-def _stateful_set(making: _Making, owner: _Owner) -> None:
-    def extra(index: int) -> _Extra:
+def _stateful_set(making: Making, owner: Owner) -> None:
+    def extra(index: int) -> Extra:
         labels = {
             "statefulset.kubernetes.io/pod-name": f"{owner.name}-{index}",
             "apps.kubernetes.io/pod-index": str(index),
         }
-        return _Extra(suffix=str(index), labels=labels)
+        return Extra(suffix=str(index), labels=labels)
 
     if _has_pods(making.present, owner):
         return
-    count, templates = _count(owner.spec, "replicas"), list(owner.spec.items("volumeClaimTemplates"))
+    count, templates = count_of(owner.spec, "replicas"), list(owner.spec.items("volumeClaimTemplates"))
     names = [each.mapping("metadata").text("name") for each in templates]
     _replicas(making, owner, count, extra, volumes=names)
     for each, name in zip(templates, names, strict=True):
@@ -208,13 +89,13 @@ def _stateful_set(making: _Making, owner: _Owner) -> None:
             making.cast.make(VOLUME_CLAIM, _volume_claim(owner.namespace, claim, each), owner.identity)
 
 
-def _stateless(making: _Making, owner: _Owner) -> None:
+def _stateless(making: Making, owner: Owner) -> None:
     if not _has_pods(making.present, owner):
-        _replicas(making, owner, _count(owner.spec, "replicas"), lambda index: _Extra(suffix=str(index)))
+        _replicas(making, owner, count_of(owner.spec, "replicas"), lambda index: Extra(suffix=str(index)))
 
 
 def _replicas(
-    making: _Making, owner: _Owner, count: int, extra: Callable[[int], _Extra], *, volumes: Sequence[str] = ()
+    making: Making, owner: Owner, count: int, extra: Callable[[int], Extra], *, volumes: Sequence[str] = ()
 ) -> None:
     """`volumes`: those for which every pod has a claim, called after the volume and the pod."""
     if count:
@@ -223,7 +104,7 @@ def _replicas(
             making.pod(owner, template, extra(index), volumes=volumes)
 
 
-def _has_pods(present: Present, owner: _Owner) -> bool:
+def _has_pods(present: Present, owner: Owner) -> bool:
     """Whether pods of it (or, for a Deployment, a ReplicaSet or pods that its selector matches) are there."""
     kind = owner.identity[1]
     if (owner.namespace, kind, owner.name) in present.controlled:
@@ -241,7 +122,7 @@ def _job_pods(job: Fields) -> int:
         each.text("type") in ("Complete", "Failed") and each.text("status") == "True"
         for each in status.items("conditions")
     ]
-    parallelism, completions = _count(spec, "parallelism"), spec.whole("completions")
+    parallelism, completions = count_of(spec, "parallelism"), spec.whole("completions")
     if spec.flag("suspend") or any(ended):
         return 0
     if completions is None:
@@ -249,7 +130,7 @@ def _job_pods(job: Fields) -> int:
     return min(parallelism, max(completions - (status.whole("succeeded") or 0), 0))
 
 
-def _job_set(making: _Making, owner: _Owner) -> None:
+def _job_set(making: Making, owner: Owner) -> None:
     """Every pod of every replica of every replicated job, labelled as JobSet labels them."""
     spec = owner.spec
     if (owner.namespace, JOB_SET_LABEL, owner.name) in making.present.labelled or spec.flag("suspend"):
@@ -260,7 +141,7 @@ def _job_set(making: _Making, owner: _Owner) -> None:
         if name in names:
             raise job.bad("name", f"{name!r} is there twice", "Give each replicated job a name of its own.")
         names.add(name)
-        replicas, pods = _count(job, "replicas"), _job_pods(template)
+        replicas, pods = count_of(job, "replicas"), _job_pods(template)
         if not replicas * pods:
             continue
         of = making.template(template.mapping("spec"), "template", replicas * pods)
@@ -272,15 +153,15 @@ def _job_set(making: _Making, owner: _Owner) -> None:
                 "jobset.sigs.k8s.io/job-global-index": str(replica),
             }
             for index in range(pods):
-                making.pod(owner, of, _Extra(suffix=f"{name}-{replica}-{index}", labels=labels))
+                making.pod(owner, of, Extra(suffix=f"{name}-{replica}-{index}", labels=labels))
 
 
-def _leader_worker_set(making: _Making, owner: _Owner) -> None:
+def _leader_worker_set(making: Making, owner: Owner) -> None:
     """Every group: the leader, named as the group, and its workers."""
     if (owner.namespace, LWS_LABEL, owner.name) in making.present.labelled:
         return
     templates = owner.spec.mapping("leaderWorkerTemplate")
-    groups, size = _count(owner.spec, "replicas"), _count(templates, "size")
+    groups, size = count_of(owner.spec, "replicas"), count_of(templates, "size")
     if not groups * size:
         return
     leader = making.template(
@@ -289,7 +170,7 @@ def _leader_worker_set(making: _Making, owner: _Owner) -> None:
     worker = making.template(templates, "workerTemplate", groups * (size - 1)) if size > 1 else leader
     for group in range(groups):
         for index in range(size):
-            extra = _Extra(
+            extra = Extra(
                 suffix=f"{group}-{index}" if index else str(group),
                 labels={LWS_LABEL: owner.name, LWS_GROUP_LABEL: str(group), LWS_WORKER_LABEL: str(index)},
                 annotations={LWS_SIZE_ANNOTATION: str(size)},
@@ -298,7 +179,8 @@ def _leader_worker_set(making: _Making, owner: _Owner) -> None:
 
 
 # In this order: of two pods of one name, the later is renamed.
-_CONTROLLERS: tuple[tuple[tuple[str, str], Callable[[_Making, _Owner], None]], ...] = (
+_CONTROLLERS: tuple[tuple[tuple[str, str], Callable[[Making, Owner], None]], ...] = (
+    *DISTRIBUTED,
     (JOB_SET, _job_set),
     (LEADER_WORKER_SET, _leader_worker_set),
     (JOB, _job),
@@ -308,7 +190,7 @@ _CONTROLLERS: tuple[tuple[tuple[str, str], Callable[[_Making, _Owner], None]], .
 )
 
 
-def _claims(making: _Making, identity: Identity, document: Document) -> None:
+def _claims(making: Making, identity: Identity, document: Document) -> None:
     """A claim for every entry that names a template, and the pod's status that names the claim."""
     cast, pod = making.cast, making.cast.fields(identity, document)
     namespace, _, pod_name = identity[2].partition("/")
@@ -337,7 +219,7 @@ def _claims(making: _Making, identity: Identity, document: Document) -> None:
         cast.replace(identity, {**document, "status": {**status.values, "resourceClaimStatuses": statuses}})
 
 
-def _volume_claims(making: _Making, identity: Identity, document: Document) -> None:
+def _volume_claims(making: Making, identity: Identity, document: Document) -> None:
     """A PersistentVolumeClaim for every ephemeral volume."""
     pod = making.cast.fields(identity, document)
     namespace, _, pod_name = identity[2].partition("/")
@@ -389,16 +271,3 @@ def _claim(namespace: str, pod: Fields, entry: str, template: Fields) -> Documen
         "metadata": metadata,
         "spec": template.needed("spec").values,
     }
-
-
-def derived_uid(api_version: str, kind: str, key: str) -> str:
-    """A uid that depends on nothing but which object it is."""
-    group = api_version.rpartition("/")[0]
-    digest = hashlib.sha256(f"{group}/{kind}/{key}".encode()).hexdigest()
-    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-
-
-def _count(holder: Fields, name: str) -> int:
-    """A number of replicas; 1 if absent, as everywhere in Kubernetes."""
-    count = holder.whole(name)
-    return 1 if count is None else count

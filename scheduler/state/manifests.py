@@ -16,13 +16,14 @@ import yaml
 
 from scheduler.api.changes import Change
 from scheduler.api.changes import read as decode
-from scheduler.api.kinds import JOB, POD, RESOURCE_CLAIM, RESOURCE_CLAIM_TEMPLATE, WATCHED, Kind
+from scheduler.api.kinds import JOB, POD, RAY_CLUSTER, RESOURCE_CLAIM, RESOURCE_CLAIM_TEMPLATE, WATCHED, Kind
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import cast, translate
 from scheduler.state.cast import Cast, Identity, Present
 from scheduler.state.cluster import ClusterState
-from scheduler.state.expand import CONTROLLERS, derived_uid, expanded
+from scheduler.state.expand import CONTROLLERS, expanded
 from scheduler.state.fields import Bad, Fields, time_ms
+from scheduler.state.making import derived_uid
 from scheduler.state.older_forms import modernised
 
 Document = dict[str, Any]
@@ -110,7 +111,12 @@ def snapshot(
 
 def _present(base: ClusterState | None) -> Present:
     present = Present()
-    for kind, what in ((POD, cast.POD), (RESOURCE_CLAIM, cast.CLAIM), (JOB, cast.JOB)):
+    for kind, what in (
+        (POD, cast.POD),
+        (RESOURCE_CLAIM, cast.CLAIM),
+        (JOB, cast.JOB),
+        (RAY_CLUSTER, cast.RAY_CLUSTER),
+    ):
         for key in base.keys(kind) if base is not None else ():
             change = base.change(kind, key) if base is not None else None
             if change is not None:
