@@ -32,6 +32,8 @@ PLACE_LABELS = (ZONE_LABEL, REGION_LABEL)
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_RESOURCE = "nvidia.com/gpu"
+MIG_RESOURCE = "nvidia.com/mig-"
+"""What names of extended resources begin with that are slices of GPUs (nvidia.com/mig-3g.40gb)."""
 
 # Device taints. The first keeps other schedulers off; the second stands for the first where that is missing.
 FENCE_TAINT = "tutti.scheduler/fence"

@@ -110,6 +110,8 @@ class Pod:
     phase: str = "Pending"
     aligned: Aligned | None = None
     """What kubelets align to NUMA zones; None also where no node tells of any."""
+    mig_by_annotation: bool = False
+    """Whether it holds MIG slices of its node that no device plugin knows of, as KAI once gave them."""
     ours: bool = True
     """Whether its schedulerName is ours."""
 
@@ -172,6 +174,9 @@ class Gang:
     pods: tuple[Pod, ...] = ()
     succeeded: int = 0
     problems: tuple[Reason, ...] = ()
+    held_back: bool = False
+    """Whether one of the problems is that its last commit failed, and it is tried again soon: what was promised to it
+    is kept."""
     preemption_delay_ms: int = 0
     staleness_grace_ms: int | None = None
     max_runtime_ms: int | None = None

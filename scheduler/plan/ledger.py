@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from queues.resources import NOTHING, Resources, total
 from queues.tree import QueueTree
+from scheduler.api.attributes import MIG_RESOURCE
 from scheduler.api.dra import AllocationResult
 from scheduler.dra.caches import PerObject
 from scheduler.dra.counters import InUse
@@ -101,6 +102,8 @@ class Ledger:
         for pod in pods:
             if pod.node in by_name and not pod.done:
                 used.setdefault(pod.node, []).append(pod.requests)
+                if pod.mig_by_annotation:
+                    used[pod.node].append(_slices_of(by_name[pod.node]))
                 ledger._count_ports(pod, pod.node, +1)
         for name, node in by_name.items():
             ledger._free[name] = _left_of(node, used[name]) if name in used else node.allocatable
@@ -338,6 +341,12 @@ class Ledger:
         for node in touched:
             self._states.pop(node, None)
         self.changes.extend(touched)
+
+
+def _slices_of(node: Node) -> Resources:
+    """All MIG slices of the node: which of them somebody has whom its device plugin does not know is not told."""
+    amounts = node.allocatable.amounts
+    return Resources({name: amount for name, amount in amounts.items() if name.startswith(MIG_RESOURCE)})
 
 
 def _left_of(node: Node, used: list[Resources]) -> Resources:

@@ -39,8 +39,11 @@ def nodes_have_the_amounts(case: Case) -> Iterator[str]:
     for pod in case.snapshot.pods:
         if pod.node in asked and not pod.done:
             there.setdefault(pod.node, []).append(pod.requests)
+    unknown = {pod.node for pod in case.snapshot.pods if pod.mig_by_annotation and not pod.done}
     for name, amounts in sorted(asked.items()):
         wanted = total(amounts)
+        if name in unknown and any(resource.startswith("nvidia.com/mig-") for resource in wanted):
+            yield f"node {name} gives MIG slices beside a pod that holds some of them unknown to its device plugin"
         used = wanted + total(there.get(name, ()))
         there_is = case.nodes[name].allocatable
         for resource in wanted:

@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from queues.resources import Resources
 from scheduler.api import core
+from scheduler.api.attributes import MIG_RESOURCE
 from scheduler.api.quantity import QuantityError
 from scheduler.model.reasons import Unreadable
 from scheduler.model.workloads import ContainerAsk, HostPort, Pod, PodClaim
@@ -35,6 +36,9 @@ def translate(
     """The model's pod. Raises Bad naming the field if an amount cannot be read."""
     spec, status, meta = pod.spec, pod.status, pod.metadata
     node = spec.node_name
+    slices = _mig_annotation(pod)
+    if slices and ours and not node:
+        raise Bad(mig_by_annotation(meta.key, slices))
     if not node and not ours and status.nominated_node_name:
         # Another scheduler has made room for it there: that room is not ours.
         node = status.nominated_node_name
@@ -69,8 +73,24 @@ def translate(
         evicted=is_evicted(pod),
         ready=is_ready(status),
         phase=status.phase,
+        mig_by_annotation=bool(slices),
         ours=ours,
     )
+
+
+def mig_by_annotation(pod: str, annotation: str) -> Unreadable:
+    """Why a pod (key) that asks for MIG slices by annotation, as KAI once read it, is not placed."""
+    return Unreadable(
+        object=f"Pod/{pod}",
+        field=f"metadata.annotations.{annotation}",
+        problem="MIG slices are no longer given by annotation",
+        remedy=f"Ask for {annotation} in resources.limits of a container.",
+    )
+
+
+def _mig_annotation(pod: core.Pod) -> str:
+    """The annotation by which the pod asks for MIG slices, "" if by none."""
+    return min((name for name in pod.metadata.annotations or () if name.startswith(MIG_RESOURCE)), default="")
 
 
 def _ends_ms(deletion: str | None) -> int | None:

@@ -32,6 +32,7 @@ from scheduler.model.workloads import (
 )
 from scheduler.model.zones import Aligned, Zone, Zones
 from scheduler.state.fields import in_house_units
+from scheduler.state.pods import mig_by_annotation
 from tests.builders import NOW_MS, label_in
 from tests.conformance import kai_cases as given
 from tests.conformance.kai_gpus import SharedGpus, are_shared, device_class, gpu, published
@@ -68,8 +69,6 @@ def obstacles(case: given.Case) -> Iterator[str]:
     if unknown_policies := sorted(policies - {"SingleNUMANode", "Restricted"}):
         yield f"NUMA policies {', '.join(unknown_policies)}"
     tasks = [task for job in case.jobs for task in job.tasks]
-    if any(task.legacy_mig for task in tasks):
-        yield "MIG slices in the form before extended resources"
     if any(job.stale_for_seconds is not None for job in case.jobs):
         yield "since when a gang is below its minimum"
     if unknown := sorted({task.state for task in tasks} - _KNOWN):
@@ -166,9 +165,11 @@ class World:
             mine = [self.tasks[f"{job.namespace}/{task.name}"] for task in job.tasks]
             alive = tuple(pods[standing.key] for standing in mine if standing.key in pods)
             if alive:
+                by_annotation = [each for each in mine if each.task.legacy_mig and not each.node]
                 yield replace(
                     _gang(job, grace),
                     pods=alive,
+                    problems=tuple(mig_by_annotation(each.key, "nvidia.com/mig-1g.10gb") for each in by_annotation),
                     succeeded=sum(standing.state == "Succeeded" for standing in mine),
                 )
 
@@ -368,6 +369,7 @@ def _pod(standing: Standing, gpus: SharedGpus | None) -> Pod:
         task_priority=task.task_priority,
         created_ms=NOW_MS - round(job.age_minutes * MINUTE_MS),
         started_ms=standing.started_ms,
+        mig_by_annotation=task.legacy_mig,
         gated=standing.state == "Gated",
         terminating=standing.state in ENDING,
         ends_ms=NOW_MS - LONG_MS if standing.state == "StuckInReleasing" else None,
