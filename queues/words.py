@@ -15,6 +15,13 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count or 'no'} {many or one + 's'}"
 
 
+def span(milliseconds: int) -> str:
+    """A duration as people write it, to the second: "1h30m", "45s"."""
+    seconds = milliseconds // 1000
+    parts = ((seconds // 3600, "h"), (seconds % 3600 // 60, "m"), (seconds % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
+
+
 def amount(resource: str, value: int) -> str:
     """An amount of a queue resource, from house units to what people write: "8 GPUs", "0.5 CPUs", "16Gi of memory"."""
     if resource in ("gpu", "cpu"):

@@ -87,7 +87,7 @@ class Config(BaseModel):
     stages: Annotated[tuple[Stage, ...], BeforeValidator(_listed)] = Field(
         _POLICY.stages,
         min_length=1,
-        description="What a plan may do, in a list with commas: allocate, consolidate, reclaim, preempt.",
+        description="What a plan may do, in a list with commas: allocate, consolidate, reclaim, preempt, stale.",
     )
 
     # The cycle.

@@ -20,8 +20,8 @@ from scheduler import stand_by
 from scheduler.commit import recovery
 from scheduler.commit.committer import Committer
 from scheduler.commit.held_back import HeldBack
-from scheduler.commit.outcome import GangOutcome, InternalError
-from scheduler.commit.writes import Nominations, nominations
+from scheduler.commit.outcome import EvictionOutcome, GangOutcome, InternalError
+from scheduler.commit.writes import Nominations, evictions, nominations
 from scheduler.decision import decide
 from scheduler.explain import status, why
 from scheduler.model.plan import Plan
@@ -189,7 +189,7 @@ class Cycle:
         # In the thread as well: the first writes go out meanwhile.
         strays, reports, told = await asyncio.to_thread(_looked_at, snapshot, plan, busy)
         if told or plan.evictions:
-            self._follow(self._make_room(plan, told))
+            self._follow(self._make_room(snapshot, plan, told))
         if strays:
             self._follow(self._release(strays))
         self._tell(self._teller.status_writes(reports))
@@ -291,8 +291,10 @@ class Cycle:
         if outcome.reason is not None or outcome.gone or settled:
             self.changed()
 
-    async def _make_room(self, plan: Plan, told: Nominations) -> None:
-        for outcome in await self._committer.make_room(plan, told):
+    async def _make_room(self, snapshot: Snapshot, plan: Plan, told: Nominations) -> None:
+        outcomes = await self._committer.make_room(plan, told)
+        self._tell(self._teller.stopped(_stopped(snapshot, plan, outcomes), self._now_ms()))
+        for outcome in outcomes:
             if outcome.problem:
                 log.info("a pod was not evicted", pod=outcome.pod, problem=outcome.problem)
                 self._spared[outcome.pod] = time.monotonic() + _SPARED_SECONDS
@@ -349,12 +351,28 @@ class Cycle:
 
     def _seconds_until_again(self) -> float:
         """Until time alone may have changed what the last plan said; infinity if it cannot."""
-        return float("inf") if self._again_ms is None else max(self._again_ms - self._now_ms(), 0) / 1000
+        return _seconds_until(self._again_ms, self._now_ms())
 
     def _seconds_until_more_to_tell(self) -> float:
         """Until what was held back for calm may be said; infinity if there is nothing."""
-        due_ms = self._teller.due_ms
-        return float("inf") if due_ms is None else max(due_ms - self._now_ms(), 0) / 1000
+        return _seconds_until(self._teller.due_ms, self._now_ms())
+
+
+def _seconds_until(due_ms: int | None, now_ms: int) -> float:
+    """Infinity if that is never."""
+    return float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000
+
+
+def _stopped(snapshot: Snapshot, plan: Plan, outcomes: Sequence[EvictionOutcome]) -> tuple[why.StoppedPod, ...]:
+    """The pods that were told to leave."""
+    left = {outcome.pod for outcome in outcomes if not outcome.problem}
+    gang_of = {pod.key: gang.key for gang in snapshot.gangs for pod in gang.pods if pod.key in left} if left else {}
+    return tuple(
+        why.StoppedPod(key=each.pod, uid=each.uid, gang=gang_of.get(each.pod, ""), stage=each.stage, why=each.why)
+        for leaving in evictions(plan).values()
+        for each in leaving
+        if each.pod in left
+    )
 
 
 def _looked_at(

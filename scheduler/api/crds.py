@@ -20,6 +20,10 @@ PREEMPTIBILITY_LABEL = f"{GROUP}/preemptibility"
 CHARGED_QUEUE_ANNOTATION = f"{GROUP}/charged-queue"
 """On pods, written with the binding: the queue that pays, after those above it from the top ("org/team")."""
 
+# Conditions of ours: on PodGroups, and on pods that are stopped, where a Job's podFailurePolicy can tell the cause.
+BELOW_MINIMUM = "BelowMinimum"
+MAX_RUNTIME_REACHED = f"{GROUP}/MaxRuntimeReached"
+
 MAX_RUNTIME_ANNOTATION = f"{GROUP}/max-runtime"
 MIN_MEMBER_ANNOTATION = f"{GROUP}/min-member"
 TOPOLOGY_ANNOTATION = f"{GROUP}/topology"
@@ -42,6 +46,7 @@ QuantityText = Annotated[
     ),
 ]
 Duration = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", max_length=32)]
+SignedDuration = Annotated[str, Field(pattern=r"^-?([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", max_length=32)]
 
 
 class _Model(BaseModel):
@@ -201,12 +206,14 @@ class PodGroupSpec(_Model):
         description="How long it waits, from its creation or from when its pods were made anew, before others are"
         " moved or stopped for it. Where there is room it starts at once.",
     )
-    staleness_grace_period: Duration | None = Field(
+    staleness_grace_period: SignedDuration | None = Field(
         default=None,
-        description="How long it may run with fewer pods than must start together. Nothing is stopped for it yet.",
+        description="How long it may run with fewer pods than must start together, before all are stopped to start anew"
+        " (stage stale); negative: for ever. Absent: 1 minute.",
     )
     max_runtime: Duration | None = Field(
-        default=None, description="How long it runs at most, as its owner expects. No decision depends on it yet."
+        default=None,
+        description="How long it may run from its first pod's start, before its pods are stopped. Absent: for ever.",
     )
     checkpoint_interval: Duration | None = Field(
         default=None, description="How often it saves its work. No decision depends on it yet."
@@ -273,7 +280,10 @@ class ReasonStatus(_Model):
 class PodGroupStatus(_Model):
     """What the scheduler has decided, and what has come of it."""
 
-    conditions: Conditions = Field(default_factory=list, description="Scheduled: all that start together have nodes.")
+    conditions: Conditions = Field(
+        default_factory=list,
+        description="Scheduled: all that start together have nodes. BelowMinimum: fewer run than must run together.",
+    )
     reason: ReasonStatus | None = Field(default=None, description="Why it waits; absent once it is placed.")
     needed: Count | None = Field(default=None, description="Pods that start together.")
     pending: Count | None = Field(default=None, description="Pods without a node.")
@@ -288,6 +298,10 @@ class PodGroupStatus(_Model):
     )
     starts_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
         default=None, description="When it will start, as far as that is known."
+    )
+    ends_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        default=None,
+        description="When its pods will be stopped: at the end of maxRuntime, or of its grace below the minimum.",
     )
 
 

@@ -199,6 +199,12 @@ def _lines(gang: Document) -> Iterator[str]:
         yield f"  missing: {', '.join(_in_words(name, text) for name, text in gang['missing'].items())}"
     if gang["startsAt"]:
         yield f"  starts at {gang['startsAt']}"
+    if gang.get("belowSince"):
+        yield f"  has run with too few pods since {gang['belowSince']}"
+    if gang.get("endsAt"):
+        yield f"  is stopped at {gang['endsAt']}" + (
+            " unless the missing pods find room" if gang.get("belowSince") else ""
+        )
 
 
 def _in_words(resource: str, text: str) -> str:

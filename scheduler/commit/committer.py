@@ -121,10 +121,14 @@ class Committer:
     async def make_room(self, plan: Plan, told: Nominations) -> tuple[EvictionOutcome, ...]:
         """Note on the pods of gangs which nodes are promised to them; then ask those who are in their way to leave,
         through the Eviction API, so that budgets are respected. Nobody leaves for a promise that is not noted: the next
-        leader would not know of it."""
-        leaving = evictions(plan)
+        leader would not know of it. Who makes way for nobody goes for himself."""
+        leaving = dict(evictions(plan))
+        alone = leaving.pop("", ())
         gangs = sorted(told.keys() | leaving.keys())
-        outcomes = await asyncio.gather(*(self._make_room(told.get(g, ()), leaving.get(g, ())) for g in gangs))
+        outcomes = await asyncio.gather(
+            *(self._make_room(told.get(g, ()), leaving.get(g, ())) for g in gangs),
+            *(self._make_room((), (each,)) for each in alone),
+        )
         return tuple(outcome for each in outcomes for outcome in each)
 
     async def _make_room(self, told: Sequence[Nominate], leaving: Sequence[Evict]) -> list[EvictionOutcome]:

@@ -7,15 +7,19 @@ from typing import Any
 import structlog
 
 from scheduler.api import kinds
-from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
+from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION, MAX_RUNTIME_REACHED
 from scheduler.commit.attempts import Patience, WriteRefused, persist
 from scheduler.commit.known import Known
 from scheduler.commit.outcome import EvictionOutcome
 from scheduler.commit.slots import Slots
 from scheduler.commit.writes import Bind, Evict, Nominate
 from scheduler.kube.client import ApiError, Client
+from scheduler.model.endings import OVERTIME, STALE
 
 log = structlog.get_logger(__name__)
+
+_CAUSES = {STALE: "GangBelowMinimum", OVERTIME: "MaxRuntimeReached"}
+"""What DisruptionTarget gives as its reason where nobody is preempted."""
 
 
 class Pods:
@@ -89,6 +93,8 @@ class Pods:
         namespace, _, name = eviction.pod.partition("/")
         if not self._may_write():
             return EvictionOutcome(pod=eviction.pod, problem="another replica leads")
+        if eviction.stage == OVERTIME:  # a Job decides by it what becomes of the work, as soon as the pod has ended
+            await self._tell(eviction, _condition(MAX_RUNTIME_REACHED, "MaxRuntimeReached", eviction.why))
         there = True
         try:
             async with self._slots.commit():
@@ -99,21 +105,16 @@ class Pods:
             there = False
         self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
         if there:
-            await self._tell_why(eviction)
+            reason = _CAUSES.get(eviction.stage, "PreemptionByScheduler")
+            await self._tell(eviction, _condition("DisruptionTarget", reason, eviction.why))
         return EvictionOutcome(pod=eviction.pod)
 
-    async def _tell_why(self, eviction: Evict) -> None:
-        """On the pod that leaves, where Jobs look for causes that are not its own. The API server has just set this
-        condition, and says no more than that the pod was evicted. Whoever is gone already is told nothing."""
+    async def _tell(self, eviction: Evict, condition: dict[str, str]) -> None:
+        """On the pod that leaves, where Jobs look for causes that are not its own. DisruptionTarget has just been set
+        by the API server, which says no more than that the pod was evicted. Whoever is gone already is told nothing."""
         namespace, _, name = eviction.pod.partition("/")
-        condition = {
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "PreemptionByScheduler",
-            "message": eviction.why,
-            "lastTransitionTime": self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        body = {"metadata": {"uid": eviction.uid}, "status": {"conditions": [condition]}}
+        timed = {**condition, "lastTransitionTime": self._now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+        body = {"metadata": {"uid": eviction.uid}, "status": {"conditions": [timed]}}
         try:
             async with self._slots.report():
                 await self._client.patch(kinds.POD, namespace, name, body, subresource="status", how="strategic")
@@ -163,3 +164,7 @@ class Pods:
 
     def _now_ms(self) -> int:
         return int(self._now().timestamp() * 1000)
+
+
+def _condition(type_: str, reason: str, message: str) -> dict[str, str]:
+    return {"type": type_, "status": "True", "reason": reason, "message": message}

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from queues.words import counted
 from scheduler.api.dra import MOST_CONSUMERS, AllocationResult, ResourceClaimSpec
+from scheduler.model.endings import OVERTIME, STALE
 from scheduler.model.errors import InvariantError
 from scheduler.model.plan import ClaimAllocation, Eviction, ExtendedMapping, Placement, Plan
 from scheduler.model.snapshot import Snapshot
@@ -89,6 +90,7 @@ class Evict:
 
     pod: str
     uid: str
+    stage: str = ""
     why: str = ""
 
 
@@ -102,18 +104,22 @@ class Nominate:
 
 
 def evictions(plan: Plan) -> dict[str, tuple[Evict, ...]]:
-    """The pods that leave, in the plan's order, by the gang that they make way for."""
+    """The pods that leave, in the plan's order, by the gang that they make way for; "" if for none."""
     found: dict[str, list[Evict]] = {}
     for eviction in plan.evictions:
-        leaves = Evict(pod=eviction.pod, uid=eviction.pod_uid, why=_why(eviction))
+        leaves = Evict(pod=eviction.pod, uid=eviction.pod_uid, stage=eviction.stage, why=_why(eviction))
         found.setdefault(eviction.beneficiary, []).append(leaves)
     return {gang: tuple(each) for gang, each in found.items()}
 
 
 def _why(eviction: Eviction) -> str:
-    """Which stage, for whom, and what it costs."""
-    done = {"consolidate": "moved", "reclaim": "called back by a queue under its fair share", "preempt": "outranked"}
+    """Which stage, for whom, and what it costs whoever did not wish for it."""
+    if eviction.stage == OVERTIME:
+        return "Its gang ran for as long as it may (maxRuntime)."
     lost = counted(eviction.cost // 1000, "GPU-second")
+    if eviction.stage == STALE:
+        return f"Its gang ran with fewer pods than must run together for longer than its grace; {lost} of work lost."
+    done = {"consolidate": "moved", "reclaim": "called back by a queue under its fair share", "preempt": "outranked"}
     return f"It was {done[eviction.stage]}, to make room for gang {eviction.beneficiary}; {lost} of work lost."
 
 

@@ -12,6 +12,7 @@ from queues.tree import WHOLE
 from queues.usage import as_quantities
 from queues.words import counted
 from scheduler.api import kinds, quantity
+from scheduler.api.crds import BELOW_MINIMUM
 from scheduler.api.kinds import Kind
 from scheduler.explain.events import rfc3339
 from scheduler.explain.why import GangReport, sentence
@@ -24,6 +25,8 @@ Said = dict[str, Any]
 KAI_NODE_POOL = "default"
 _USAGE = ("usage", "usageAt")
 _NOTABLE = Fraction(1, 1000)
+
+_NOTHING_AHEAD: Said = {"startsAt": None, "endsAt": None, "reason": None}
 
 
 def condition(type_: str, status: bool, reason: str, message: str) -> Said:
@@ -39,8 +42,9 @@ def pod_group(report: GangReport) -> Said:
         "running": report.running,
         "nodes": len(report.nodes) if report.bound else 0,
         "startsAt": rfc3339(report.starts_at_ms) if report.starts_at_ms is not None else None,
+        "endsAt": rfc3339(report.ends_at_ms) if report.ends_at_ms is not None else None,
         "reason": _reason(report),
-        "conditions": [_scheduled(report)],
+        "conditions": [_scheduled(report), *_below(report)],
     }
     if report.score is not None or not report.bound:
         said["placementScore"] = report.score
@@ -51,7 +55,7 @@ def pod_group_without_pods() -> Said:
     """Our PodGroup, when there is nothing to decide about."""
     text = "No pod that waits or runs names this PodGroup: none has been created yet, or all have ended."
     counts: Said = dict.fromkeys(("pending", "bound", "running", "nodes"), 0)
-    return {**counts, "startsAt": None, "reason": None, "conditions": [condition("Scheduled", False, "NoPods", text)]}
+    return {**counts, **_NOTHING_AHEAD, "conditions": [condition("Scheduled", False, "NoPods", text)]}
 
 
 def kai_pod_group(report: GangReport) -> Said:
@@ -161,6 +165,8 @@ def code_of(said: Mapping[str, Any] | None) -> str:
     if isinstance(said.get("reason"), Mapping):
         return str(said["reason"].get("code", ""))
     for one in (*(said.get("schedulingConditions") or ()), *(said.get("conditions") or ())):
+        if one.get("type") == BELOW_MINIMUM:
+            continue
         if one.get("reason") == "Unschedulable":
             return str(one.get("message", "")).partition(":")[0]
         if one.get("status") == "False" or one.get("type") == "UnschedulableOnNodePool":
@@ -175,6 +181,29 @@ def _scheduled(report: GangReport) -> Said:
         text = f"{counted(report.placed, 'pod is', 'pods are')} being placed."
         return condition("Scheduled", False, "BeingPlaced", text)
     return condition("Scheduled", False, report.reason.code, f"{report.reason.message} {report.reason.cure}")
+
+
+def _below(report: GangReport) -> tuple[Said, ...]:
+    """Said of a gang that runs with fewer pods than its minimum."""
+    if report.below_since_ms is None:
+        return ()
+    have = f"{counted(report.bound, 'pod runs', 'pods run')}, and {report.needed} must run together"
+    if report.ends_at_ms is None:
+        then = "It is let run so."
+    else:
+        then = f"At {rfc3339(report.ends_at_ms)} it is stopped, to start whole again, unless the others find room."
+    return (condition(BELOW_MINIMUM, True, "PodsMissing", f"{have}. {then}"),)
+
+
+def taking_back(said: Said, *shown: Mapping[str, Any]) -> Said:
+    """What is said of a PodGroup; of the minimum also that it is there again, once it was said to be missing."""
+    if any(each["type"] == BELOW_MINIMUM for each in said["conditions"]):
+        return said
+    shows = (each for status in shown for each in status.get("conditions") or () if isinstance(each, Mapping))
+    if not any(each.get("type") == BELOW_MINIMUM for each in shows):
+        return said
+    text = "As many pods run as must run together, or none does."
+    return {**said, "conditions": [*said["conditions"], condition(BELOW_MINIMUM, False, "NoneMissing", text)]}
 
 
 def _on_nodes(report: GangReport) -> str:

@@ -17,7 +17,8 @@ from scheduler.explain import documents
 from scheduler.explain.documents import Said
 from scheduler.explain.events import Regarding, event, rfc3339
 from scheduler.explain.patches import condition_as_said, outcomes, part_said, replacing, with_times
-from scheduler.explain.why import SETTLING_MS, GangReport, PlacedPod, Reports, sentence
+from scheduler.explain.why import SETTLING_MS, GangReport, PlacedPod, Reports, StoppedPod, sentence
+from scheduler.model.endings import OVERTIME, STALE
 from scheduler.model.plan import QueueReport, Verdict
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import SetAside
@@ -90,6 +91,19 @@ class _Told:
 
 _Subject = tuple[str, str, str]
 
+_STOPPED: Mapping[str, tuple[str, Literal["Normal", "Warning"]]] = {
+    "consolidate": ("Moved", "Normal"),
+    "reclaim": ("Reclaimed", "Normal"),
+    "preempt": ("Preempted", "Normal"),
+    STALE: ("GangBelowMinimum", "Warning"),
+    OVERTIME: ("MaxRuntimeReached", "Warning"),
+}
+"""What Events call it when a stage stops a pod."""
+_STOPPED_GANG: Mapping[str, tuple[str, str]] = {
+    STALE: ("GangBelowMinimum", "Too few of its pods ran for longer than its grace: the others are stopped."),
+    OVERTIME: ("MaxRuntimeReached", "It ran for as long as it may: its pods are stopped."),
+}
+
 
 class Teller:
     """Remembers what was said. One per leader; `scheduler_name` is ours: pods of others are never written to."""
@@ -155,6 +169,25 @@ class Teller:
         present = {gang.gang for gang in reports.gangs}
         self._scores = {gang: score for gang, score in self._scores.items() if gang in present}
         self._said = {gang: report for gang, report in self._said.items() if gang in present}
+        return tuple(writes)
+
+    def stopped(self, pods: Iterable[StoppedPod], now_ms: int) -> tuple[StatusWrite, ...]:
+        """Events for pods that were stopped, and for the objects that stand for the gangs that end for their own sake:
+        the pods will soon be gone."""
+        turn = _Turn(self._observed, {}, now_ms, self._scheduler_name)
+        reports = {report.gang: report for report in self._reports.gangs} if self._reports is not None else {}
+        writes: list[StatusWrite] = []
+        gangs: dict[str, StoppedPod] = {}
+        for pod in pods:
+            reason, type_ = _STOPPED[pod.stage]
+            writes.append(turn.event(Regarding(kind=kinds.POD, key=pod.key, uid=pod.uid), reason, pod.why, type_))
+            if pod.stage in (STALE, OVERTIME):
+                gangs.setdefault(pod.gang, pod)
+        for gang, pod in gangs.items():
+            owner = turn.owner_of(reports[gang]) if gang in reports else None
+            if owner is not None:
+                regarding = Regarding(kind=owner[0], key=_key_of(reports[gang].owner), uid=reports[gang].uid)
+                writes.append(turn.event(regarding, *_STOPPED_GANG[pod.stage], "Warning"))
         return tuple(writes)
 
     def unsaid(self, write: StatusWrite) -> None:
@@ -258,6 +291,9 @@ class _Turn:
         if subject in self.told:
             return
         last = self._before.get(subject)
+        if regarding.kind is kinds.POD_GROUP:
+            before = (last.said,) if last is not None else ()
+            said = documents.taking_back(said, self._status_of(regarding), *before)
         refused = last is not None and last.refused
         if last is not None and not refused and self._as_told(last, said):
             self._keep(subject)

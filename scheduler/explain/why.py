@@ -43,6 +43,17 @@ class PlacedPod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedPod:
+    """A pod that was told to leave. `key` as namespace/name; `why`: a sentence for its user."""
+
+    key: str
+    uid: str
+    gang: str
+    stage: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangReport:
     """What there is to say about one gang. `reason` is the dominant one, None if nothing of it waits.
 
@@ -70,6 +81,8 @@ class GangReport:
     preemptible: bool = True
     created_ms: int = 0
     starts_at_ms: int | None = None
+    below_since_ms: int | None = None
+    ends_at_ms: int | None = None
     score: int | None = None
     settling: bool = False
 
@@ -184,6 +197,8 @@ def _report(decision: GangDecision, gang: Gang | None, placed: tuple[PlacedPod, 
         preemptible=gang.preemptible if gang is not None else True,
         created_ms=gang.created_ms if gang is not None else 0,
         starts_at_ms=decision.starts_at_ms,
+        below_since_ms=decision.below_since_ms,
+        ends_at_ms=decision.ends_at_ms,
         score=None if solver is None else max(0, 100 - round(100 * solver.gap)),
         settling=_settling(decision.reason, pods, now_ms),
     )

@@ -70,7 +70,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eviction:
-    """Pod `pod` must leave so that gang `beneficiary` starts. `cost`: lost GPU-seconds, in thousandths."""
+    """Pod `pod` must leave so that gang `beneficiary` starts; "": for its own gang's sake (stages "stale" and
+    "max-runtime"). `cost`: lost GPU-seconds, in thousandths."""
 
     pod: str
     pod_uid: str
@@ -101,6 +102,10 @@ class GangDecision:
     verdict: Verdict
     reason: Reason | None = None
     starts_at_ms: int | None = None
+    below_since_ms: int | None = None
+    """Since when it runs with fewer pods than its minimum, also after this plan; None if it does not."""
+    ends_at_ms: int | None = None
+    """When its pods will be stopped for its own sake, if nothing changes; None: not that we know."""
     placed: int = 0
     bound: int = 0
     needed: int = 0

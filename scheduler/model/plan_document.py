@@ -75,6 +75,8 @@ def _gang(decision: GangDecision) -> Document:
         "reason": _reason(decision.reason),
         "remedy": decision.reason.cure if decision.reason is not None else None,
         "startsAt": None if decision.starts_at_ms is None else rfc3339(decision.starts_at_ms),
+        "belowSince": None if decision.below_since_ms is None else rfc3339(decision.below_since_ms),
+        "endsAt": None if decision.ends_at_ms is None else rfc3339(decision.ends_at_ms),
         "placed": decision.placed,
         "bound": decision.bound,
         "needed": decision.needed,

@@ -7,7 +7,7 @@ change).
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from queues.words import amount, counted
+from queues.words import amount, counted, span
 from scheduler.model.no_room import NoRoom, cures, told
 
 # A cause is written for one node; several have, are and do.
@@ -139,6 +139,24 @@ class RoomIsBeingMade:
     @property
     def cure(self) -> str:
         return "Nothing to do: it starts when they have ended."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxRuntimeReached:
+    """The gang ran for as long as its user lets it; its pods are being stopped."""
+
+    code: ClassVar[str] = "MaxRuntimeReached"
+    gang: str
+    allowed_ms: int
+    ran_ms: int
+
+    @property
+    def message(self) -> str:
+        return f"{self.gang} has run for {span(self.ran_ms)} of the {span(self.allowed_ms)} it may, and is stopped."
+
+    @property
+    def cure(self) -> str:
+        return "Raise or remove its maxRuntime (annotation tutti.scheduler/max-runtime), and start it again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

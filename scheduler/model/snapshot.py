@@ -12,7 +12,7 @@ from scheduler.model.reasons import Reason
 from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod
 
-Stage = Literal["allocate", "consolidate", "reclaim", "preempt"]
+Stage = Literal["allocate", "consolidate", "reclaim", "preempt", "stale"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Policy:
     """So many points of priority a gang gains in its queue by waiting `age_full_hours`; 0: none."""
     age_full_hours: float = 168.0
     stages: tuple[Stage, ...] = ("allocate",)
-    """What a plan may do, of "allocate", "consolidate", "reclaim" and "preempt"; in this order, whatever the order
-    here."""
+    """What a plan may do, of "allocate", "consolidate", "reclaim", "preempt" and "stale"; in this order, whatever the
+    order here. Gangs that ran for as long as they may are ended under any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,6 +179,9 @@ class Gang:
     is kept."""
     preemption_delay_ms: int = 0
     staleness_grace_ms: int | None = None
+    """How long it may run below its minimum; None: for ever."""
+    below_since_ms: int | None = None
+    """Since when it has been seen to run with fewer pods than its minimum; None if it does not."""
     max_runtime_ms: int | None = None
     checkpoint_interval_ms: int | None = None
 

@@ -1,31 +1,37 @@
 """When time alone may change the answer, so that it is asked for again then and not only at the next look around.
 
-Two waits end by themselves: a gang's preemption delay, and the time for which what runs is safe from those who wait.
-Source: KAI docs (preemption delay, minimum runtime).
+These end by themselves: a gang's preemption delay, the time for which what runs is safe from those who wait, and the
+grace or the longest run of a gang. Source: KAI docs (preemption delay, minimum runtime, stale gangs).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from queues.reasons import OverLimit
+from scheduler.model.plan import GangDecision
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Gang
 from scheduler.plan.desk import Desk
 
 
-def again_ms(desk: Desk) -> int | None:
-    """The earliest time, later than now, at which others may be stopped for somebody who waits in vain; None if no such
-    time is known, or nobody is ever stopped."""
+def again_ms(desk: Desk, decisions: Iterable[GangDecision]) -> int | None:
+    """The earliest time, later than now, at which a gang ends or others may be stopped for somebody who waits in vain;
+    None if no such time is known."""
+    ends = [each.ends_at_ms for each in decisions if each.ends_at_ms is not None]
+    return min((end for end in (*ends, *_for_those_who_wait(desk)) if end > desk.snapshot.now_ms), default=None)
+
+
+def _for_those_who_wait(desk: Desk) -> Iterator[int]:
+    """When others may be stopped for them, as far as these are stopped for anybody."""
     if not {"consolidate", "reclaim", "preempt"} & set(desk.snapshot.policy.stages):
-        return None
+        return
     waiting = [
         desk.wants[key].gang
         for key in sorted({*desk.waiting, *desk.growing})
         if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit)
     ]
-    if not waiting:
-        return None
-    ends = (*(gang.may_evict_from_ms for gang in waiting), *_protections(desk))
-    return min((end for end in ends if end > desk.snapshot.now_ms), default=None)
+    if waiting:
+        yield from (gang.may_evict_from_ms for gang in waiting)
+        yield from _protections(desk)
 
 
 def _protections(desk: Desk) -> Iterator[int]:

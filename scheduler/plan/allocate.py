@@ -82,7 +82,7 @@ def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
                 lift=aging.lift(gang.created_ms, desk.snapshot.now_ms),
             )
         elif piece is not None:
-            desk.reasons[key] = piece
+            desk.reasons.setdefault(key, piece)  # one that is stopped is told that
 
 
 def _answer(desk: Desk, turn: Waiting, piece: Wanted) -> Placed | Reason:

@@ -14,6 +14,7 @@ from queues.usage import Usage
 from scheduler.dra import measures, requests
 from scheduler.dra.extended import classes_by_resource, extended_claim
 from scheduler.dra.pools import Inventory
+from scheduler.model.endings import has_run_out
 from scheduler.model.plan import Eviction, GangDecision, Promise, SolverReport
 from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
@@ -267,6 +268,8 @@ class Desk:
         elif not isinstance(queue, Queue):
             self.reasons[gang.key] = queue
         else:
+            if has_run_out(gang, self.snapshot.now_ms):
+                gang = replace(gang, pods=gang.bound)  # what is stopped gets nothing more
             self.wants[gang.key] = Wants(
                 gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains, self.ledger.volumes
             )
@@ -307,7 +310,8 @@ def _resting(snapshot: Snapshot, tree: QueueTree) -> dict[str, GangDecision]:
     found = {}
     for gang in snapshot.gangs:
         queue = usable[gang.queue]
-        if isinstance(queue, Queue) and (decision := at_rest(gang)) is not None:
+        over = gang.max_runtime_ms is not None and has_run_out(gang, snapshot.now_ms)
+        if isinstance(queue, Queue) and not over and (decision := at_rest(gang)) is not None:
             found[gang.key] = decision if decision.queue == queue.name else replace(decision, queue=queue.name)
     return found
 

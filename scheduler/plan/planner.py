@@ -26,6 +26,7 @@ from scheduler.plan.again import again_ms
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.alternatives import may_pass
 from scheduler.plan.desk import SEARCHES, Desk
+from scheduler.plan.endings import end_overtime, end_stale, ends_at_ms, stays_short
 from scheduler.plan.ledger import Grant
 from scheduler.plan.shapes import MADE_CLAIM
 from scheduler.plan.victims import consolidate, preempt, reclaim
@@ -37,6 +38,7 @@ STAGES: tuple[tuple[str, Callable[[Desk], None]], ...] = (
     ("consolidate", consolidate),
     ("reclaim", reclaim),
     ("preempt", preempt),
+    ("stale", end_stale),
 )
 """Each goes on where the one before it ended."""
 
@@ -56,6 +58,7 @@ def plan(snapshot: Snapshot) -> Plan:
 
 def _plan(snapshot: Snapshot) -> Plan:
     desk = Desk.of(snapshot)
+    end_overtime(desk)
     promises.renew(desk)
     for name, stage in STAGES:
         if name in snapshot.policy.stages:
@@ -63,16 +66,17 @@ def _plan(snapshot: Snapshot) -> Plan:
     placements = [
         _placement(desk, gang, grant) for gang, parts in desk.placed.items() for part in parts for grant in part.grants
     ]
+    decisions = tuple(_decision(desk, gang) for gang in snapshot.gangs)
     return Plan(
         now_ms=snapshot.now_ms,
         placements=tuple(sorted(placements, key=lambda placement: (placement.gang, placement.pod))),
         evictions=tuple(sorted(desk.evictions, key=lambda eviction: eviction.pod)),
         promises=tuple(sorted((p for each in desk.promised.values() for p in each), key=lambda p: (p.gang, p.pod))),
-        gangs=tuple(_decision(desk, gang) for gang in snapshot.gangs),
+        gangs=decisions,
         queues=_queues(desk),
         solver=_solver(desk),
         set_aside=snapshot.set_aside,
-        again_ms=again_ms(desk),
+        again_ms=again_ms(desk, decisions),
     )
 
 
@@ -146,6 +150,8 @@ def _decision(desk: Desk, gang: Gang) -> GangDecision:
         queue=desk.queue_of.get(gang.key, gang.queue),
         verdict=_verdict(desk, gang, reason, placed=placed, bound=bound, needed=needed),
         reason=reason,
+        below_since_ms=gang.below_since_ms if stays_short(desk, gang) else None,
+        ends_at_ms=ends_at_ms(desk, gang),
         placed=placed,
         bound=bound,
         needed=needed,

@@ -5,6 +5,7 @@ in every plan for as long as it is the same object.
 """
 
 from scheduler.dra.caches import PerObject
+from scheduler.model.endings import overtime_ms
 from scheduler.model.plan import GangDecision, Verdict
 from scheduler.model.workloads import Gang
 from scheduler.plan.wants import least_pods
@@ -29,6 +30,7 @@ def at_rest(gang: Gang) -> GangDecision | None:
         queue=gang.queue,
         verdict=Verdict.RUNNING,
         reason=None,
+        ends_at_ms=overtime_ms(gang),
         placed=0,
         bound=len(gang.pods),
         needed=needed,

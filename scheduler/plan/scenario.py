@@ -182,9 +182,9 @@ def caps_of(desk: Desk) -> Caps:
 
 
 def leaves(pod: Pod, desk: Desk) -> bool:
-    """Whether it is on its way out, and not stuck there."""
+    """Whether it is on its way out, by this plan too, and not stuck there."""
     stuck = pod.ends_ms is not None and desk.snapshot.now_ms > pod.ends_ms + STUCK_MS
-    return pod.terminating and not (stuck or pod.done)
+    return (pod.terminating or pod.key in desk.leaving) and not (stuck or pod.done)
 
 
 def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:

@@ -20,6 +20,7 @@ from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amo
 from scheduler.solver.check_queues import queues_keep_their_limits
 from scheduler.solver.check_victims import (
     evictions_are_of_running_work,
+    nobody_ends_before_his_time,
     nobody_is_stopped_in_vain,
     nobody_is_stopped_who_may_not_be,
     promises_are_to_those_who_wait,
@@ -101,6 +102,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     gangs_are_whole_or_absent,
     evictions_are_of_running_work,
     nobody_is_stopped_who_may_not_be,
+    nobody_ends_before_his_time,
     nobody_is_stopped_in_vain,
     budgets_are_kept,
     queues_cap_their_evictions,

@@ -9,6 +9,9 @@ from scheduler.solver.check_gangs import is_satisfied
 
 _Evicted = tuple[Eviction, Gang, Pod]
 
+_STALE, _OVERTIME = "stale", "max-runtime"
+_FOR_ITSELF = (_STALE, _OVERTIME)
+
 
 def evictions_are_of_running_work(case: Case) -> Iterator[str]:
     """Each pod once, on a node, of a gang of ours other than the one that it makes way for."""
@@ -21,6 +24,9 @@ def evictions_are_of_running_work(case: Case) -> Iterator[str]:
         seen.add(eviction.pod)
         if gang is None or pod is None or pod.uid != eviction.pod_uid:
             yield f"pod {eviction.pod} is evicted and does not run"
+        elif eviction.stage in _FOR_ITSELF:
+            if eviction.beneficiary:
+                yield f"pod {eviction.pod} ends by stage {eviction.stage} and is said to make way"
         elif gang.key == eviction.beneficiary or eviction.beneficiary not in case.gangs:
             yield f"pod {eviction.pod} is evicted for gang {eviction.beneficiary}, which gains nothing by it"
 
@@ -44,6 +50,39 @@ def nobody_is_stopped_who_may_not_be(case: Case) -> Iterator[str]:
             yield f"{who} for gang {gains.key}, which does not outrank it in its queue"
         if eviction.stage == "reclaim" and gang.queue == gains.queue:
             yield f"{who} for gang {gains.key} of its own queue, which has nothing to reclaim there"
+
+
+def nobody_ends_before_his_time(case: Case) -> Iterator[str]:
+    """Pods that make way for nobody are of a gang whose time is over: it ran as long as it may; or, if the policy says
+    so, its grace is over, it is below its minimum whatever the plan places and promises, and no pod has succeeded."""
+    now, own = case.snapshot.now_ms, [each for each in case.plan.evictions if each.stage in _FOR_ITSELF]
+    if not own:
+        return
+    pods = {pod.key: (gang, pod) for gang in case.snapshot.gangs for pod in gang.pods}
+    placed = {placement.pod for placement in case.plan.placements}
+    promised = {promise.gang for promise in case.plan.promises}
+    for eviction in own:
+        gang, pod = pods.get(eviction.pod, (None, None))
+        if gang is None or pod is None:
+            continue  # told by another rule
+        who = f"pod {pod.key} of gang {gang.key} ends by stage {eviction.stage}"
+        if pod.terminating or pod.key in case.snapshot.spared:
+            yield f"{who} and cannot be asked"
+        if gang.key in {placement.gang for placement in case.plan.placements}:
+            yield f"{who} and gets pods placed"
+        if eviction.stage == _OVERTIME:
+            starts = [each.started_ms for each in gang.pods if _stays(each) and each.started_ms is not None]
+            if gang.max_runtime_ms is None or not starts or now - min(starts) < gang.max_runtime_ms:
+                yield f"{who} and has time left"
+            continue
+        if _STALE not in case.snapshot.policy.stages:
+            yield f"{who}, which the policy does not allow"
+        since, grace = gang.below_since_ms, gang.staleness_grace_ms
+        if since is None or grace is None or now - since < grace:
+            yield f"{who} within its grace"
+        there = {each.key: each for each in gang.pods if _stays(each) or each.key in placed}
+        if gang.succeeded or gang.problems or gang.key in promised or is_satisfied(gang, there):
+            yield f"{who}, which is not below its minimum for good"
 
 
 def _waits_since(gang: Gang) -> int:

@@ -15,6 +15,7 @@ from scheduler.api.dra import ResourceClaim, ResourceSlice
 from scheduler.api.kinds import NODE, POD, RESOURCE_CLAIM, RESOURCE_SLICE, WATCHED, Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.state.assumed import Assumed, AssumedClaim, AssumedPod, older
+from scheduler.state.below import Falls
 from scheduler.state.pods import is_ready, resize_is_infeasible
 from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
@@ -34,6 +35,7 @@ class ClusterState:
         self.derived: object | None = None
         """What `scheduler.state.translate` remembers between snapshots; nobody else's business."""
         self.withdrawn = Withdrawn()
+        self.falls = Falls()
         self._avoided: dict[str, frozenset[DeviceKey]] = {}
         """Devices that did not become ready for a claim, by its uid; if it was made for a pod, by the pod's."""
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
@@ -224,6 +226,7 @@ class ClusterState:
         copy._listed = set(self._listed)
         copy._assumed = self._assumed.copy()
         copy.withdrawn = self.withdrawn.copy()
+        copy.falls = self.falls.copy()
         copy._avoided = dict(self._avoided)
         return copy
 

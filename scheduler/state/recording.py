@@ -29,6 +29,7 @@ from scheduler.api.meta import ObjectMeta, Wire
 from scheduler.model.reasons import Reason
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.state import translate
+from scheduler.state.below import Fall, Falls
 from scheduler.state.cluster import ClusterState
 from scheduler.state.inventory import allocated_part, claim_spec, newer_fields, tainting_part
 from scheduler.state.past_use import parts_told
@@ -122,6 +123,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     unreadable: dict[str, list[_Unreadable]] = msgspec.field(default_factory=dict)
     withdrawn: list[_Withdrawn] = msgspec.field(default_factory=list)
     avoided: dict[str, list[tuple[str, str, str]]] = msgspec.field(default_factory=dict)
+    below: dict[str, Fall] = msgspec.field(default_factory=dict)
     held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
     decided: dict[str, Any] | None = None
 
@@ -161,6 +163,7 @@ def dump(
                 for (driver, pool, _), device in _withdrawn(state).items()
             ],
             avoided={uid: sorted(devices) for uid, devices in sorted(state.avoided.items())},
+            below=dict(sorted(state.falls.known.items())),
             held_back={
                 gang: HeldBack(code=why.code, message=why.message, cure=why.cure)
                 for gang, why in sorted((held_back or {}).items())
@@ -203,6 +206,7 @@ def load(data: bytes) -> Recording:
             change = state.change(kind, key)
             if change is not None and change.meta.uid in file.avoided:
                 avoid(key, change.meta.uid, file.avoided[change.meta.uid])
+    state.falls = Falls(known=file.below)
     state.withdrawn = Withdrawn({(each.driver, each.pool, each.device.name): each.device for each in file.withdrawn})
     return Recording(
         state=state,

@@ -25,6 +25,7 @@ from scheduler.api.kinds import (
     OWNERS,
     POD,
     POD_GANG,
+    POD_GROUP,
     PRIORITY_CLASS,
     RESOURCE_CLAIM,
     RESOURCE_SLICE,
@@ -163,7 +164,7 @@ class Translation:
         usable = {queue.name for queue in self._queues}
         if broken:
             found = tuple(_without_queue(gang, broken, usable) for gang in found)
-        found = self._payers.kept(found)
+        found = self._state.falls.noted(self._payers.kept(found), now_ms, self._conditions)
         return Snapshot(
             now_ms=now_ms,
             policy=self.policy,
@@ -432,6 +433,12 @@ class Translation:
             unreadable_topologies={each.object.partition("/")[2]: each.reason for each in self._topologies_aside},
         )
         return gangs.gang(id_, members, spec, owners, world)
+
+    def _conditions(self, gang: Gang) -> object:
+        """What the status of our PodGroup tells, if it stands for the gang."""
+        name, _, key = gang.owner.partition("/")
+        found = self._document(POD_GROUP, key) if name == POD_GROUP.kind else None
+        return found.status.get("conditions") if found is not None and found.metadata.uid == gang.uid else None
 
     def _document(self, kind: Kind, key: str) -> Document | None:
         found = self._state.object(kind, key)

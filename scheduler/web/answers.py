@@ -207,6 +207,8 @@ def _gang(report: GangReport) -> Document:
         "remedy": report.reason.cure if report.reason is not None else None,
         "missing": amounts(report.missing),
         "startsAt": rfc3339(report.starts_at_ms) if report.starts_at_ms is not None else None,
+        "belowSince": rfc3339(report.below_since_ms) if report.below_since_ms is not None else None,
+        "endsAt": rfc3339(report.ends_at_ms) if report.ends_at_ms is not None else None,
         "counts": {
             "needed": report.needed,
             "total": report.total,

@@ -31,6 +31,7 @@ from scheduler.model.workloads import (
     TopologyConstraint,
 )
 from scheduler.model.zones import Aligned, Zone, Zones
+from scheduler.state.below import Fall, Falls
 from scheduler.state.fields import in_house_units
 from scheduler.state.pods import mig_by_annotation
 from tests.builders import NOW_MS, label_in
@@ -69,8 +70,6 @@ def obstacles(case: given.Case) -> Iterator[str]:
     if unknown_policies := sorted(policies - {"SingleNUMANode", "Restricted"}):
         yield f"NUMA policies {', '.join(unknown_policies)}"
     tasks = [task for job in case.jobs for task in job.tasks]
-    if any(job.stale_for_seconds is not None for job in case.jobs):
-        yield "since when a gang is below its minimum"
     if unknown := sorted({task.state for task in tasks} - _KNOWN):
         yield f"pods in state {', '.join(unknown)}"
 
@@ -104,6 +103,15 @@ class World:
         self.case = case
         self.now_ms = NOW_MS
         self.tasks = {s.key: s for job in case.jobs for s in (_standing(job, task) for task in job.tasks)}
+        self._falls = Falls(
+            known={
+                f"{job.namespace}/{job.name}": Fall(
+                    uid=f"gang-{job.namespace}/{job.name}", since_ms=NOW_MS - round(job.stale_for_seconds * 1000)
+                )
+                for job in case.jobs
+                if job.stale_for_seconds is not None
+            }
+        )
         self._gpus = SharedGpus(case) if are_shared(case) else None
         self._claims = {claim.key: claim for claim in map(_claim, case.dra.resource_claims)}
         grouped_first = sorted(self.tasks.values(), key=lambda standing: not standing.task.gpu_groups)
@@ -121,7 +129,7 @@ class World:
             classes=_classes(case, shared=self._gpus is not None),
             claims=dict(self._claims),
             pods=tuple(pod for _, pod in sorted(pods.items()) if pod.node),
-            gangs=tuple(self._gangs(pods)),
+            gangs=self._falls.noted(tuple(self._gangs(pods)), self.now_ms, lambda _: None),
             queues=tuple(map(_queue, case.queues)),
             topologies={
                 each.name: Topology(name=each.name, levels=tuple(level.node_label for level in each.levels), aliases={})
@@ -216,7 +224,7 @@ def _standing(job: given.Job, task: given.Task) -> Standing:
         task=task,
         state="Pending" if task.state == "Pipelined" else task.state,
         node=task.node if there else "",
-        started_ms=NOW_MS - MINUTE_MS if there else None,
+        started_ms=NOW_MS - MINUTE_MS - round((job.stale_for_seconds or 0) * 1000) if there else None,
     )
 
 
@@ -304,7 +312,8 @@ def _milliseconds(seconds: float | None) -> int | None:
 def _gang(job: given.Job, default_grace: float | None) -> Gang:
     key, tree = f"{job.namespace}/{job.name}", job.sub_group_tree
     own = job.staleness_grace_period_seconds
-    grace = default_grace if own is None else own
+    # Without either the peer's runner has none: whoever is below the minimum is stopped at once.
+    grace = (default_grace or 0) if own is None else own
     constraint = job.topology_constraint or (tree.topology_constraint if tree else None)
     return Gang(
         key=key,
@@ -319,7 +328,7 @@ def _gang(job: given.Job, default_grace: float | None) -> Gang:
         sub_groups=tuple(_sub_groups(tree, None)) if tree else (),
         topology=_constraint(constraint),
         preemption_delay_ms=round(job.preemption_delay_seconds * 1000),
-        staleness_grace_ms=None if grace is None or grace < 0 else round(grace * 1000),
+        staleness_grace_ms=None if grace < 0 else round(grace * 1000),
     )
 
 

@@ -206,6 +206,28 @@ def an_eviction_that_helps_nobody(world: World, plan: Plan) -> Spoilt:
             yield world, replace(plan, evictions=(right, right))
 
 
+@KINDS.told(
+    "has time left", "within its grace", "not below its minimum", "does not allow", "make way", "cannot be asked"
+)
+def an_end_before_its_time(world: World, plan: Plan) -> Spoilt:
+    others = tuple(each for each in plan.evictions if each.stage not in ("stale", "max-runtime"))
+    for gang in world.gangs:
+        for pod in gang.pods:
+            if not pod.node or pod.done or pod.key in {each.pod for each in others}:
+                continue
+            stale = Eviction(pod=pod.key, pod_uid=pod.uid, stage="stale", beneficiary="", cost=0)
+            over = replace(stale, stage="max-runtime")
+            yield with_gang(world, gang.key, max_runtime_ms=None), replace(plan, evictions=(*others, over))
+            with_time = {"below_since_ms": world.now_ms - 1, "staleness_grace_ms": 2}
+            yield with_gang(world, gang.key, **with_time), replace(plan, evictions=(*others, stale))
+            whole = {"min_member": 0, "min_sub_group": 0, "below_since_ms": 0, "staleness_grace_ms": 0}
+            yield with_gang(world, gang.key, **whole), replace(plan, evictions=(*others, stale))
+            for_others = replace(over, beneficiary=gang.key)
+            yield world, replace(plan, evictions=(*others, for_others))
+            spared = replace(world, spared=frozenset({pod.key}))
+            yield spared, replace(plan, evictions=(*others, stale))
+
+
 @KINDS.told("is told")
 def a_gang_told_something_else(world: World, plan: Plan) -> Spoilt:
     for one in plan.placements:

@@ -138,6 +138,7 @@ def gallery() -> dict[str, World]:
         "portions": portions,
         "channels": channels,
         "set": setting,
+        "running": cluster(gpus=8) + gang("r", pods=2, gpus=1, on=["node-0"] * 2, started_ms=builders.NOW_MS),
         "no preemption": replace(
             plain, gangs=tuple(replace(one, preemptible=False) for one in plain.gangs), queues=(Queue(name="default"),)
         ),

@@ -828,6 +828,41 @@ async def test_who_is_evicted_counts_as_leaving_at_once_and_is_told_why(world: W
     assert told["message"] == "It was outranked, to make room for gang default/x; no GPU-seconds of work lost."
 
 
+@pytest.mark.parametrize(("stage", "cause"), [("stale", "GangBelowMinimum"), ("max-runtime", "MaxRuntimeReached")])
+async def test_of_those_who_make_way_for_nobody_each_goes_by_himself(world: World, stage: str, cause: str):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    world.meddle(("POST pods/p1/eviction", Refuse(429, "TooManyRequests", "the budget allows no disruption")))
+    ends = tuple(replace(each, stage=stage, beneficiary="") for each in leaving(world, "p0", "p1"))
+
+    outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=ends), {})
+
+    assert [(o.pod, o.problem) for o in outcomes] == [
+        ("default/p0", ""),
+        ("default/p1", "the budget allows no disruption"),
+    ]
+    left = await world.client.get(kinds.POD, NAMESPACE, "p0")
+    (told,) = [each for each in left["status"]["conditions"] if each["type"] == "DisruptionTarget"]
+    assert told["reason"] == cause
+
+
+async def test_who_has_run_as_long_as_he_may_is_marked_for_his_job_before_he_can_end(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    (one,) = leaving(world, "p0")
+    marked: list[str] = []
+
+    async def look() -> None:
+        pod = await world.client.get(kinds.POD, NAMESPACE, "p0")
+        marked.extend(each["type"] for each in pod["status"].get("conditions", ()))
+
+    asked = ("POST pods/p0/eviction", Around(before=look))
+    world.meddle(asked, asked)  # whether it may leave, and to leave
+    over = replace(one, stage="max-runtime", beneficiary="")
+    await world.committer().make_room(Plan(now_ms=0, evictions=(over,)), {})
+    assert "tutti.scheduler/MaxRuntimeReached" in marked
+
+
 async def test_a_promise_is_noted_on_the_pods_before_anybody_is_asked_to_leave(world: World):
     snapshot, plan = await two_pods(world)
     await world.committer().commit(plan, snapshot)

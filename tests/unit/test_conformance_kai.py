@@ -179,8 +179,6 @@ def test_what_a_snapshot_has_no_word_for_fails(tmp_path: Path) -> None:
     zones = {"policy": "BestEffort", "scope": "Pod", "zones": []}
     numa = case([node("n", 1, numa=zones)], [job("a", task("a-0"))], {"a": "Binding"})
     assert course(numa, tmp_path).problems == ["cannot be expressed: NUMA policies BestEffort"]
-    stale = case([node("n", 1)], [job("a", task("a-0", on="n"), staleForSeconds=61)], {"a": "Running"})
-    assert course(stale, tmp_path).problems == ["cannot be expressed: since when a gang is below its minimum"]
 
 
 def test_what_is_expected_of_nobody_fails_unless_the_peer_passes_over_it(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Server:
 
     def __init__(self) -> None:
         self.bound: list[str] = []
+        self.evicted: list[str] = []
         self.refusals: list[int] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.gate = asyncio.Event()
@@ -47,6 +48,13 @@ class Server:
         if self.refusals:
             raise ApiError(request="POST", status=self.refusals.pop(0), reason="R", message="refused by the test")
         self.bound.append(name)
+
+    async def evict(self, _namespace: str, name: str, *, dry_run: bool = False, **_: object) -> None:
+        if not dry_run:
+            self.evicted.append(name)
+
+    async def patch(self, _kind: Kind, _namespace: str, name: str, body: Any, **_: object) -> dict[str, Any]:
+        return {**self.pods.get(name, {}), **body}
 
     async def replace_raw(self, _kind: Kind, _namespace: str, _name: str, body: Any, **_: object) -> bytes:
         return msgspec.json.encode(body)
@@ -71,6 +79,7 @@ class World:
         self.reports: list[CycleReport] = []
         self.outcomes: list[GangOutcome] = []
         self.told: list[StatusWrite] = []
+        self.now = lambda: 0
         self.committer = Committer(
             self.server,  # type: ignore[arg-type]
             self.state,
@@ -85,7 +94,7 @@ class World:
             self.committer,
             policy=Policy(),
             rhythm=Rhythm(debounce=0, interval=0, recheck=60, commit_retry=60, telling=0),
-            now_ms=lambda: 0,
+            now_ms=lambda: self.now(),
             teller=Teller(self.state),
             tell=self.told.extend,
             observe=self.reports.append,
@@ -158,6 +167,21 @@ async def test_a_change_runs_a_cycle_and_quiet_runs_none(world: World):
         seen = len(world.reports)
         await asyncio.sleep(0.05)
         assert len(world.reports) == seen
+
+
+async def test_a_gang_that_has_to_end_is_ended_then_though_nothing_changes(world: World):
+    """The next cycle without it would be in a minute."""
+    world.state.apply(manifests.change(manifests.pod_group("train", "a", 1, maxRuntime="10s"), "MODIFIED"))
+    one = manifests.pod("p", group="train", node="n1")
+    one["status"] = {"phase": "Running", "startTime": "1970-01-01T00:00:00Z"}
+    began = time.monotonic()
+    world.now = lambda: 9_700 + round((time.monotonic() - began) * 1000)
+    async with world.running():
+        world.add(one)
+        await until(lambda: world.server.evicted == ["p"])
+        assert world.reports[0].plan.evictions == ()
+    (told,) = [write for write in world.told if write.body.get("reason") == "MaxRuntimeReached" and "p." in write.key]
+    assert told.body["message"] == "Its gang ran for as long as it may (maxRuntime)."
 
 
 async def test_what_the_watch_confirms_is_told_and_decided_no_more(world: World):

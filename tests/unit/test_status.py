@@ -21,7 +21,7 @@ from scheduler.devcluster import patch
 from scheduler.devcluster.schema import Schema
 from scheduler.explain import documents
 from scheduler.explain.status import StatusWrite, Teller
-from scheduler.explain.why import ClaimReport, GangReport, PlacedPod, Reports, WaitingPod
+from scheduler.explain.why import ClaimReport, GangReport, PlacedPod, Reports, StoppedPod, WaitingPod
 from scheduler.model.plan import QueueReport, Verdict
 from scheduler.model.reasons import ClaimRefused, GangDoesNotFit, Unreadable, WaitingForPods
 from scheduler.model.snapshot import SetAside
@@ -607,3 +607,83 @@ def test_the_deployment_may_write_every_status_that_is_said():
     }
     written = [kinds.POD, kinds.QUEUE, *(kind for kind, say in documents.POD_GROUPS if say is not None)]
     assert [kind for kind in written if (kind.group, f"{kind.plural}/status") not in granted] == []
+
+
+def below(**more: Any) -> GangReport:
+    """One of two pods runs."""
+    lacks = WaitingForPods(gang="team/train", needed=2, present=1)
+    given = {"reason": lacks, "waiting": (), "bound": 1, "total": 1, "nodes": ("n1",), "below_since_ms": NOW, **more}
+    return gang(Verdict.PENDING, **given)
+
+
+def conditions(there: World) -> dict[str, tuple[str, str, str]]:
+    found = there.status(kinds.POD_GROUP, "team/train")["conditions"]
+    return {each["type"]: (each["status"], each["lastTransitionTime"], each["message"]) for each in found}
+
+
+def test_a_gang_below_its_minimum_says_so_since_when_and_when_it_ends():
+    there = world()
+    there.apply(Teller(there).status_writes(said(below(ends_at_ms=NOW + 60_000))))
+    assert conditions(there)["BelowMinimum"] == (
+        "True",
+        "2023-11-14T22:13:20Z",
+        "1 pod runs, and 2 must run together. At 2023-11-14T22:14:20Z it is stopped, to start whole again, unless the "
+        "others find room.",
+    )
+    assert there.status(kinds.POD_GROUP, "team/train")["endsAt"] == "2023-11-14T22:14:20Z"
+
+
+def test_where_gangs_below_their_minimum_are_let_run_nobody_is_threatened():
+    there = world()
+    there.apply(Teller(there).status_writes(said(below())))
+    assert conditions(there)["BelowMinimum"][2] == "1 pod runs, and 2 must run together. It is let run so."
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_gang_that_has_its_minimum_again_says_so_once_it_had_said_the_opposite(restarted: bool):
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(below(ends_at_ms=NOW + 60_000))))
+    teller = Teller(there) if restarted else teller
+    there.apply(teller.status_writes(said(bound(), at=NOW + 5_000)))
+    assert conditions(there)["BelowMinimum"][:2] == ("False", "2023-11-14T22:13:25Z")
+    assert there.status(kinds.POD_GROUP, "team/train").get("endsAt") is None
+    assert teller.status_writes(said(bound(running=2), at=NOW + 9_000)) != ()
+    assert teller.status_writes(said(bound(running=2), at=NOW + 9_500)) == ()
+
+
+def test_a_gang_that_never_was_below_its_minimum_says_nothing_of_it():
+    there = world()
+    there.apply(Teller(there).status_writes(said(bound())))
+    assert list(conditions(there)) == ["Scheduled"]
+
+
+def test_a_pod_group_whose_pods_were_all_stopped_is_no_longer_below_its_minimum():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(below())))
+    there.apply(teller.status_writes(said(at=NOW + 9_000)))
+    assert conditions(there)["BelowMinimum"][0] == "False"
+
+
+def stopped(name: str, stage: str) -> StoppedPod:
+    return StoppedPod(key=f"team/{name}", uid=f"uid-{name}", gang="team/train", stage=stage, why="Because.")
+
+
+def test_pods_that_are_stopped_get_an_event_each():
+    there = world()
+    teller = Teller(there)
+    teller.status_writes(said(bound()))
+    there.apply(teller.stopped([stopped("a", "preempt"), stopped("b", "reclaim")], NOW))
+    assert there.said() == [("a", "Preempted"), ("b", "Reclaimed")]
+    assert [(event["type"], event["message"]) for event in there.events] == [("Normal", "Because.")] * 2
+
+
+@pytest.mark.parametrize(("stage", "token"), [("stale", "GangBelowMinimum"), ("max-runtime", "MaxRuntimeReached")])
+def test_a_gang_that_ends_for_its_own_sake_has_one_event_besides_for_its_pods_will_be_gone(stage: str, token: str):
+    there = world()
+    teller = Teller(there)
+    teller.status_writes(said(bound()))
+    there.apply(teller.stopped([stopped("a", stage), stopped("b", stage)], NOW))
+    assert there.said() == [("a", token), ("b", token), ("train", token)]
+    assert {event["type"] for event in there.events} == {"Warning"}

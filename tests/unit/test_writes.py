@@ -161,11 +161,19 @@ def test_evictions_keep_the_plans_order_by_the_gang_that_they_make_way_for():
             "120 GPU-seconds of work lost.",
         ),
         ("preempt", "It was outranked, to make room for gang a/train; 120 GPU-seconds of work lost."),
+        (
+            "stale",
+            "Its gang ran with fewer pods than must run together for longer than its grace; "
+            "120 GPU-seconds of work lost.",
+        ),
+        ("max-runtime", "Its gang ran for as long as it may (maxRuntime)."),
     ],
 )
 def test_who_leaves_is_told_why(stage: str, why: str):
-    leaves = Eviction(pod="a/x", pod_uid="u", stage=stage, beneficiary="a/train", cost=120_999)
-    assert evictions(Plan(now_ms=0, evictions=(leaves,)))["a/train"] == (Evict(pod="a/x", uid="u", why=why),)
+    gains = "" if stage in ("stale", "max-runtime") else "a/train"
+    leaves = Eviction(pod="a/x", pod_uid="u", stage=stage, beneficiary=gains, cost=120_999)
+    told = Evict(pod="a/x", uid="u", stage=stage, why=why)
+    assert evictions(Plan(now_ms=0, evictions=(leaves,))) == {gains: (told,)}
 
 
 def test_pods_are_told_of_new_promises_and_of_those_that_do_not_hold_any_more():

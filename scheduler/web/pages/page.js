@@ -410,7 +410,8 @@ function gangRow(gang) {
   title.append(make("b", "", key(gang)), make("span", `badge ${gang.verdict}`, gang.reason.code));
   if (gang.queue) title.append(make("span", "note", `in ${gang.queue}`));
   const { bound, needed, total } = gang.counts, starts = gang.startsAt ? `, starts about ${new Date(gang.startsAt).toLocaleTimeString()}` : "";
-  meta.textContent = `${bound} of ${Math.max(needed, total)} pods, ${since(gang.createdAt)}${starts}`;
+  const ends = gang.endsAt ? `, stopped about ${new Date(gang.endsAt).toLocaleTimeString()}` : "";
+  meta.textContent = `${bound} of ${Math.max(needed, total)} pods, ${since(gang.createdAt)}${starts}${ends}`;
   summary.append(title, meta, make("span", "why", gang.reason.message), make("span", "cure", gang.reason.cure));
   row.append(summary);
   row.open = state.open.has(key(gang));
