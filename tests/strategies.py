@@ -8,6 +8,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from queues.tree import Queue, QueueResource
+from queues.usage import CLUSTER
 from scheduler.api.core import NodeSelectorRequirement
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.nodes import Topology
@@ -222,7 +223,18 @@ def worlds(draw: st.DrawFn) -> World:
     made = draw(clusters()) + draw(queue_trees())
     for number in range(draw(st.integers(1, 5))):
         made += draw(gangs(f"gang{number}"))
+    made = draw(pasts(made)) if draw(st.booleans()) else made
     return made + draw(strangers()) if draw(st.booleans()) else made
+
+
+@st.composite
+def pasts(draw: st.DrawFn, made: World) -> World:
+    """The same world where it counts what queues used and how long gangs have waited."""
+    parts = st.dictionaries(st.sampled_from(["gpu", "cpu", "memory"]), st.integers(0, CLUSTER))
+    names = [queue.name for queue in made.queues] + ["gone"]
+    used = draw(st.dictionaries(st.sampled_from(names), parts))
+    weight = draw(st.sampled_from([0.0, 0.5, 3.0]))
+    return replace(made.under(usage_weight=weight, age_weight=draw(st.integers(0, 2))), usage=used)
 
 
 def carried_out(snapshot: World, plan: Plan) -> World:

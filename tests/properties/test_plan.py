@@ -43,6 +43,7 @@ def test_the_same_snapshot_in_any_order_gives_the_same_plan(world: World, seed: 
         queues=shuffled(world.queues),
         claims=dict(shuffled(tuple(world.claims.items()))),
         classes=dict(shuffled(tuple(world.classes.items()))),
+        usage=dict(shuffled(tuple(world.usage.items()))),
     )
     assert msgspec.json.encode(to_json(plan(other))) == msgspec.json.encode(to_json(plan(world)))
 

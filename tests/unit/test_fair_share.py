@@ -1,10 +1,14 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
+
 from queues.fair_share import divide, usable
 from queues.resources import Resources
 from queues.tree import WHOLE, Queue, QueueResource, QueueTree
-from queues.usage import CLUSTER, Usage
+from queues.usage import CLUSTER, Usage, later
+
+HOUR = 3_600_000
 
 
 def gpus(count: float) -> Resources:
@@ -150,3 +154,18 @@ def test_the_past_keeps_nothing_back_from_those_who_have_used_too_much_when_nobo
 
 def test_recorded_use_beyond_all_there_is_counts_as_all_there_is():
     assert shares(8, [queue("a"), queue("b")], used(a=50, b=-3), a=9, b=9) == {"a": 0, "b": 8}
+
+
+def test_who_had_the_cluster_for_himself_gets_less_until_that_is_made_good_and_then_as_much_as_others():
+    """Hour by hour both use what they are given: in the long run each has had half."""
+    half_life = 24
+    past = {"a": {"gpu": CLUSTER}, "b": {}}
+    given = []
+    for _ in range(20 * half_life):
+        now = shares(8, [queue("a"), queue("b")], Usage(parts=past), a=9, b=9)
+        given.append(now["a"])
+        for name in past:
+            past[name] = later(past[name], {"gpu": round(now[name]) * CLUSTER // 8}, HOUR, half_life * HOUR)
+    assert given[0] == 0
+    assert given[-2:].count(4) == 2
+    assert past["a"]["gpu"] == pytest.approx(CLUSTER / 2, rel=0.1)
