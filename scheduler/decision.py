@@ -59,7 +59,7 @@ def _verified(snapshot: Snapshot) -> Plan:
 
 def _without_culprits(snapshot: Snapshot) -> Plan:
     """A plan with all of the waiting gangs that it works with, found by halves."""
-    left = [gang.key for gang in snapshot.gangs if gang.pending and not gang.problems]
+    left = [gang.key for gang in snapshot.gangs if gang.pending and (gang.held_back or not gang.problems)]
     out = dict.fromkeys(left, "not tried yet")
     best = _tried(_leaving_out(snapshot, out))
     if not isinstance(best, Plan):
@@ -92,7 +92,9 @@ def _without_culprits(snapshot: Snapshot) -> Plan:
 def _leaving_out(snapshot: Snapshot, out: Mapping[str, str]) -> Snapshot:
     """The snapshot in which these gangs (key: why) ask for nothing."""
     gangs = tuple(
-        replace(gang, problems=(InternalError(gang=gang.key, problem=out[gang.key]),)) if gang.key in out else gang
+        replace(gang, problems=(InternalError(gang=gang.key, problem=out[gang.key]),), held_back=False)
+        if gang.key in out
+        else gang
         for gang in snapshot.gangs
     )
     return replace(snapshot, gangs=gangs)

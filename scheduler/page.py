@@ -96,6 +96,7 @@ class Window:
             policy=report.snapshot.policy,
             usage=report.snapshot.usage,
             held_back=report.held_back,
+            keep_room={gang.key for gang in report.snapshot.gangs if gang.held_back},
             decided=to_json(report.plan),
         )
 

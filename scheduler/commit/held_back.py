@@ -9,6 +9,9 @@ from scheduler.model.snapshot import Snapshot
 
 _LONGEST_RETRY_SECONDS = 60.0
 
+_KEEPS_ROOM = 5
+"""After so many failures a gang's promised room is not kept any more while it waits: others may start there."""
+
 _ELSEWHERE = 0.125
 """A failure after which the next try is another one counts as such a part of one: many devices may be broken."""
 
@@ -46,7 +49,8 @@ class HeldBack:
 
     def without_them(self, snapshot: Snapshot, now: float) -> Snapshot:
         """The snapshot in which gangs that still wait ask for nothing: what they would take is free for others, and
-        what they have already stays theirs. Their decision says why they wait."""
+        what they have already stays theirs; so does room that others made for them, but not for ever. Their decision
+        says why they wait."""
         for gang in [gang for gang, (until, _) in self._until.items() if until <= now]:
             del self._until[gang]
         there = {gang.key for gang in snapshot.gangs}
@@ -56,7 +60,13 @@ class HeldBack:
         if not self._until:
             return snapshot
         gangs = tuple(
-            replace(gang, problems=(*gang.problems, self._until[gang.key][1])) if gang.key in self._until else gang
+            replace(
+                gang,
+                problems=(*gang.problems, self._until[gang.key][1]),
+                held_back=self._failures[gang.key] < _KEEPS_ROOM,
+            )
+            if gang.key in self._until
+            else gang
             for gang in snapshot.gangs
         )
         return replace(snapshot, gangs=gangs)

@@ -66,7 +66,8 @@ class Desk:
     `promised`: by gang, places that it gets when others have left; `evictions`: of those who have to. `leaving`: the
     same pods (key). `outlook`: what
     queues are charged more, or less, in the ledger than is true before all of them have left. `ahead`: whether the
-    ledger is as it will be then. `aside`: what is left of promises that did not hold; kept until then.
+    ledger is as it will be then. `aside`: by gang, what is left of a promise that did not hold,
+    kept for whom others may make way still.
 
     `caps`: how many pods may still be stopped, known once somebody is to be.
 
@@ -104,7 +105,7 @@ class Desk:
     outlook: list[tuple[str, Resources]] = field(default_factory=list)
     ahead: bool = False
     caps: Caps | None = None
-    aside: list[Grant] = field(default_factory=list)
+    aside: dict[str, tuple[Grant, ...]] = field(default_factory=dict)
     payers: dict[str, str | None] = field(default_factory=dict)
     pool: Resources = NOTHING
     bare: Rooms | None = None

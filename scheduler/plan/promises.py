@@ -42,22 +42,45 @@ class _Owed:
 
 def renew(desk: Desk) -> None:
     """Place the gangs whose room has become free, and keep the room of those whose has not."""
+    held = _held_back(desk)
+    desk.wants |= held
     owed = _owed(desk)
-    if not owed:
-        return
+    if owed:
+        _renew(desk, owed, frozenset(held))
+    for key in held:
+        del desk.wants[key]
+
+
+def _renew(desk: Desk, owed: Sequence[_Owed], held: frozenset[str]) -> None:
+    """`held`: gangs (key) that keep what they were promised and do not start."""
     leaving = Leaving.of(desk)
     with leaving.departed(desk):
         _seat_all(desk, owed)
     for number, each in enumerate(owed):
-        if each.placed is not None:
+        if each.placed is not None and each.gang.key not in held:
             _start(desk, each, [other for other in owed[number + 1 :] if other.nodes & each.nodes], leaving)
     for each in owed:
         if each.placed is not None and not each.started:
             tell_promise(desk, each.gang, each.placed.grants)
-            _say(desk, each, leaving)
+            if each.gang.key not in held:
+                _say(desk, each, leaving)
     for each in owed:
-        if each.placed is None:
+        if each.placed is None and each.gang.key not in held:
             _elsewhere(desk, each, leaving)
+
+
+def _held_back(desk: Desk) -> dict[str, Wants]:
+    """What gangs want (by key) whose last commit failed and that nothing else keeps from starting."""
+    return {
+        gang.key: _wants(desk, gang)
+        for gang in desk.snapshot.gangs
+        if gang.held_back and len(gang.problems) == 1 and gang.key in desk.queue_of
+    }
+
+
+def _wants(desk: Desk, gang: Gang) -> Wants:
+    ledger = desk.ledger
+    return Wants(gang, desk.snapshot.claims, ledger.consumers, desk.shapes, desk.domains, ledger.volumes)
 
 
 def _owed(desk: Desk) -> list[_Owed]:
@@ -104,26 +127,43 @@ def _lift(desk: Desk, owed: Iterable[_Owed]) -> None:
 
 
 def _start(desk: Desk, each: _Owed, others: Sequence[_Owed], leaving: Leaving) -> None:
-    """Place the gang where it was promised, if that room is free by now and the others who are promised some of the
-    same nodes keep theirs."""
-    before = [(other, other.placed) for other in (each, *others) if other.placed is not None and not other.started]
-    _lift(desk, [other for other, _ in before])
-    placed = _as_promised(desk, each.gang)
-    if isinstance(placed, Placed) and not _waits_for_claims(desk, placed):
-        book(desk, each.gang, placed.grants)
-        waiting = [other for other, _ in before[1:]]
-        with leaving.departed(desk):
-            lost = _seat(desk, waiting)
-        book(desk, each.gang, placed.grants, -1)
-        if not lost:
-            each.placed, each.started = placed, True
-            desk.order.setdefault(each.gang.key, len(desk.order))
-            desk.keep(each.gang, placed)
-            return
+    """Place the gang where it was promised, if that room is free by now; if need be in room of those who are leaving
+    that `others`, who are promised some of the same nodes, then take instead."""
+    before = [(other, other.placed) for other in (each, *others) if other.placed is not None]
+    waiting = [other for other, _ in before[1:]]
+    _lift(desk, [each])
+    placed = _now(desk, each.gang)
+    if placed is None and waiting:
         _lift(desk, waiting)
-    for other, known in before:
-        other.placed = known
-        book(desk, other.gang, known.grants)
+        placed = _now(desk, each.gang)
+        if placed is not None:
+            book(desk, each.gang, placed.grants)
+            with leaving.departed(desk):
+                lost = _seat(desk, waiting)
+            book(desk, each.gang, placed.grants, -1)
+            if lost:
+                _lift(desk, waiting)
+                placed = None
+        if placed is None:
+            _book_again(desk, before[1:])
+    if placed is None:
+        _book_again(desk, before[:1])
+        return
+    each.placed, each.started = placed, True
+    desk.order.setdefault(each.gang.key, len(desk.order))
+    desk.keep(each.gang, placed)
+
+
+def _now(desk: Desk, gang: Gang) -> Placed | None:
+    """Where the gang starts if it starts at once; None if it has to wait."""
+    placed = _as_promised(desk, gang)
+    return placed if isinstance(placed, Placed) and not _waits_for_claims(desk, placed) else None
+
+
+def _book_again(desk: Desk, before: Iterable[tuple[_Owed, Placed]]) -> None:
+    for each, placed in before:
+        each.placed = placed
+        book(desk, each.gang, placed.grants)
 
 
 def _waits_for_claims(desk: Desk, placed: Placed) -> bool:
@@ -164,7 +204,7 @@ def _wait_with(desk: Desk, gang: Gang, rest: Sequence[Grant]) -> None:
     if isinstance(answer, GangDoesNotFit) and isinstance(piece, Wanted) and not shared.ties_groups(piece):
         for grant in rest:
             desk.ledger.reserve(grant)
-        desk.aside += rest
+        desk.aside[gang.key] = tuple(rest)
         desk.order.setdefault(gang.key, len(desk.order))
         desk.waiting[gang.key] = piece
         desk.reasons[gang.key] = answer
@@ -193,9 +233,8 @@ def _next_piece(desk: Desk, gang: Gang, placing: Placing) -> Placed | Reason | N
 @contextmanager
 def _asking_for(desk: Desk, gang: Gang) -> Iterator[Wants]:
     """For as long as this lasts the gang consists of these pods."""
-    ledger, own = desk.ledger, desk.wants[gang.key]
-    wants = Wants(gang, desk.snapshot.claims, ledger.consumers, desk.shapes, desk.domains, ledger.volumes)
-    desk.wants[gang.key] = wants
+    own = desk.wants[gang.key]
+    wants = desk.wants[gang.key] = _wants(desk, gang)
     yield wants
     desk.wants[gang.key] = own
 

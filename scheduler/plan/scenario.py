@@ -128,9 +128,6 @@ def look_ahead(desk: Desk) -> None:
         return
     desk.ahead, desk.fruitless = True, {}
     desk.ledger.foresee_zones()
-    for grant in desk.aside:
-        desk.ledger.unreserve(grant)
-    desk.aside.clear()
     leaving = Leaving.of(desk)
     leaving.depart(desk)
     desk.outlook += [(queue, relief * -1) for queue, _, relief in leaving.relief]
@@ -179,6 +176,20 @@ def caps_of(desk: Desk) -> Caps:
     if desk.caps is None:
         desk.caps = Caps(desk.snapshot, desk.tree, desk.payer_of, lambda pod: leaves(pod, desk))
     return desk.caps
+
+
+@contextmanager
+def with_what_is_left(desk: Desk, gang: str) -> Iterator[None]:
+    """For as long as this lasts the gang (key) may use what is left of a promise that did not hold; nobody else may
+    before or after."""
+    rest = desk.aside.pop(gang, ())
+    for grant in rest:
+        desk.ledger.unreserve(grant)
+    yield
+    if rest and gang not in desk.promised:
+        for grant in rest:
+            desk.ledger.reserve(grant)
+        desk.aside[gang] = rest
 
 
 def leaves(pod: Pod, desk: Desk) -> bool:

@@ -22,7 +22,7 @@ from scheduler.plan.hindrances import may_not_gain, nobody_found, too_early
 from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
-from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise
+from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise, with_what_is_left
 from scheduler.plan.spots import Spots, freed_gpus, is_vague
 from scheduler.plan.stages import Stage, contested_of
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
@@ -70,7 +70,8 @@ def _make_room(desk: Desk, stage: Stage) -> None:
             own = key if gang.bound and stage.moves else ""
             alike = own, desk.queue_of[key], str(gang.priority)
             search = searches.get(alike) or searches.setdefault(alike, _Search(desk, stage, gang))
-            hindered = search.make_room(gang, piece, asked)
+            with with_what_is_left(desk, key):
+                hindered = search.make_room(gang, piece, asked)
         if hindered is not None:
             _tell(desk, key, hindered)
 
@@ -91,9 +92,11 @@ def _wait_for_room(desk: Desk) -> None:
     for key, piece in _in_order(desk, desk.waiting):
         gang = desk.wants[key].gang
         if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
-            placed = place(desk, gang, afresh(piece, desk.shapes))
+            with with_what_is_left(desk, key):
+                placed = place(desk, gang, afresh(piece, desk.shapes))
+                if isinstance(placed, Placed):
+                    promise(desk, gang, placed.grants)
             if isinstance(placed, Placed):
-                promise(desk, gang, placed.grants)
                 desk.reasons[key] = RoomIsBeingMade(gang=key, pods=len(placed.grants))
 
 

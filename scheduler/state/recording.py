@@ -6,7 +6,7 @@ variables, commands, kubectl's copy of the manifest) never leaves the cluster. O
 reads is recorded, of an object that cannot be decoded its name and why. Our writes not yet seen count as done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -62,11 +62,14 @@ class RecordingError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldBack:
-    """Why a gang was not tried when the plan was decided: a write for it had failed. A reason as it was told."""
+    """Why a gang was not tried when the plan was decided: a write for it had failed. A reason as it was told.
+
+    `keeps_room`: whether what was promised to it was kept for it nevertheless."""
 
     code: str
     message: str
     cure: str
+    keeps_room: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,9 @@ class Recording:
         return replace(
             found,
             gangs=tuple(
-                replace(gang, problems=(*gang.problems, held[gang.key])) if gang.key in held else gang
+                replace(gang, problems=(*gang.problems, held[gang.key]), held_back=held[gang.key].keeps_room)
+                if gang.key in held
+                else gang
                 for gang in found.gangs
             ),
         )
@@ -135,10 +140,11 @@ def dump(
     policy: Policy,
     usage: Usage | None = None,
     held_back: Mapping[str, Reason] | None = None,
+    keep_room: Container[str] = (),
     decided: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording. `usage` None:
-    what the queues' statuses tell."""
+    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording; `keep_room`:
+    those held back that keep what was promised to them. `usage` None: what the queues' statuses tell."""
     usage = parts_told(state) if usage is None else usage
     objects: dict[str, list[msgspec.Raw]] = {}
     unreadable: dict[str, list[_Unreadable]] = {}
@@ -165,7 +171,7 @@ def dump(
             avoided={uid: sorted(devices) for uid, devices in sorted(state.avoided.items())},
             below=dict(sorted(state.falls.known.items())),
             held_back={
-                gang: HeldBack(code=why.code, message=why.message, cure=why.cure)
+                gang: HeldBack(code=why.code, message=why.message, cure=why.cure, keeps_room=gang in keep_room)
                 for gang, why in sorted((held_back or {}).items())
             },
             decided=None if decided is None else dict(decided),

@@ -177,6 +177,15 @@ def test_the_plan_that_was_decided_and_gangs_held_back_are_recorded_with_it() ->
     assert differences(decided, to_json(again), replayed.held_back) == []
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_whether_a_gang_held_back_keeps_its_room_is_recorded(kept: bool) -> None:
+    found = state(queue("team"), node("n1"), pod("p", queue="team"))
+    failed = CommitFailed(gang="a/p", object="ResourceClaim a/c", problem="was refused")
+    keep_room = {"a/p"} if kept else set()
+    data = recording.dump(found, now_ms=5, policy=POLICY, held_back={"a/p": failed}, keep_room=keep_room)
+    assert [gang.held_back for gang in recording.load(data).snapshot().gangs] == [kept]
+
+
 def test_environment_variables_and_commands_are_in_no_part_of_a_recording_with_its_plan() -> None:
     secret = container(env=[{"name": "TOKEN", "value": "hunter2"}], command=["run", "--password=hunter3"])
     found = state(queue("team"), node("n1"), pod("p", queue="team", containers=[secret]))
