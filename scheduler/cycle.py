@@ -185,7 +185,7 @@ class Cycle:
         if overdue:
             self._follow(self._look_again(overdue))
         clock.lap("commit")
-        busy = frozenset((*self._committer.in_flight, *self._held.gangs))
+        busy = self._committer.under_way, self._held.gangs
         # In the thread as well: the first writes go out meanwhile.
         strays, reports, told = await asyncio.to_thread(_looked_at, snapshot, plan, busy)
         if told or plan.evictions:
@@ -376,10 +376,12 @@ def _stopped(snapshot: Snapshot, plan: Plan, outcomes: Sequence[EvictionOutcome]
 
 
 def _looked_at(
-    snapshot: Snapshot, plan: Plan, busy: frozenset[str]
+    snapshot: Snapshot, plan: Plan, busy: tuple[frozenset[str], frozenset[str]]
 ) -> tuple[tuple[recovery.Stray, ...], why.Reports, Nominations]:
     """What a dead scheduler left, what there is to say, and what was promised to whom."""
-    return recovery.strays(snapshot, plan, busy), why.reports(snapshot, plan), nominations(plan, snapshot)
+    under_way, held_back = busy
+    strays = recovery.strays(snapshot, plan, under_way=under_way, held_back=held_back)
+    return strays, why.reports(snapshot, plan), nominations(plan, snapshot)
 
 
 class Stopwatch:

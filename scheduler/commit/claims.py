@@ -179,8 +179,8 @@ class Claims:
                 raise WriteRefused(named(key), "lost its allocation before its pods were bound")
             waiting, failed = binding_conditions(claim)
             if failed:
-                self._avoid(claim)
-                raise WriteRefused(named(key), f"cannot be used: {failed[0]}", elsewhere=True)
+                elsewhere = self._avoid(claim)
+                raise WriteRefused(named(key), f"cannot be used: {failed[0]}", elsewhere=elsewhere)
             if not waiting:
                 return
             left = self._patience.binding_conditions_seconds - self._age(claim)
@@ -189,22 +189,19 @@ class Claims:
             try:
                 await asyncio.wait_for(changed, max(left, 0))
             except TimeoutError:
-                self._avoid(claim)
-                raise WriteRefused(
-                    named(key),
-                    f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}",
-                    elsewhere=True,
-                ) from None
+                problem = f"waited {self._patience.binding_conditions_seconds:g} s for {waiting[0]}"
+                raise WriteRefused(named(key), problem, elsewhere=self._avoid(claim)) from None
 
-    def _avoid(self, claim: Document) -> None:
-        """One that was made for a pod is deleted with its reservation: the pod remembers for the next."""
+    def _avoid(self, claim: Document) -> bool:
+        """One that was made for a pod is deleted with its reservation: the pod remembers for the next. Answers whether
+        the next try is another one."""
         metadata, devices = claim["metadata"], unready_devices(claim)
         if not is_made(claim):
-            self._state.avoid(key_of(claim), metadata["uid"], devices)
-            return
+            return self._state.avoid(key_of(claim), metadata["uid"], devices)
         for owner in metadata.get("ownerReferences") or ():
             if owner.get("controller"):
-                self._state.avoid_for_pod(f"{metadata['namespace']}/{owner['name']}", owner["uid"], devices)
+                return self._state.avoid_for_pod(f"{metadata['namespace']}/{owner['name']}", owner["uid"], devices)
+        return False
 
     def changed(self, key: str) -> None:
         """The watch has seen the claim change: look at its binding conditions again."""

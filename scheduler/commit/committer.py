@@ -92,6 +92,11 @@ class Committer:
         """The gangs being committed, and what each is doing."""
         return MappingProxyType(self._in_flight)
 
+    @property
+    def under_way(self) -> frozenset[str]:
+        """The pods (keys) that are being committed."""
+        return frozenset(name.removeprefix("Pod/") for name in self._under_way if name.startswith("Pod/"))
+
     def begin(self, plan: Plan, snapshot: Snapshot) -> Iterator[asyncio.Task[GangOutcome]]:
         """Start carrying out the placements of `plan`, made from `snapshot`, gang by gang as the tasks are asked for.
         Each task's result is a gang's outcome.

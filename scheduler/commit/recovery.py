@@ -20,15 +20,20 @@ class Stray:
     pods: tuple[tuple[str, str], ...]
 
 
-def strays(snapshot: Snapshot, plan: Plan, in_flight: Collection[str]) -> tuple[Stray, ...]:
-    """The claims to release after `plan`, by key. Gangs `in_flight` are being committed and keep what they have."""
+def strays(
+    snapshot: Snapshot, plan: Plan, *, under_way: Collection[str], held_back: Collection[str]
+) -> tuple[Stray, ...]:
+    """The claims to release after `plan`, by key. Pods (keys) whose commit is `under_way` keep what they have, and so
+    do those of gangs `held_back` (keys) that are bound in part: they go forward as soon as they may be tried again."""
     placed = {placement.pod_uid for placement in plan.placements}
     waiting: dict[str, str] = {}
     named: set[str] = set()
     for gang in snapshot.gangs:
+        goes_on = gang.key in held_back and bool(gang.bound)
         for pod in gang.pods:
             named.update(claim.claim for claim in pod.claims if claim.claim)
-            if pod.ours and not (pod.node or pod.terminating or pod.uid in placed or gang.key in in_flight):
+            served = pod.node or pod.uid in placed or pod.key in under_way or goes_on
+            if pod.ours and not (served or pod.terminating):
                 waiting[pod.uid] = pod.key
     found = []
     for key, claim in sorted(snapshot.claims.items()):

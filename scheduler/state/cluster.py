@@ -38,6 +38,8 @@ class ClusterState:
         self.falls = Falls()
         self._avoided: dict[str, frozenset[DeviceKey]] = {}
         """Devices that did not become ready for a claim, by its uid; if it was made for a pod, by the pod's."""
+        self._forgiven: dict[str, frozenset[DeviceKey]] = {}
+        """Those of them that it may have all the same, for want of others."""
         self._told: dict[Kind, dict[str, Change]] = {kind: {} for kind in self.kinds}
         self._listed: set[Kind] = set()
         self._assumed = Assumed()
@@ -61,13 +63,13 @@ class ClusterState:
         if change.type == "DELETED":
             if known is not None and change.meta.uid in ("", known.meta.uid):
                 del told[change.key]
-                self._avoided.pop(known.meta.uid, None)
+                self._forget_failures(known.meta.uid)
         elif known is not None and change.meta.uid == known.meta.uid and _older(change, known):
             return
         else:
             told[change.key] = change
             if known is not None and change.meta.uid != known.meta.uid:
-                self._avoided.pop(known.meta.uid, None)
+                self._forget_failures(known.meta.uid)
         if kind == POD:
             self.confirmed += self._assumed.told_pod(change) or self._first_seen_bound(known, change)
         elif kind == RESOURCE_CLAIM:
@@ -192,22 +194,23 @@ class ClusterState:
         """Devices not to be given for now to a claim again, or to one that is made for a pod, by the uid of either."""
         return self._avoided
 
-    def avoid(self, claim: str, uid: str, devices: Iterable[DeviceKey]) -> None:
-        """The claim (key) had these devices, and they did not become ready for it."""
-        self._avoid(RESOURCE_CLAIM, claim, uid, self._avoided.get(uid, frozenset()).union(devices))
+    def avoid(self, claim: str, uid: str, devices: Iterable[DeviceKey]) -> bool:
+        """The claim (key) had these devices, and they did not become ready for it. Answers whether that is new of any
+        of them: that it had been forgiven before it was tried again promises nothing better for the next time."""
+        return self._blame(RESOURCE_CLAIM, claim, uid, frozenset(devices))
 
-    def avoid_for_pod(self, pod: str, uid: str, devices: Iterable[DeviceKey]) -> None:
+    def avoid_for_pod(self, pod: str, uid: str, devices: Iterable[DeviceKey]) -> bool:
         """A claim made for the pod's extended resources had these devices, and they did not become ready for it. That
-        claim is deleted; the next one that is made for the pod is to have others."""
-        self._avoid(POD, pod, uid, self._avoided.get(uid, frozenset()).union(devices))
+        claim is deleted; the next one that is made for the pod is to have others. Answers as `avoid` does."""
+        return self._blame(POD, pod, uid, frozenset(devices))
 
     def forgive(self, claim: str, uid: str) -> None:
         """Without the devices that the claim is to avoid there is no place for it: it may have any of them again."""
-        self._avoid(RESOURCE_CLAIM, claim, uid, frozenset())
+        self._forgive(RESOURCE_CLAIM, claim, uid)
 
     def forgive_for_pod(self, pod: str, uid: str) -> None:
         """The same for what is made for the pod."""
-        self._avoid(POD, pod, uid, frozenset())
+        self._forgive(POD, pod, uid)
 
     def overdue(self, before_ms: int) -> tuple[str, ...]:
         """What was assumed before this time and is still not seen ("Pod/a/p", "ResourceClaim/a/c"): read it again."""
@@ -230,15 +233,29 @@ class ClusterState:
         copy._avoided = dict(self._avoided)
         return copy
 
-    def _avoid(self, kind: Kind, key: str, uid: str, devices: frozenset[DeviceKey]) -> None:
+    def _blame(self, kind: Kind, key: str, uid: str, devices: frozenset[DeviceKey]) -> bool:
+        before = self._avoided.get(uid, frozenset())
+        self._set_avoided(kind, key, uid, before | devices)
+        return not devices <= before | self._forgiven.get(uid, frozenset())
+
+    def _forgive(self, kind: Kind, key: str, uid: str) -> None:
+        self._forgiven[uid] = self._forgiven.get(uid, frozenset()) | self._avoided.get(uid, frozenset())
+        self._set_avoided(kind, key, uid, frozenset())
+
+    def _set_avoided(self, kind: Kind, key: str, uid: str, devices: frozenset[DeviceKey]) -> None:
         known = self.change(kind, key)
         if known is None or known.meta.uid != uid:
-            return  # gone meanwhile: nothing would ever take it back
+            self._forget_failures(uid)  # gone meanwhile: nothing would ever take it back
+            return
         self._avoided.pop(uid, None)
         if devices:
             self._avoided[uid] = devices
         self._changed.setdefault(kind, set()).add(key)
         self.version += 1
+
+    def _forget_failures(self, uid: str) -> None:
+        self._avoided.pop(uid, None)
+        self._forgiven.pop(uid, None)
 
     def _first_seen_bound(self, known: Change | None, told: Change) -> bool:
         """Whether a pod that we bound is seen on its node now, while something else that we wrote of it is not yet."""

@@ -14,9 +14,10 @@ from tests.soak.asks import Document, is_served
 from tests.soak.judge import Awake
 
 MOST_FAILED_SECONDS = 30.0
-MOST_FAILURES = 6
+MOST_FAILURES = 10
 """How often one device may fail one claim, or one pod for which claims are made: whoever leads anew does not know what
-failed under another, and where there is nothing else what failed is tried again."""
+failed under another, and where there is nothing else what failed is tried again, after waits that double: eight times
+in the minute, and once for each leader."""
 
 
 class _Bound(NamedTuple):

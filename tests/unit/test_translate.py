@@ -440,6 +440,19 @@ def test_what_claims_made_for_a_pod_are_to_avoid_is_told_until_it_is_forgiven_or
     assert told() == {"a/p": (), "a/q": ()}
 
 
+def test_a_device_that_fails_again_after_it_was_forgiven_is_no_news() -> None:
+    """Or a gang with nowhere else to go would be tried again and again without ever waiting for long."""
+    found = state(resource_claim("c"), pod("p", uid="p1"))
+    first, second = ("d", "p", "a"), ("d", "p", "b")
+    assert found.avoid("a/c", "uid-a-c", [first])
+    found.forgive("a/c", "uid-a-c")
+    assert not found.avoid("a/c", "uid-a-c", [first])
+    assert found.avoid("a/c", "uid-a-c", [first, second])
+    assert found.avoid_for_pod("a/p", "p1", [first])
+    found.forgive_for_pod("a/p", "p1")
+    assert not found.avoid_for_pod("a/p", "p1", [first])
+
+
 def test_nothing_is_remembered_to_be_avoided_by_what_is_gone_already() -> None:
     found = state(resource_claim("c"), pod("p", uid="p2"))
     version = found.version
