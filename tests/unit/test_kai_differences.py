@@ -1,0 +1,35 @@
+"""The page on differences from KAI names the cases that come out differently, and the decision for each."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import kai_course
+from tests.conformance.kai_cases import Case, read
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| `(?P<case>[^`]+)` \| [^|]+ \| [^|]+ \| (?P<decision>\d+) \|$", re.M)
+
+
+def told() -> list[tuple[str, str]]:
+    """The rows of the page: case and decision."""
+    found = ROW.findall((ROOT / "docs/contributor/kai-differences.md").read_text())
+    return [(case, decision) for case, decision in found]
+
+
+def test_every_case_is_named_once_with_a_decision_that_exists():
+    cases = [case for case, _ in told()]
+    assert cases
+    assert len(set(cases)) == len(cases)
+    taken = set(re.findall(r"^## (\d+)\. ", (ROOT / "DECISIONS.md").read_text(), re.M))
+    assert {decision for _, decision in told()} <= taken
+
+
+def test_the_cases_named_are_those_that_fail():
+    file = os.environ.get("TUTTI_KAI_CASES")
+    if file is None:
+        pytest.skip("KAI's cases are not in the repository; TUTTI_KAI_CASES names a file of them")
+    failing = {name for name, case in read(Path(file)) if not isinstance(case, Case) or kai_course.run(case).problems}
+    assert {case for case, _ in told()} == failing
