@@ -180,6 +180,9 @@ PYTORCH_JOB = _document("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob", names
 MPI_JOB = _document("kubeflow.org", "v2beta1", "mpijobs", "MPIJob", namespaced=True, older=("v1",))
 RAY_CLUSTER = _document("ray.io", "v1", "rayclusters", "RayCluster", namespaced=True, older=("v1alpha1",))
 POD_GANG = _document("scheduler.grove.io", "v1alpha1", "podgangs", "PodGang", namespaced=True)
+COMPOSITE_POD_GROUP = _document(
+    "scheduling.k8s.io", "v1alpha3", "compositepodgroups", "CompositePodGroup", namespaced=True
+)
 NATIVE_WORKLOAD = _document("scheduling.k8s.io", "v1alpha1", "workloads", "Workload", namespaced=True)
 
 # Owners that form no gang: read for their labels and annotations.
@@ -224,6 +227,7 @@ FORMING: tuple[Kind, ...] = (
     RAY_CLUSTER,
     POD_GANG,
     NATIVE_WORKLOAD,
+    COMPOSITE_POD_GROUP,
 )
 OWNERS: tuple[Kind, ...] = (
     *FORMING,

@@ -22,6 +22,7 @@ from typing import Literal
 from scheduler.api import core
 from scheduler.api.crds import MIN_MEMBER_ANNOTATION, POD_GROUP_LABEL, SUB_GROUP_LABEL
 from scheduler.api.kinds import (
+    COMPOSITE_POD_GROUP,
     COSCHEDULING_POD_GROUP,
     CRON_JOB,
     JAX_JOB,
@@ -44,7 +45,7 @@ from scheduler.api.kinds import (
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.reasons import Reason
 from scheduler.model.workloads import Pod
-from scheduler.state import grove
+from scheduler.state import composite, grove
 from scheduler.state.lineage import Above, Find, lineage
 
 KAI_GROUP_NAME = "pod-group-name"
@@ -147,6 +148,8 @@ def membership(pod: core.Pod, find: Find, exists: Exists, awaited: Callable[[Kin
         key = f"{meta.namespace}/{name}"
         order = (kind, *(other for other in _DIALECTS if other != kind))
         found = next((each for each in order if exists(each, key)), None)
+        if found == NATIVE_POD_GROUP and (above := composite.above(key, find)):
+            return _of_composite(pod, name, (*above, (NATIVE_POD_GROUP, key)), find, awaited)
         return Membership(
             gang=GangId(kind=_tag(found or kind), key=key),
             sub_group=_sub_group(labels),
@@ -189,8 +192,8 @@ def _told(owner: tuple[Kind, str] | None) -> str:
 
 
 def owners_of(id_: GangId, members: Sequence[Member]) -> Above:
-    """What the members' places were read from, each object once. Only in a PodGang do members name different ones."""
-    if id_.kind != POD_GANG.kind:
+    """What the members' places were read from, each object once. Only of these kinds do members name different ones."""
+    if id_.kind not in (POD_GANG.kind, COMPOSITE_POD_GROUP.kind):
         return members[0].membership.owners
     return tuple(dict.fromkeys(owner for member in members for owner in member.membership.owners))
 
@@ -301,6 +304,16 @@ def _of_pod_gang(
         sub_group=grove.leaf_of(pod, document, scaled=own != base),
         owners=(*gangs, *owners),
         awaits_owner=_told(_unseen(pod, gangs, tuple(find(POD_GANG, name) for name in names), awaited)),
+    )
+
+
+def _of_composite(pod: core.Pod, group: str, above: Above, find: Find, awaited: Callable[[Kind], bool]) -> Membership:
+    """A PodGroup below a composite is a sub-group of the gang of the outermost composite."""
+    return Membership(
+        gang=GangId(kind=COMPOSITE_POD_GROUP.kind, key=above[0][1]),
+        sub_group=group,
+        owners=above,
+        awaits_owner=_told(_unseen(pod, above, tuple(find(kind, key) for kind, key in above), awaited)),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scheduler.api.kinds import (
+    COMPOSITE_POD_GROUP,
     JOB,
     JOB_SET,
     LEADER_WORKER_SET,
@@ -20,7 +21,7 @@ from scheduler.api.kinds import (
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.reasons import InvalidGang, Reason, Unreadable
 from scheduler.model.workloads import SubGroup
-from scheduler.state import distributed, grove
+from scheduler.state import composite, distributed, grove
 from scheduler.state.dialects import fields_of
 from scheduler.state.fields import Bad, Fields
 from scheduler.state.grouping import KUBEFLOW_JOBS, LWS_WORKER_LABEL, GangId, Member, Owner
@@ -41,6 +42,8 @@ def spec(
             return _leader_worker_set(id_, members, _document(owners, LEADER_WORKER_SET.kind), oldest)
         if id_.kind == POD_GANG.kind:
             return _pod_gang(id_, members, owners, oldest)
+        if id_.kind == COMPOSITE_POD_GROUP.kind:
+            return composite.spec(id_.key, owners) or _all_of(ObjectMeta(name=id_.key.partition("/")[2]), members)
         if id_.kind == NATIVE_WORKLOAD.kind:
             return _workload(id_, _document(owners, NATIVE_WORKLOAD.kind), oldest, len(members))
         if id_.kind in _DISTRIBUTED and oldest.membership.minimum is None:

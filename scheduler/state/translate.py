@@ -414,7 +414,7 @@ class Translation:
             self._roster.put(key, None)
             return
         references = tuple(_reference(kind, owner) for kind, owner in place.owners)
-        if place.named_by:
+        if place.named_by:  # in a composite it is among the owners
             references = (*references, ("PodGroup", place.gang.key))
         self._roster.put(key, Member(wire=found, pod=pod, membership=place, problem=problem), references)
 
