@@ -13,6 +13,7 @@ from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import (
     GPU,
+    NOW_MS,
     World,
     ask,
     ask_first,
@@ -107,6 +108,32 @@ def test_devices_of_a_class_that_queues_have_rules_for_are_divided_among_them_by
         made += gang(name, pods=6, minimum=1, claims={"g": ask(1)}, queue=name)
     shares = {report.name: report.fair_share[by_class] for report in decide(made).queues}
     assert shares == {"red": 4000, "blue": 2000, "green": 0}
+
+
+def test_a_quota_per_class_is_taken_back_from_whoever_holds_more_of_that_class() -> None:
+    """Red is within its quota of GPUs, but has three of the class of which two are blue's."""
+    made = node("new") + devices("new", [gpu(index, product="New") for index in range(4)])
+    made += node("old") + devices("old", [gpu(index, product="Old") for index in range(4)])
+    for name in ("New", "Old"):
+        made += device_class(name, f"device.attributes['gpu.nvidia.com'].productName == '{name}'")
+    rules = {f"deviceclass/{name}": QueueResource(quota=2000) for name in ("New", "Old")}
+    made += queue("red", quota=4, **rules) + queue("blue", quota=4, **rules)
+    for name, where, of, number in (
+        ("red-0", "new", "New", 0),
+        ("red-1", "new", "New", 1),
+        ("red-2", "new", "New", 2),
+        ("blue-0", "old", "Old", 0),
+        ("blue-1", "old", "Old", 1),
+    ):
+        made += claim(name, ask(1, of=of), holds=holding(where, number), by=[f"pod-default/{name}"])
+        one = pod(name, on=where, claims={"g": name}, started_ms=NOW_MS - (9 - number) * 60_000)
+        made += gang_of(name, [one], queue=name.partition("-")[0])
+    made += gang("mine", pods=2, claims={"g": ask(1, of="New")}, queue="blue")
+    calm = decide(made)
+    assert calm.why("mine") is not None
+    decided = decide(made.under(stages=("allocate", "reclaim")))
+    assert [eviction.pod for eviction in decided.evictions] == ["default/red-2"], "one is free, one is taken back"
+    assert {promise.node for promise in decided.promises} == {"new"}
 
 
 def test_no_class_is_divided_that_no_queue_has_a_rule_for() -> None:
