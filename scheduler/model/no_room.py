@@ -68,7 +68,7 @@ class Kept:
             case Keeper.EVICTION_CAP:
                 return f"{are} kept by maxConcurrentEvictions of Queue {self.name}"
             case Keeper.REFUSED:
-                return f"{are} such that the server refused to evict them just now"
+                return f"{self.pods} the server refused to evict just now"
 
     @property
     def cure(self) -> str:

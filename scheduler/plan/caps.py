@@ -44,15 +44,15 @@ class Caps:
             self._read_budgets(snapshot)
         self._read_queues(snapshot, payer_of, leaves)
 
-    def of(self, pod: Pod, queue: str) -> tuple[Cap, ...]:
-        """What counts the pod if it goes, which `queue` pays for."""
+    def of(self, pod: Pod, queue: str | None) -> tuple[Cap, ...]:
+        """What counts the pod if it goes, which `queue` pays for, None if nobody does."""
         if not self.left:
             return ()
         own = self._budget_of.get(pod.key)
-        above = (("queue", each.name) for each in self._tree.ancestors(queue))
+        above = (("queue", each.name) for each in self._tree.ancestors(queue)) if queue is not None else ()
         return (*((own,) if own else ()), *(cap for cap in above if cap in self.left))
 
-    def forbid(self, pod: Pod, queue: str) -> bool:
+    def forbid(self, pod: Pod, queue: str | None) -> bool:
         """Whether not even this pod alone may go."""
         return pod.key in self.twice or any(self.left[cap] <= 0 for cap in self.of(pod, queue))
 
@@ -66,6 +66,11 @@ class Caps:
         """They go."""
         for cap, count in _counted(losses).items():
             self.left[cap] -= count
+
+    def count(self, pod: Pod, queue: str | None) -> None:
+        """This pod goes, whatever is left: less than nothing may be."""
+        for cap in self.of(pod, queue):
+            self.left[cap] -= 1
 
     def _read_budgets(self, snapshot: Snapshot) -> None:
         pods: dict[str, list[Pod]] = {budget.namespace: [] for budget in snapshot.budgets}

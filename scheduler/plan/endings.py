@@ -13,6 +13,7 @@ from scheduler.model.workloads import Gang
 from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
 from scheduler.plan.losses import lost
+from scheduler.plan.scenario import caps_of
 
 
 def end_overtime(desk: Desk) -> None:
@@ -55,10 +56,15 @@ def ends_at_ms(desk: Desk, gang: Gang) -> int | None:
 
 
 def _stop(desk: Desk, gang: Gang, stage: str) -> None:
-    """Its pods leave, but those who are leaving anyhow or cannot be asked now."""
+    """Its pods leave, but those who are leaving anyhow or cannot be asked now. A time limit is kept whatever else
+    leaves; who is stopped to start whole again may wait until fewer leave at once."""
+    caps, payer = caps_of(desk), desk.payer_of(gang)
     for pod in endings.runs(gang):
         if pod.key in desk.leaving or pod.key in desk.snapshot.spared:
             continue
+        if stage == STALE and caps.forbid(pod, payer):
+            continue
+        caps.count(pod, payer)
         gpus = desk.accounts.relief([pod])[GPU]
         cost = lost(pod, gang, desk.snapshot.now_ms, gpus)
         desk.leaving.add(pod.key)

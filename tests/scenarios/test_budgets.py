@@ -171,6 +171,27 @@ def test_a_cap_counts_the_queues_below_and_those_who_are_leaving():
     assert evicted(decide(made + gang("blue", gpus=3, queue="blue"))) == []
 
 
+def test_a_time_limit_is_kept_whatever_else_leaves_and_counts_against_it():
+    """The gang whose time is over ends beyond the budget and the cap; nobody else goes beside it."""
+    made = cluster(gpus=4) + queue("q", max_concurrent_evictions=1) + budget("b", allowed=2, desired=0, app="web")
+    over = gang("over", pods=2, gpus=1, priority=10, queue="q", on=["node-0"] * 2, started_ms=LONG_AGO, labels=WEB)
+    made += replace(over, gangs=tuple(replace(each, max_runtime_ms=60_000) for each in over.gangs))
+    made += gang("low", pods=2, gpus=1, priority=10, queue="q", on=["node-0"] * 2, labels=WEB)
+    decided = decide(made + gang("urgent", gpus=3, queue="q", priority=100))
+    assert evicted(decided) == ["over-0", "over-1"]
+    assert evicted(decide(made + gang("urgent", gpus=1, queue="q", priority=100))) == ["over-0", "over-1"]
+
+
+def test_what_is_left_of_a_gang_below_its_minimum_ends_as_budgets_allow():
+    made = cluster(gpus=2) + budget("b", allowed=1, desired=1, app="web")
+    left = gang("left", pods=2, minimum=3, gpus=1, on=["node-0"] * 2, labels=WEB)
+    below = {"staleness_grace_ms": 60_000, "below_since_ms": LONG_AGO}
+    made += replace(left, gangs=tuple(replace(each, **below) for each in left.gangs))
+    decided = plan(made.under(stages=(*ALL, "stale")))
+    assert check(made.under(stages=(*ALL, "stale")), decided) == ()
+    assert evicted(decided) == ["left-0"]
+
+
 def test_the_checker_tells_of_every_bound_that_is_passed():
     made = web(3) + queue("q", max_concurrent_evictions=1) + urgent(2)
     made = replace(made, gangs=tuple(replace(each, queue="q") for each in made.gangs)).under(stages=ALL)

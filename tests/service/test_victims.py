@@ -1,7 +1,7 @@
 """Running work makes way: a queue takes back its share, and keeps what it won until it has it."""
 
 from scheduler.api import kinds
-from tests.service.conftest import Cluster, Objects, scheduling
+from tests.service.conftest import BUDGET, Cluster, Objects, scheduling
 from tests.service.manifests import gang, queue, template
 from tests.service.verifier import verified
 
@@ -58,6 +58,50 @@ async def test_a_disruption_budget_is_respected_and_others_go_instead(cluster: C
 
         pods = await cluster.until(kinds.POD, made_way, "the only one that may go has gone")
     assert running(pods, "red") == 3
+
+
+async def test_nobody_is_stopped_where_a_budget_lets_go_of_one_and_two_are_needed(cluster: Cluster):
+    """The first would be gone before the server refuses the second; so the budget is looked at before."""
+    await cluster.add_nodes("h100x8")
+    await cluster.apply(queue("red", "{resources: {gpu: {quota: 0}}}"))
+    await cluster.apply(queue("blue", "{resources: {gpu: {quota: 8}}}"))
+    await cluster.apply(template(count=4))
+    async with verified(cluster.client), scheduling(cluster, stages=STAGES):
+        await cluster.apply(gang("red-0", 1, queue="red"))
+        await cluster.apply(gang("red-1", 1, queue="red"))
+        start = alive(await cluster.running("default", 2))
+        assert len(start) == 2
+        await cluster.apply(budget(1))
+        await cluster.until(BUDGET, lambda found: allowed(found) == 1, "one of the two may go")
+        await cluster.apply(gang("blue", 2, queue="blue"))
+        await cluster.reason("default/blue", "GangDoesNotFit", "reclaim: 2 pods may go")
+        assert alive(await cluster.until(kinds.POD, calm, "nobody is on his way out")) == start
+
+        await cluster.apply(budget(0))
+
+        def made_way(pods: Objects) -> bool:
+            return (running(pods, "blue"), running(pods, "red")) == (2, 0)
+
+        await cluster.until(kinds.POD, made_way, "both may go, and go")
+
+
+def budget(keeps: int) -> str:
+    """Over the pods of red-0 and red-1."""
+    return f"""
+        apiVersion: policy/v1
+        kind: PodDisruptionBudget
+        metadata: {{name: calm, namespace: default}}
+        spec:
+          minAvailable: {keeps}
+          selector:
+            matchExpressions:
+            - {{key: tutti.scheduler/pod-group, operator: In, values: [red-0, red-1]}}
+        """
+
+
+def allowed(found: Objects) -> int:
+    """How many pods may go by the status of the only budget; -1 before there is one."""
+    return next((int(each.get("status", {}).get("disruptionsAllowed", -1)) for each in found.values()), -1)
 
 
 def alive(pods: Objects) -> set[str]:
