@@ -174,8 +174,10 @@ def _empty(zones: Zones, node: Node) -> _Tally:
 
 
 def _with(tally: _Tally, pods: Sequence[Pod]) -> _Tally:
-    """With these pods on the node: the oldest of those that run are seen, as far as so much is said to be in use."""
-    used = total(zone.allocatable - zone.available for zone in tally.zones.zones)
+    """With these pods on the node: the oldest of those that run are seen, as far as so much is said to be in use.
+
+    One of a pod's amounts is enough for that: all are told together, but memory is not where no manager aligns it."""
+    used = _used(tally.zones)
     seen: dict[str, _Asks] = {}
     fresh: dict[str, _Asks] = {}
     for pod in sorted(pods, key=lambda pod: (pod.started_ms is None, pod.started_ms or 0, pod.key)):
@@ -183,8 +185,8 @@ def _with(tally: _Tally, pods: Sequence[Pod]) -> _Tally:
         if not asks.parts:
             continue
         amount = total(asks.parts)
-        if pod.started_ms is not None and not amount.lacking_in(used):
-            used -= amount
+        if pod.started_ms is not None and any(asked <= used[name] for name, asked in amount.amounts.items()):
+            used = Resources({name: max(there - amount[name], 0) for name, there in used.amounts.items()})
             seen[pod.key] = asks
         else:
             fresh[pod.key] = asks
@@ -197,6 +199,20 @@ def _without(tally: _Tally, key: str) -> _Tally:
     return replace(tally, fresh={other: asks for other, asks in tally.fresh.items() if other != key})
 
 
+def _used(zones: Zones) -> Resources:
+    """What is said to be in use, in all zones."""
+    return total(zone.allocatable - zone.available for zone in zones.zones)
+
+
+def _told(tally: _Tally, keys: Iterable[str]) -> list[Resources]:
+    """What these pods, which were seen, have of the amounts that are told: where nobody uses anything of a resource,
+    it is not aligned, and has no zone."""
+    told = _used(tally.zones).amounts
+    parts = [part for key in sorted(keys) for part in tally.seen[key].parts]
+    kept = [Resources({name: amount for name, amount in part.amounts.items() if name in told}) for part in parts]
+    return [part for part in kept if part]
+
+
 def _cases(tally: _Tally) -> Iterable[tuple[Resources, ...]]:
     """What may be free in the zones, in every case that can be."""
     zones = tally.zones.zones
@@ -206,7 +222,7 @@ def _cases(tally: _Tally) -> Iterable[tuple[Resources, ...]]:
         return _cases_of_those_who_stay(tally)
     available = tuple(zone.available for zone in zones)
     used = [zone.allocatable - zone.available for zone in zones]
-    gone = [part for key in sorted(tally.gone) for part in tally.seen[key].parts]
+    gone = _told(tally, tally.gone)
     where = [[number for number, has in enumerate(used) if not part.lacking_in(has)] for part in gone]
     gone, where = [part for part, able in zip(gone, where, strict=True) if able], [able for able in where if able]
     if not gone or prod(map(len, where)) > MOST_CASES:
@@ -222,7 +238,7 @@ def _cases(tally: _Tally) -> Iterable[tuple[Resources, ...]]:
 def _cases_of_those_who_stay(tally: _Tally) -> Iterable[tuple[Resources, ...]]:
     zones = tally.zones.zones
     used = [zone.allocatable - zone.available for zone in zones]
-    stay = [part for key in sorted(tally.seen.keys() - tally.gone) for part in tally.seen[key].parts]
+    stay = _told(tally, tally.seen.keys() - tally.gone)
     where = [[number for number, has in enumerate(used) if not part.lacking_in(has)] for part in stay]
     if not all(where) or prod(map(len, where)) > MOST_CASES:
         return [tuple(zone.available for zone in zones)]
@@ -236,9 +252,9 @@ def _cases_of_those_who_stay(tally: _Tally) -> Iterable[tuple[Resources, ...]]:
 
 def _of_nobody(tally: _Tally) -> Resources:
     """What is said to be in use and nobody known has."""
-    used = total(zone.allocatable - zone.available for zone in tally.zones.zones)
     known = total(part for asks in tally.seen.values() for part in asks.parts)
-    return Resources({name: amount for name, amount in (used - known).amounts.items() if name in tally.listed})
+    left = (_used(tally.zones) - known).amounts
+    return Resources({name: amount for name, amount in left.items() if name in tally.listed and amount > 0})
 
 
 def _put(zones: Zones, free: list[Resources], parts: Iterable[Resources]) -> bool:

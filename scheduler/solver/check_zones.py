@@ -46,13 +46,13 @@ def _fit(node: Node, zones: Zones, there: Sequence[Pod], placed: Sequence[Pod]) 
 
 
 def _known(zones: Zones, oldest_first: Iterable[Pod], held: dict[str, Resources]) -> set[str]:
-    """The running pods that what is in use can be of, the oldest first."""
+    """The running pods that what is in use can be of, the oldest first; memory is told only where it is aligned."""
     in_use = total(zone.allocatable - zone.available for zone in zones.zones)
     known: set[str] = set()
     for pod in oldest_first:
         has = held[pod.key]
-        if has and pod.started_ms is not None and all(in_use[name] >= has[name] for name in has):
-            in_use -= has
+        if pod.started_ms is not None and any(in_use[name] >= has[name] for name in has):
+            in_use = Resources({name: max(in_use[name] - has[name], 0) for name in in_use})
             known.add(pod.key)
     return known
 

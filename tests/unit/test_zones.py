@@ -128,6 +128,28 @@ def test_who_spans_zones_may_take_the_most_of_each():
     assert not takes(zones, pod("p", 4), pod("q", 1))
 
 
+def test_memory_that_no_manager_aligns_is_never_in_use_and_hides_nobody():
+    """Kubelets without a memory manager say all of it is available, whoever runs."""
+
+    def with_memory(name: str, amount: int, *, on: str = "") -> Pod:
+        asked = Resources({"cpu": amount, "memory": amount})
+        found = pod(name, amount, on=on, started=1 if on else None)
+        return replace(found, aligned=Aligned(whole=asked, containers=(asked,)))
+
+    zones = tuple(
+        Zone(name=f"node-{i}", allocatable=Resources({"cpu": 4, "memory": 8}), available=available)
+        for i, available in enumerate((Resources({"cpu": 1, "memory": 8}), Resources({"cpu": 4, "memory": 8})))
+    )
+    (node,) = builders.node("n").nodes
+    node = replace(node, zones=Zones(single=True, per_pod=True, zones=zones))
+    one = with_memory("one", 3, on="n")
+    found = Zoned.of({"n": node}, (one, pod("other", 1, on="n")))
+    assert takes(found, with_memory("p", 4))
+    assert not takes(found, with_memory("p", 4), with_memory("q", 3))
+    assert takes(found, with_memory("p", 4), with_memory("q", 3), without=(one,))
+    assert found.foresee() == []
+
+
 def test_a_cause_names_what_is_lacking_and_the_zones():
     zones = zoned((4, 1), (4, 1), pods=(pod("x", 6, on="n"),))
     assert zones.refusal("n", [(pod("p", 2), 1)]) == (
