@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from queues.usage import CLUSTER, Parts, later
 from scheduler.api import quantity
-from scheduler.api.kinds import QUEUE, Document
+from scheduler.api.kinds import QUEUE, Document, Kind
 from scheduler.model.plan import QueueReport
 from scheduler.state.cluster import ClusterState
 from scheduler.state.dialects import QUEUE_KINDS
@@ -27,21 +27,10 @@ class Record:
     until_ms: int
 
 
-def told(state: ClusterState) -> dict[str, Record]:
-    """By queue what the statuses tell. What cannot be read is no use: a status may be written by anybody who may write
-    it, and a part outside of 0 to 1 is brought inside."""
-    records: dict[str, Record] = {}
-    for kind in reversed(QUEUE_KINDS):
-        for key in state.keys(kind):
-            found = state.object(kind, key)
-            if isinstance(found, Document):
-                records[key] = _record(found) if kind == QUEUE else _nothing(found)
-    return {name: records[name] for name in sorted(records)}
-
-
 def parts_told(state: ClusterState) -> dict[str, Parts]:
-    """The same, for who decides once: the parts alone."""
-    return {name: record.parts for name, record in told(state).items() if record.parts}
+    """By queue what the statuses tell, for who decides once."""
+    records = {name: _record(kind, found) for name, (kind, found) in _queues(state).items()}
+    return {name: record.parts for name, record in records.items() if record.parts}
 
 
 class PastUse:
@@ -56,9 +45,9 @@ class PastUse:
     def until(self, now_ms: int, state: ClusterState) -> dict[str, Parts]:
         """The parts of every queue that is there, brought up to now. One made anew under an old name starts anew."""
         records: dict[str, Record] = {}
-        for name, read in told(state).items():
+        for name, (kind, found) in _queues(state).items():
             known = self._records.get(name)
-            record = known if known is not None and known.uid == read.uid else read
+            record = known if known and known.uid == found.metadata.uid else _record(kind, found)
             standing = self._standing.get(name)
             if standing is not None:
                 elapsed_ms = now_ms - record.until_ms if record.until_ms else 0
@@ -73,17 +62,26 @@ class PastUse:
         self._standing = {report.name: report.standing for report in queues}
 
 
-def _nothing(document: Document) -> Record:
-    return Record(uid=document.metadata.uid, parts={}, until_ms=0)
+def _queues(state: ClusterState) -> dict[str, tuple[Kind, Document]]:
+    """The queue of each name, in name order: of several dialects the one that counts."""
+    queues: dict[str, tuple[Kind, Document]] = {}
+    for kind in reversed(QUEUE_KINDS):
+        for key in state.keys(kind):
+            found = state.object(kind, key)
+            if isinstance(found, Document):
+                queues[key] = kind, found
+    return {name: queues[name] for name in sorted(queues)}
 
 
-def _record(document: Document) -> Record:
+def _record(kind: Kind, document: Document) -> Record:
+    """What its status tells. A status may be written by anybody who has the right to: what cannot be read is no use,
+    and a part outside of 0 to 1 is brought inside."""
     status = document.status
     until = status.get("usageAt")
     usage = status.get("usage")
     until_ms = time_ms(until) if isinstance(until, str) else 0
-    if not until_ms or not isinstance(usage, Mapping):
-        return _nothing(document)
+    if kind != QUEUE or not until_ms or not isinstance(usage, Mapping):
+        return Record(uid=document.metadata.uid, parts={}, until_ms=0)
     parts = {str(name): part for name, text in usage.items() if (part := _part(text))}
     return Record(uid=document.metadata.uid, parts=dict(sorted(parts.items())), until_ms=until_ms)
 
