@@ -199,11 +199,19 @@ def taking_back(said: Said, *shown: Mapping[str, Any]) -> Said:
     """What is said of a PodGroup; of the minimum also that it is there again, once it was said to be missing."""
     if any(each["type"] == BELOW_MINIMUM for each in said["conditions"]):
         return said
-    shows = (each for status in shown for each in status.get("conditions") or () if isinstance(each, Mapping))
-    if not any(each.get("type") == BELOW_MINIMUM for each in shows):
+    if not any(short_as_shown(status) is not None for status in shown):
         return said
     text = "As many pods run as must run together, or none does."
     return {**said, "conditions": [*said["conditions"], condition(BELOW_MINIMUM, False, "NoneMissing", text)]}
+
+
+def short_as_shown(status: Mapping[str, Any]) -> bool | None:
+    """What a status says of the minimum: that it is missed, or no more; None if nothing. It may hold anything."""
+    conditions = status.get("conditions")
+    for each in conditions if isinstance(conditions, list | tuple) else ():
+        if isinstance(each, Mapping) and each.get("type") == BELOW_MINIMUM:
+            return each.get("status") == "True"
+    return None
 
 
 def _on_nodes(report: GangReport) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from scheduler.api import core, kinds
 from scheduler.api.changes import Change
+from scheduler.api.crds import BELOW_MINIMUM
 from scheduler.api.kinds import Document, Kind
 from scheduler.api.meta import Wire
 from scheduler.explain import documents
@@ -223,6 +224,8 @@ class Teller:
                 yield from turn.status(regarding, say(report), report.reason, _FAILED)
             elif report.reason is not None:
                 yield from turn.only_event(regarding, report.reason, _FAILED)
+            if report.below_since_ms is not None and report.ends_at_ms is not None:
+                yield from turn.warning_of_end(regarding, report.below_since_ms, report.ends_at_ms)
         if report.reason is None:
             return
         if report.settling:
@@ -272,6 +275,7 @@ class _Turn:
         owner = self.owner_of(report)
         if owner is not None:
             self._keep((owner[0].plural, _key_of(report.owner), report.uid))
+            self._keep((_end_of(owner[0]), _key_of(report.owner), report.uid))
         for pod in report.waiting:
             self._keep((kinds.POD.plural, pod.key, pod.uid))
 
@@ -353,6 +357,18 @@ class _Turn:
         self._remember(subject, {"reason": {"code": reason.code}}, self.now_ms)
         if last is None or documents.code_of(last.said) != reason.code:
             yield self.event(regarding, token, sentence(reason), "Warning")
+
+    def warning_of_end(self, regarding: Regarding, since_ms: int, ends_at_ms: int) -> Iterator[StatusWrite]:
+        """An Event, once for each time that a gang falls below its minimum."""
+        subject = (_end_of(regarding.kind), regarding.key, regarding.uid)
+        said: Said = {"since": since_ms, "until": ends_at_ms}
+        last = self._before.get(subject)
+        self._remember(subject, said, self.now_ms)
+        if last is None and documents.short_as_shown(self._status_of(regarding)):
+            return  # before a restart
+        if last is None or last.said != said:
+            note = f"Fewer of its pods run than must run together; at {rfc3339(ends_at_ms)} the others are stopped."
+            yield self.event(regarding, BELOW_MINIMUM, note, "Warning")
 
     def wait_until(self, ms: int) -> None:
         """There will be something to say then."""
@@ -447,6 +463,11 @@ def _set_aside(aside: SetAside, turn: _Turn) -> Iterator[StatusWrite]:
         yield from turn.status(regarding, documents.pod(reason), reason, token)
     else:
         yield from turn.only_event(regarding, reason, token)
+
+
+def _end_of(kind: Kind) -> str:
+    """What is told of the end of gangs that such objects stand for is remembered apart."""
+    return f"{kind.plural}/end"
 
 
 def _key_of(owner: str) -> str:

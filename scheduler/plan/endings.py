@@ -14,6 +14,7 @@ from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
 from scheduler.plan.losses import lost
 from scheduler.plan.scenario import caps_of
+from scheduler.plan.victims import wait_for_room
 
 
 def end_overtime(desk: Desk) -> None:
@@ -30,12 +31,16 @@ def end_overtime(desk: Desk) -> None:
 
 
 def end_stale(desk: Desk) -> None:
-    """Stop what is left of gangs that have been below their minimum for their grace."""
-    for gang in desk.snapshot.gangs:
+    """Stop what is left of gangs that have been below their minimum for their grace. Those are spared who will have
+    room when others have left who are leaving, for instance the very pod that is replaced."""
+    now = desk.snapshot.now_ms
+    due = [gang for gang in desk.snapshot.gangs if (end := endings.stale_ms(gang)) is not None and end <= now]
+    due = [gang for gang in due if stays_short(desk, gang)]
+    if due:
+        wait_for_room(desk)
+    for gang in due:
         if stays_short(desk, gang):
-            end = endings.stale_ms(gang)
-            if end is not None and end <= desk.snapshot.now_ms:
-                _stop(desk, gang, STALE)
+            _stop(desk, gang, STALE)
 
 
 def stays_short(desk: Desk, gang: Gang) -> bool:

@@ -54,7 +54,7 @@ def preempt(desk: Desk) -> None:
 
 
 def _make_room(desk: Desk, stage: Stage) -> None:
-    _wait_for_room(desk)
+    wait_for_room(desk)
     searches: dict[tuple[str, ...], _Search] = {}
     for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
         gang, piece = desk.wants[key].gang, afresh(listed, desk.shapes)
@@ -84,7 +84,7 @@ def _tell(desk: Desk, key: str, hindered: NoRoom) -> None:
         desk.reasons[key] = replace(reason, no_room=(*others, hindered))
 
 
-def _wait_for_room(desk: Desk) -> None:
+def wait_for_room(desk: Desk) -> None:
     """Those for whom there is room as soon as others have left who leave anyhow get the promise of it."""
     if desk.ahead:
         return

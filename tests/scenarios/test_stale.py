@@ -99,6 +99,26 @@ def test_missing_pods_for_which_others_leave_save_it():
     assert isinstance(decided.why("train"), RoomIsBeingMade)
 
 
+def replacing(ends_ms: int) -> World:
+    """A full node: a pod of the gang is leaving it, and its replacement waits for that room."""
+    there = pod("train-0", gpus=1, on="node-0", started_ms=NOW_MS - HOUR)
+    leaving = pod("old", gpus=1, on="node-0", started_ms=NOW_MS - HOUR, terminating=True, ends_ms=ends_ms)
+    new = pod("train-1", gpus=1)
+    made = gang_of("train", [there, leaving, new], minimum=2, staleness_grace_ms=MINUTE, below_since_ms=NOW_MS - MINUTE)
+    return cluster(gpus=2) + made
+
+
+def test_a_pod_that_takes_long_to_leave_and_is_replaced_then_ends_nobody():
+    decided = decide(replacing(NOW_MS + 2 * MINUTE), "allocate", "stale")
+    assert evicted(decided) == []
+    assert [promise.pod for promise in decided.promises] == ["default/train-1"]
+    assert decided.gangs[0].ends_at_ms is None
+
+
+def test_a_pod_that_never_leaves_is_not_waited_for():
+    assert evicted(decide(replacing(NOW_MS - HOUR), "allocate", "stale")) == ["train-0"]
+
+
 def test_a_gang_of_which_a_pod_has_succeeded_is_coming_to_its_end():
     assert evicted(decide(short(0, min_member=4, succeeded=1))) == []
 

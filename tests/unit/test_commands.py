@@ -136,6 +136,15 @@ def test_a_gang_whose_writes_failed_says_so_from_the_recording() -> None:
     assert failed.message in text
 
 
+def test_a_gang_below_its_minimum_says_since_when_and_until_when() -> None:
+    short = state([*CLUSTER, pod("lost-0", group="lost", node="n1"), pod_group("lost", min_member=2, queue="team")])
+    both = Policy(stages=("allocate", "stale"))
+    _, text, _ = tutti("explain", "lost", "-r", "-", given=recording.dump(short, now_ms=0, policy=both))
+    assert "  has run with too few pods since 1970-01-01T00:00:00" in text
+    assert "  is stopped at 1970-01-01T00:01:00" in text
+    assert "unless the missing pods find room" in text
+
+
 # Deciding.
 
 

@@ -633,6 +633,24 @@ def test_a_gang_below_its_minimum_says_so_since_when_and_when_it_ends():
     assert there.status(kinds.POD_GROUP, "team/train")["endsAt"] == "2023-11-14T22:14:20Z"
 
 
+def test_a_gang_below_its_minimum_has_one_event_that_says_when_it_ends():
+    there = world()
+    teller = Teller(there)
+    there.apply(teller.status_writes(said(below(ends_at_ms=NOW + 60_000))))
+    there.apply(teller.status_writes(said(below(ends_at_ms=NOW + 60_000), at=NOW + 1_000)))
+    there.apply(teller.status_writes(said(below(ends_at_ms=NOW + 60_000, running=1), at=NOW + 2_000)))
+    there.apply(Teller(there).status_writes(said(below(ends_at_ms=NOW + 60_000), at=NOW + 3_000)))
+    notes = [event["message"] for event in there.events if event["reason"] == "BelowMinimum"]
+    assert notes == ["Fewer of its pods run than must run together; at 2023-11-14T22:14:20Z the others are stopped."]
+
+
+def test_a_job_that_implies_a_gang_is_told_of_its_end_by_an_event_alone():
+    there = World()
+    there.add(kinds.JOB, "team/train", "j")
+    there.apply(Teller(there).status_writes(said(below(ends_at_ms=NOW + 60_000, owner="Job/team/train"))))
+    assert ("train", "BelowMinimum") in there.said()
+
+
 def test_where_gangs_below_their_minimum_are_let_run_nobody_is_threatened():
     there = world()
     there.apply(Teller(there).status_writes(said(below())))
