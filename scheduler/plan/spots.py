@@ -7,11 +7,13 @@ less than the one before; otherwise the question is not for us.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from functools import partial
+from heapq import heappop, heappush
 
 from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
 from scheduler.plan.laws import Bounds
+from scheduler.plan.least import Sets, TooManyLooks
 from scheduler.plan.losses import Loss, ranks_of
 from scheduler.plan.scenario import caps_of
 from scheduler.solver.harm import Part
@@ -194,28 +196,23 @@ class Spots:
                 return None
             return (0,) * (len(self._ranks) + 3), ()
         options = sorted(self._of(node, lacking, all_here=split), key=lambda option: (option.harm, option.gang))
-        heap: list[tuple[Harm, tuple[int, ...]]] = [(option.harm, (n,)) for n, option in enumerate(options)]
-        heapify(heap)
-        for _ in range(MOST_LOOKS):
-            if not heap:
-                return None
-            harm, chosen = heappop(heap)
-            picked = [options[number] for number in chosen]
-            if not caps_of(desk).allow(loss for option in picked for loss in option.losses):
-                continue
-            if all(sum(option.gives.get(name, 0) for option in picked) >= lack for name, lack in lacking.items()):
-                losses = tuple(loss for option in picked for loss in option.losses)
+        try:
+            for harm, chosen in Sets(options, lacking, partial(self._fits, options), looks=MOST_LOOKS):
+                losses = tuple(loss for number in chosen for loss in options[number].losses)
                 refused = tuple(sorted(loss.pod.key for loss in losses)) in self._refused
                 leavers = [loss.pod for loss in losses if loss.pod.node == node] if split else ()
                 refused = refused or (split and bool(zones.refusal(node, sample, without=leavers)))
                 if not refused and (laws is None or laws.allow(losses)):
                     return harm, losses
-            for number in range(chosen[-1] + 1, len(options)):
-                if _goes_with(options[number], picked):
-                    more = tuple(map(sum, zip(harm, options[number].harm, strict=True)))
-                    heappush(heap, (more, (*chosen, number)))
-        self.vague = True
+        except TooManyLooks:
+            self.vague = True
         return None
+
+    def _fits(self, options: Sequence[_Option], chosen: Sequence[int], number: int) -> bool:
+        """Whether the option may go with those, and no more go then than may."""
+        picked = [options[each] for each in chosen]
+        together = (loss for option in (*picked, options[number]) for loss in option.losses)
+        return _goes_with(options[number], picked) and caps_of(self._desk).allow(together)
 
     def _of(self, node: str, lacking: Mapping[str, int], *, all_here: bool = False) -> list[_Option]:
         """What may go from the node, and gives something of what is lacking; with `all_here` also what does not."""
