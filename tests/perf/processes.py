@@ -5,11 +5,17 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+_QUIET_SECONDS = 0.5
+_QUIET_SHARE = 0.1
+"""A process that used less than this part of a core has nothing to do."""
 
 _context = multiprocessing.get_context("spawn")
 
@@ -23,6 +29,10 @@ class Child:
         self._process.start()
         theirs.close()
         self.up: Any = self._pipe.recv()
+
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(self._process.pid)
 
     def stop(self) -> Any:
         self._pipe.send("stop")
@@ -40,6 +50,22 @@ def peak_mb(pid: int) -> int:
     """The most memory that a process has had."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) // 1024
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds that it has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def until_quiet(processes: Iterable[psutil.Process]) -> None:
+    """Until none of them has anything to do, three looks in a row."""
+    watched, calm = list(processes), 0
+    while calm < 3:
+        before = [cpu(each) for each in watched]
+        await asyncio.sleep(_QUIET_SECONDS)
+        spent = max(cpu(each) - then for each, then in zip(watched, before, strict=True))
+        calm = calm + 1 if spent < _QUIET_SECONDS * _QUIET_SHARE else 0
 
 
 def cluster(pipe: Connection, shape: Mapping[str, object], nodes: int) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from scheduler.api import crd_schema, kinds
 from scheduler.kube.client import Client
 from tests.perf.fill import NAMESPACE, write_kubeconfig
-from tests.perf.processes import Child, cluster, scheduler
+from tests.perf.processes import Child, cluster, scheduler, until_quiet
 
 _API = f"{kinds.QUEUE.group}/{kinds.QUEUE.version}"
 _AT_ONCE = 32
@@ -144,6 +144,7 @@ async def _played(kubeconfig: Path, scene: Scene, server: Child) -> dict[str, An
             )
             if scene.thin:
                 await _thin_out(client)
+            await until_quiet((server.process, ours.process))
             began = time.perf_counter()
             if scene.never:
                 await _until_told(client, coming)

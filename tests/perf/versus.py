@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from scheduler.kube import identity
 from scheduler.kube.client import Client
 from tests.perf.backlog import Load, furnish, pile_up
 from tests.perf.contestants import CONTESTANTS, Contestant
-from tests.perf.processes import peak_mb
+from tests.perf.processes import cpu, peak_mb, until_quiet
 from tests.real.control_plane import ControlPlane, programs, write_kubeconfig
 from tests.real.install import install
 from tests.real.remote import Remote
@@ -32,9 +32,6 @@ from tests.real.remote import Remote
 GATES = "GenericWorkload=true,GangScheduling=true"
 _OPTIONS = {"kube-apiserver": ("--runtime-config=scheduling.k8s.io/v1alpha2=true",)}
 _PATIENCE_SECONDS = 600
-_QUIET_SECONDS = 0.5
-_QUIET_SHARE = 0.1
-"""A process that used less than this part of a core has nothing to do."""
 
 LOADS = {
     "claims": lambda nodes, pods: Load(nodes=nodes, pods=pods, claims=True),
@@ -89,8 +86,8 @@ async def _race(
         command = contestant.command(assets, plane.admin, tutti, settings)
         with contestant.running(command, plane.folder / "contestant.log") as process:
             everybody = {"contestant": psutil.Process(process.pid), **_programs(plane)}
-            await _until_quiet(everybody.values())
-            before = {name: _cpu(each) for name, each in everybody.items()}
+            await until_quiet(everybody.values())
+            before = {name: cpu(each) for name, each in everybody.items()}
             _, version = await client.list_raw(kinds.POD)
             seeing = asyncio.create_task(_all_bound(_events(client, kinds.POD, _PodEvent, version), load.pods))
             version = await _let_go(client, contestant)
@@ -98,7 +95,7 @@ async def _race(
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 began = await _first(leases, lambda lease: _holds(lease, contestant))
                 bound = await seeing
-            spent = {name: round(_cpu(each) - before[name], 2) for name, each in everybody.items()}
+            spent = {name: round(cpu(each) - before[name], 2) for name, each in everybody.items()}
             return _figures(load, began, bound, spent, peak_mb(everybody["contestant"].pid))
 
 
@@ -234,18 +231,3 @@ def _programs(plane: ControlPlane) -> dict[str, psutil.Process]:
 
 def _serves(process: psutil.Process) -> bool:
     return process.name() in ("etcd", "kube-apiserver", "kube-controller-manager")
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def _until_quiet(processes: Iterable[psutil.Process]) -> None:
-    """Until none of them has anything to do, three looks in a row."""
-    watched, calm = list(processes), 0
-    while calm < 3:
-        before = [_cpu(each) for each in watched]
-        await asyncio.sleep(_QUIET_SECONDS)
-        spent = max(_cpu(each) - then for each, then in zip(watched, before, strict=True))
-        calm = calm + 1 if spent < _QUIET_SECONDS * _QUIET_SHARE else 0
