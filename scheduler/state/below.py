@@ -39,7 +39,8 @@ class Falls:
     def noted(self, gangs: tuple[Gang, ...], now_ms: int, conditions: Conditions) -> tuple[Gang, ...]:
         """The gangs, those that are below their minimum with the time; the same tuple if none is. Who is no longer
         there or below is forgotten."""
-        short = [gang for gang in gangs if _is_short(gang)]
+        several = (gang for gang in gangs if gang.min_member > 1 or gang.sub_groups)  # a pod alone runs, or does not
+        short = [gang for gang in several if _is_short(gang)]
         self.known = {gang.key: self._since(gang, now_ms, conditions) for gang in short}
         if not short:
             return gangs
@@ -59,8 +60,6 @@ class Falls:
 
 @PerObject
 def _is_short(gang: Gang) -> bool:
-    if len(gang.pods) == 1 and not gang.sub_groups and gang.min_member <= 1:
-        return False
     return not gang.problems and endings.is_short(gang, {pod.key for pod in endings.runs(gang)})
 
 
