@@ -7,12 +7,16 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from queues.resources import Resources
 from queues.tree import Queue, QueueResource
 from queues.usage import CLUSTER
+from scheduler.api.attributes import GPU_RESOURCE
 from scheduler.api.core import NodeSelectorRequirement
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
-from scheduler.model.nodes import Topology
+from scheduler.model.nodes import Node, Topology
 from scheduler.model.plan import Plan
+from scheduler.model.workloads import Pod
+from scheduler.model.zones import Aligned, Zone, Zones
 from tests import builders
 from tests.builders import World, ask, ask_first, devices, divided_gpu, gang_of, gpu_class, node, pod, sub_group, world
 
@@ -224,7 +228,39 @@ def worlds(draw: st.DrawFn) -> World:
     for number in range(draw(st.integers(1, 5))):
         made += draw(gangs(f"gang{number}"))
     made = draw(pasts(made)) if draw(st.booleans()) else made
-    return made + draw(strangers()) if draw(st.booleans()) else made
+    made = made + draw(strangers()) if draw(st.booleans()) else made
+    return draw(zoned(made)) if draw(st.integers(0, 3)) == 0 else made
+
+
+@st.composite
+def zoned(draw: st.DrawFn, made: World) -> World:
+    """The same world with NUMA zones on some nodes, and pods that are aligned to them."""
+    nodes = tuple(replace(one, zones=draw(_zones(one))) if draw(st.booleans()) else one for one in made.nodes)
+    keys = {one.key for gang in made.gangs for one in gang.pods} | {one.key for one in made.pods}
+    full = {key: draw(st.booleans()) for key in sorted(keys)}
+    gangs = tuple(
+        replace(gang, pods=tuple(_aligned(one, full=full[one.key]) for one in gang.pods)) for gang in made.gangs
+    )
+    return replace(made, nodes=nodes, gangs=gangs, pods=tuple(_aligned(one, full=full[one.key]) for one in made.pods))
+
+
+@st.composite
+def _zones(draw: st.DrawFn, node: Node) -> Zones:
+    """Two zones that share the node's CPUs and plugin's GPUs; some of it perhaps in use."""
+    left = {name: node.allocatable[name] for name in ("cpu", GPU_RESOURCE)}
+    made = []
+    for number in (0, 1):
+        has = {name: amount if number else draw(st.integers(0, amount)) for name, amount in left.items()}
+        left = {name: amount - has[name] for name, amount in left.items()}
+        free = {name: draw(st.integers(0, amount)) if draw(st.booleans()) else amount for name, amount in has.items()}
+        made.append(Zone(name=f"node-{number}", allocatable=Resources(has), available=Resources(free)))
+    return Zones(single=draw(st.booleans()), per_pod=draw(st.booleans()), zones=tuple(made))
+
+
+def _aligned(one: Pod, *, full: bool) -> Pod:
+    asked = {GPU_RESOURCE: one.requests[GPU_RESOURCE]} | ({"cpu": one.requests["cpu"]} if full else {})
+    part = Resources(asked)
+    return replace(one, aligned=Aligned(whole=part, containers=(part,)) if part else None)
 
 
 @st.composite
