@@ -24,19 +24,23 @@ from scheduler.api.crds import MIN_MEMBER_ANNOTATION, POD_GROUP_LABEL, SUB_GROUP
 from scheduler.api.kinds import (
     COMPOSITE_POD_GROUP,
     COSCHEDULING_POD_GROUP,
-    CRON_JOB,
+    DEPLOYMENT,
     JAX_JOB,
+    JOB,
     JOB_SET,
     KAI_POD_GROUP,
     LEADER_WORKER_SET,
     MPI_JOB,
     NATIVE_POD_GROUP,
     NATIVE_WORKLOAD,
+    NOTEBOOK,
     POD_GANG,
     POD_GROUP,
     PYTORCH_JOB,
     RAY_CLUSTER,
+    REPLICA_SET,
     SEED_POD_GROUP,
+    STATEFUL_SET,
     TF_JOB,
     XGBOOST_JOB,
     Document,
@@ -67,8 +71,9 @@ SEGMENT_SIZE_ANNOTATION = "kai.scheduler/segment-size"
 KUBEFLOW_JOBS: tuple[Kind, ...] = (TF_JOB, XGBOOST_JOB, JAX_JOB, PYTORCH_JOB, MPI_JOB)
 _DISTRIBUTED = frozenset({*KUBEFLOW_JOBS, RAY_CLUSTER})
 """Kinds of which one object is one gang, with whatever minimum it says itself."""
-_SPAWNS = frozenset({CRON_JOB})
-"""What these say of a minimum is meant for each of the Jobs that they make, which has it too."""
+_ASKING = frozenset({JOB, JOB_SET, REPLICA_SET, DEPLOYMENT, STATEFUL_SET, NOTEBOOK, *_DISTRIBUTED})
+"""Kinds of which one object may ask for a gang of its pods by annotation. Others make several such objects."""
+_ASKING_AS_KAI = frozenset({JOB, JOB_SET})
 
 _DIALECTS: tuple[Kind, ...] = (
     POD_GROUP,
@@ -233,7 +238,9 @@ def _implied(
 ) -> Membership | None:
     """The gang that an owner implies; None for a pod alone."""
     for (kind, key), document in zip(owners, documents, strict=True):
-        said = minimum_of(document.metadata) if document is not None and kind not in _SPAWNS else None
+        said = minimum_of(document.metadata) if document is not None and kind in _ASKING else None
+        if said is not None and said[1] == KAI_MIN_MEMBER_ANNOTATION and kind not in _ASKING_AS_KAI:
+            said = None
         if kind == JOB_SET:
             return _of_job_set(key, labels, owners, said or minimum_of(pod.metadata))
         if kind == LEADER_WORKER_SET and labels.get(LWS_GROUP_LABEL):

@@ -141,17 +141,20 @@ def _at_once(job: Document) -> int:
 def _job_set(id_: GangId, members: Sequence[Member], document: Document | None, oldest: Member) -> GroupSpec:
     """Two levels: a sub-group for each replicated job, below it a leaf for each replica with all of its pods.
 
-    With startupPolicy InOrder the later jobs appear only when the first runs, so one of them is enough to start."""
+    With startupPolicy InOrder the later jobs appear only when the first runs, so one of them is enough to start; those
+    that depend on another appear after it, so that the others are enough."""
     leaves = _leaves_of_members(members) if document is None else _leaves(fields_of(JOB_SET, document))
     jobs = sorted({leaf.partition("/")[0] for leaf in leaves})
-    order = ""
+    order, first = "", len(jobs)
     if document is not None:
-        order = fields_of(JOB_SET, document).mapping("startupPolicy").text("startupPolicyOrder")
+        fields = fields_of(JOB_SET, document)
+        order = fields.mapping("startupPolicy").text("startupPolicyOrder")
+        first = len(jobs) - sum(1 for job in fields.items("replicatedJobs") if any(job.items("dependsOn")))
     minimum = oldest.membership.minimum
     if minimum is not None:
         least: int | None = min(_minimum(minimum, oldest.membership.minimum_from, id_.owner), len(jobs))
     else:
-        least = 1 if order == "InOrder" else None
+        least = 1 if order == "InOrder" else first if 0 < first < len(jobs) else None
     return GroupSpec(
         kind=POD_GROUP,
         meta=document.metadata if document is not None else ObjectMeta(name=id_.key.partition("/")[2]),

@@ -261,6 +261,12 @@ def test_a_job_set_that_starts_in_order_needs_its_first_job_only() -> None:
     assert only(_job_set(startupPolicy={"startupPolicyOrder": "InOrder"}), _job_set_pods()).min_sub_group == 1
 
 
+def test_jobs_that_depend_on_another_come_later_so_the_others_are_enough_to_start() -> None:
+    made = _job_set()
+    made["spec"]["replicatedJobs"][1]["dependsOn"] = [{"name": "driver", "status": "Ready"}]
+    assert only(made, _job_set_pods()[:1]).min_sub_group == 1
+
+
 def test_labels_of_a_job_set_are_enough_while_it_is_not_known() -> None:
     gang = only(_job_set_pods())
     assert [(each.name, each.min_member) for each in gang.sub_groups if each.parent] == [

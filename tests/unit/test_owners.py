@@ -284,3 +284,25 @@ def test_a_replica_set_that_comes_after_its_pod_still_names_the_queue() -> None:
 
 def test_where_no_replica_set_may_be_read_pods_do_not_wait_for_theirs() -> None:
     assert only(pod("p", owner=below("ReplicaSet", "web-1", DEPLOYMENT))).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("above", "count"),
+    [(DEPLOYMENT, 1), (STATEFUL_SET, 1), (WORKFLOW, 3)],
+    ids=["Deployment", "StatefulSet", "Workflow"],
+)
+def test_our_annotation_makes_one_gang_of_the_pods_of_an_object_and_not_of_all_that_it_makes(
+    above: Document, count: int
+) -> None:
+    asks = merged(above, metadata={"annotations": {"tutti.scheduler/min-member": "2"}})
+    gangs = seen(asks, pods("p", 3, owner=asks)).gangs
+    assert (len(gangs), {gang.min_member for gang in gangs}) == (count, {2 if count == 1 else 1})
+
+
+def test_our_annotation_makes_a_distributed_job_one_plain_gang_and_kais_says_nothing_of_it() -> None:
+    made = kubeflow("PyTorchJob", "train", {"Master": 1, "Worker": 3})
+    workers = kubeflow_pods(made, {"Master": 1, "Worker": 3})
+    plain = only(merged(made, metadata={"annotations": {"tutti.scheduler/min-member": "2"}}), workers)
+    assert (plain.min_member, plain.sub_groups, plain.problems) == (2, (), ())
+    unread = only(merged(made, metadata={"annotations": {"kai.scheduler/batch-min-member": "2"}}), workers)
+    assert minima(unread) == {"master": 1, "worker": 3}
