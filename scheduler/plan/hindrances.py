@@ -1,7 +1,7 @@
 """Why a stage makes no room, told of what it knows: who may go, who may not, and what keeps them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from queues.resources import Resources
 from queues.runtimes import min_runtime_ms
@@ -18,6 +18,9 @@ MOST_KEEPERS = 3
 
 _By = tuple[Keeper, str, int | None]
 """What keeps a pod, the name of the budget or queue, and until when."""
+
+Keeping = tuple[str, _By | None]
+"""A pod (key), and what keeps it; None: it may go."""
 
 
 def too_early(stage: Stage, gang: Gang) -> NoRoom:
@@ -37,11 +40,18 @@ def may_not_gain(desk: Desk, stage: Stage, gang: Gang, asked: Resources) -> NoRo
 
 
 def nobody_found(
-    desk: Desk, stage: Stage, gang: Gang, asked: Resources, found: Sequence[Loss], *, ended: bool
+    desk: Desk,
+    stage: Stage,
+    gang: Gang,
+    asked: Resources,
+    found: Sequence[Loss],
+    kept_by: Iterable[Keeping],
+    *,
+    ended: bool,
 ) -> NoRoom:
-    """Of those who may go, `found`, none make room; with `ended` that is not certain."""
+    """Of those who may go, `found`, none make room; with `ended` that is not certain. `kept_by`: `keepers`."""
     short = _short(desk, stage, gang, asked, found)
-    each = Counter(by or short.get(pod) for pod, by in _keepers(desk, stage, gang))
+    each = Counter(by or short.get(pod) for pod, by in kept_by)
     may_go = each.pop(None, 0)
     if not may_go:
         why = Hindrance.NOBODY_MAY_GO
@@ -49,9 +59,9 @@ def nobody_found(
         why = Hindrance.SEARCH_ENDED
     else:
         why = Hindrance.NO_OTHER_PLACE if stage.moves else Hindrance.NOT_ENOUGH
-    keepers = [Kept(pods=pods, by=by[0], name=by[1], until_ms=by[2]) for by, pods in each.items() if by is not None]
-    keepers.sort(key=lambda kept: (-kept.pods, kept.by, kept.name, kept.until_ms or 0))
-    kept = tuple(keepers[:MOST_KEEPERS])
+    told = [Kept(pods=pods, by=by[0], name=by[1], until_ms=by[2]) for by, pods in each.items() if by is not None]
+    told.sort(key=lambda kept: (-kept.pods, kept.by, kept.name, kept.until_ms or 0))
+    kept = tuple(told[:MOST_KEEPERS])
     return NoRoom(stage=stage.name, why=why, queue=desk.queue_of[gang.key], may_go=may_go, kept=kept)
 
 
@@ -68,8 +78,8 @@ def _short(desk: Desk, stage: Stage, gang: Gang, asked: Resources, found: Sequen
     return short
 
 
-def _keepers(desk: Desk, stage: Stage, gang: Gang) -> Iterator[tuple[str, _By | None]]:
-    """Every pod (key) that is the stage's business, and what keeps it; None: it may go."""
+def keepers(desk: Desk, stage: Stage, gang: Gang) -> Iterator[Keeping]:
+    """Every pod that is the stage's business, and what keeps it: the same for all of a queue and priority."""
     own = desk.queue_of[gang.key]
     for other in desk.snapshot.gangs:
         queue = desk.payer_of(other)

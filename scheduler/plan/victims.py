@@ -18,7 +18,7 @@ from scheduler.plan.accounts import GPU
 from scheduler.plan.allocate import place
 from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.hindrances import may_not_gain, nobody_found, too_early
+from scheduler.plan.hindrances import Keeping, keepers, may_not_gain, nobody_found, too_early
 from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
@@ -117,15 +117,17 @@ class _Search:
         self._stage = stage
         self._like = gang
         self._vain: dict[tuple[Group, Resources], tuple[int, NoRoom]] = {}
-        """Questions that found nothing, after how many changes of the ledger, and why."""
+        """Questions that found nothing, after how many promises, and why. What was tried and undone changes nothing."""
         self._known: tuple[int, tuple[tuple[Loss, ...], tuple[Part, ...]]] | None = None
         """What may go, after how many evictions."""
+        self._kept: tuple[int, list[Keeping]] | None = None
+        """Who may go and who may not, after how many evictions."""
         self._spots: dict[int, Spots] = {}
 
     def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> NoRoom | None:
         """Look for the least harm that makes room for the piece, and make it part of the plan; why there is none."""
         desk = self._desk
-        question, now = (piece.group, asked), len(desk.ledger.changes)
+        question, now = (piece.group, asked), len(desk.outlook)
         known = self._vain.get(question)
         if known is not None and known[0] == now:
             return known[1]
@@ -137,8 +139,10 @@ class _Search:
         if found:
             return None
         may_go, _ = self._losses()
-        hindered = nobody_found(desk, self._stage, gang, asked, may_go, ended=ended)
-        self._vain[question] = len(desk.ledger.changes), hindered
+        if self._kept is None or self._kept[0] != len(desk.evictions):
+            self._kept = len(desk.evictions), list(keepers(desk, self._stage, self._like))
+        hindered = nobody_found(desk, self._stage, gang, asked, may_go, self._kept[1], ended=ended)
+        self._vain[question] = now, hindered
         return hindered
 
     def _node_by_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:

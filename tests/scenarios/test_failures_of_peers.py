@@ -118,7 +118,7 @@ def test_of_two_that_block_a_rack_each_the_one_is_moved_that_loses_less():
 def test_a_deep_queue_of_few_shapes_takes_as_many_searches_as_it_has_shapes(monkeypatch: pytest.MonkeyPatch):
     """536 gangs of four shapes wait in a full cluster, and each is told why in one plan; looking for room, and for whom
     to stop, takes no more searches than for 36. Source: kubernetes-sigs/kueue#14477 (depth 536: half wait 64 min)."""
-    shapes = ((1, 8), (2, 8), (4, 4), (8, 1))
+    shapes = ((1, 8), (2, 5), (4, 4), (8, 1))
     searched = Counter[str]()
 
     def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,13 +130,15 @@ def test_a_deep_queue_of_few_shapes_takes_as_many_searches_as_it_has_shapes(monk
 
     monkeypatch.setattr(allocate, "_greedily", counting("for room", allocate._greedily))
     monkeypatch.setattr(victims, "Spots", counting("node by node", victims.Spots))
+    monkeypatch.setattr(victims, "Scenario", counting("by trying out", victims.Scenario))
     monkeypatch.setattr(victims, "least_harm", counting("for victims", victims.least_harm))
     monkeypatch.setattr(victims, "nobody_found", counting("in vain", victims.nobody_found))
 
     def looked(depth: int) -> Counter[str]:
         made = cluster(nodes=4, gpus=8)
         for number in range(4):
-            made += gang(f"runs-{number}", pods=8, gpus=1, priority=100, on=[f"node-{number}"] * 8)
+            for which in range(7):
+                made += gang(f"runs-{number}-{which}", gpus=1, priority=100, on=[f"node-{number}"])
         for number in range(depth):
             pods, gpus = shapes[number % len(shapes)]
             made += gang(f"waits-{number:03d}", pods=pods, gpus=gpus, priority=100, created_ms=number)
@@ -149,6 +151,7 @@ def test_a_deep_queue_of_few_shapes_takes_as_many_searches_as_it_has_shapes(monk
 
     few = looked(36)
     assert few["for room"] > 0
+    assert few["by trying out"] > 0
     assert few["in vain"] > 0
     assert looked(536) == few
 
