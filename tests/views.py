@@ -10,6 +10,7 @@ from queues.fair_share import divide
 from queues.reasons import OverLimit, QueueUnusable
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueResource, QueueTree
+from queues.usage import CLUSTER
 from scheduler.api import attributes, quantity
 from scheduler.api.core import Taint
 from scheduler.api.dra import (
@@ -255,6 +256,7 @@ def _queues(snapshot: Snapshot, made: Made) -> tuple[QueueReport, ...]:
                 requested=requested.get(queue.name, NOTHING),
                 running=sum(1 for gang in gangs if gang.verdict is Verdict.RUNNING),
                 pending=sum(1 for gang in gangs if gang.verdict is not Verdict.RUNNING),
+                past={"gpu": CLUSTER // 4} if queue.name == "vision" else None,
                 problem=_lost() if queue.name == "lost" else None,
             )
         )

@@ -25,7 +25,7 @@ Keeping = tuple[str, _By | None]
 
 def too_early(stage: Stage, gang: Gang) -> NoRoom:
     """Its preemption delay is not over."""
-    until = gang.created_ms + gang.preemption_delay_ms
+    until = gang.may_evict_from_ms
     return NoRoom(stage=stage.name, why=Hindrance.TOO_EARLY, until_ms=until)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from queues.resources import Resources
 from queues.tree import WHOLE
+from queues.usage import as_quantities
 from scheduler.explain.events import rfc3339
 from scheduler.explain.history import CycleRecord, DecisionRecord
 from scheduler.explain.why import GangReport
@@ -191,6 +192,7 @@ def _queue(report: QueueReport, *, leaf: bool) -> Document:
         "requested": amounts(report.requested),
         "running": report.running,
         "pending": report.pending,
+        "usage": None if report.past is None else as_quantities(report.past),
         "problem": reason_document(report.problem),
     }
 

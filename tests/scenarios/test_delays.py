@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.model.plan import Plan
+from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.snapshot import Snapshot, Stage
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
@@ -56,6 +57,9 @@ def test_who_was_stopped_and_has_new_pods_waits_for_its_delay_again():
     again = decide(delayed("preempt", LONG_AGO, pods_ms=NOW_MS - 1000))
     assert evicted(again) == []
     assert again.again_ms == NOW_MS - 1000 + DELAY
+    reason = again.why("late")
+    assert isinstance(reason, GangDoesNotFit)
+    assert {each.until_ms for each in reason.no_room} == {again.again_ms}
 
 
 def test_a_delay_keeps_nobody_from_room_that_is_free():

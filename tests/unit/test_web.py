@@ -136,6 +136,7 @@ async def test_queues_have_their_amounts_and_problems(browser):
     assert (vision["quota"], vision["limit"], vision["allocated"]) == ({"gpu": "16"}, {"gpu": "32"}, {"gpu": "16"})
     assert vision["overQuotaWeight"] == {"gpu": 2}
     assert (vision["parent"], vision["leaf"], queues["research"]["leaf"]) == ("research", True, False)
+    assert (vision["usage"], queues["research"]["usage"]) == ({"gpu": "0.250000"}, None)
     assert queues["lost"]["problem"]["code"] == "QueueUnusable"
 
 

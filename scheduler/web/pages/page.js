@@ -357,6 +357,7 @@ function queueRow(queue, depth) {
   if (queue.quota[resource] !== undefined) shares.push(`quota ${queue.quota[resource] === "all" ? "all" : written(of("quota"), resource)}`);
   if (state.queues.some((each) => each.fairShare[resource] !== undefined)) shares.push(`fair ${written(of("fairShare"), resource)}`);
   if (queue.limit[resource] !== undefined) shares.push(`limit ${written(of("limit"), resource)}`);
+  if (queue.usage) shares.push(`${Math.round(100 * Number(queue.usage[resource] || 0))} % of the cluster used of late`);
   figures.append(make("b", "", written(of("allocated"), resource)), ` in use${shares.map((share) => `, ${share}`).join("")}`);
   head.append(figures);
   row.append(head);
