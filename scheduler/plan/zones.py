@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from math import prod
 
+from queues import words
 from queues.resources import Resources, total
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Pod
@@ -151,10 +152,13 @@ class Zoned:
         for pod in without:
             left.leave(pod)
         tally = left._tallies[node]
-        parts = [part for asks in (*tally.fresh.values(), *wanted) for part in asks.parts]
-        widest = max((_width(tally.zones, part) for asks in wanted for part in (*asks.parts, *asks.first)), default=1)
-        if widest > len(tally.zones.zones) or (tally.zones.single and widest > 1):
-            return _never(tally.zones, [part for asks in wanted for part in (*asks.parts, *asks.first)])
+        most = 1 if tally.zones.single else len(tally.zones.zones)
+        for part in (part for asks in wanted for part in (*asks.parts, *asks.first)):
+            if _width(tally.zones, part) > most:
+                return _never(tally.zones, part)
+        # Who is there although no zone could have held him came under another policy, and is in none.
+        fresh = [part for asks in tally.fresh.values() for part in asks.parts if _width(tally.zones, part) <= most]
+        parts = [*fresh, *(part for asks in wanted for part in asks.parts)]
         for free in _cases(tally):
             alone = all(_put(tally.zones, list(free), [part]) for asks in wanted for part in asks.first)
             smallest, largest = sorted(parts, key=_size), sorted(parts, key=_size, reverse=True)
@@ -293,10 +297,10 @@ def _names(zones: Zones) -> str:
     return ", ".join(zone.name for zone in zones.zones)
 
 
-def _never(zones: Zones, parts: Iterable[Resources]) -> str:
-    what = ", ".join(sorted({name for part in parts for name in part}))
-    few = "one of its NUMA zones" if zones.single else "as few of its NUMA zones as hold each of them"
-    return f"could not have the {what} asked for in {few} ({_names(zones)}), even if it were empty"
+def _never(zones: Zones, part: Resources) -> str:
+    what = " and ".join(words.amount(name, part[name]) for name in part)
+    where = "one of its NUMA zones" if zones.single else "as few of its NUMA zones as hold each of them"
+    return f"could not have {what} in {where} ({_names(zones)})"
 
 
 def _full(zones: Zones, wanted: Iterable[_Asks]) -> str:

@@ -37,12 +37,13 @@ def _fit(node: Node, zones: Zones, there: Sequence[Pod], placed: Sequence[Pod]) 
     held = {pod.key: total(_parts(node, zones, pod)) for pod in there}
     known = _known(zones, sorted(there, key=lambda pod: (pod.started_ms or 0, pod.key)), held)
     free = [zone.available if known else zone.allocatable for zone in zones.zones]
-    parts = [part for pod in there if pod.key not in known for part in _parts(node, zones, pod)]
+    others = [part for pod in there if pod.key not in known for part in _parts(node, zones, pod)]
+    parts = [part for part in others if _masks(zones, part)]
     own = [part for pod in placed for part in _parts(node, zones, pod)]
     choices = [_masks(zones, part) for part in own]
     if not all(choices):
         return False
-    return _any_way(free, [*own, *parts], [*choices, *(_masks(zones, part) or [()] for part in parts)])
+    return _any_way(free, [*own, *parts], [*choices, *(_masks(zones, part) for part in parts)])
 
 
 def _known(zones: Zones, oldest_first: Iterable[Pod], held: dict[str, Resources]) -> set[str]:

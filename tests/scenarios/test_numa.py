@@ -51,7 +51,7 @@ def test_a_pod_that_no_zone_holds_is_told_which_zones_there_are():
     assert made.placements == ()
     reason = made.why("p")
     assert reason is not None
-    assert "could not have the cpu asked for in one of its NUMA zones (node-0, node-1)" in reason.message
+    assert "could not have 5 CPUs in one of its NUMA zones (node-0, node-1)" in reason.message
 
 
 def test_what_is_placed_takes_zones_at_once():

@@ -150,11 +150,15 @@ def test_memory_that_no_manager_aligns_is_never_in_use_and_hides_nobody():
     assert found.foresee() == []
 
 
+def test_who_is_there_under_another_policy_is_in_no_zone():
+    assert takes(zoned((4, 4), (4, 4), pods=(pod("wide", 6, on="n", started=1),)), pod("p", 4))
+
+
 def test_a_cause_names_what_is_lacking_and_the_zones():
-    zones = zoned((4, 1), (4, 1), pods=(pod("x", 6, on="n"),))
+    zones = zoned((4, 1), (4, 1), pods=(pod("x", 3, on="n", started=1),))
     assert zones.refusal("n", [(pod("p", 2), 1)]) == (
         "has too little free cpu together in one of node-0, node-1 (NUMA zones)"
     )
     assert zones.refusal("n", [(pod("p", 5), 1)]) == (
-        "could not have the cpu asked for in one of its NUMA zones (node-0, node-1), even if it were empty"
+        "could not have 0.005 CPUs in one of its NUMA zones (node-0, node-1)"
     )
