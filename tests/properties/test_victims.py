@@ -128,7 +128,8 @@ def test_victims_are_those_whose_loss_is_least(made: World) -> None:
 
 @st.composite
 def shared_clusters(draw: st.DrawFn) -> World:
-    """One full node per queue or so, queues with quotas in two levels, single-GPU work, and work that waits."""
+    """One full node per queue or so, queues with quotas in two levels, single-GPU work, and work that waits. Some of it
+    is under a disruption budget, and queues may cap how many leave at once."""
     nodes = draw(st.integers(1, 3))
     made = world(
         queues=tuple(
@@ -136,6 +137,7 @@ def shared_clusters(draw: st.DrawFn) -> World:
                 name=name,
                 parent=parent,
                 resources={"gpu": QueueResource(quota=draw(st.integers(0, 4)) * 1000, weight=draw(st.integers(0, 2)))},
+                max_concurrent_evictions=draw(st.sampled_from((None, None, None, 0, 1, 2))),
             )
             for name, parent in (("left", None), ("right", None), ("a", "left"), ("b", "left"), ("c", "right"))
         )
@@ -150,7 +152,18 @@ def shared_clusters(draw: st.DrawFn) -> World:
             free[where] -= gpus
             queue, started = draw(st.sampled_from("abc")), NOW_MS - draw(st.integers(0, 9)) * MINUTE_MS
             preemptible = draw(st.booleans())
-            made += gang(f"r{number}", gpus=gpus, on=[where], queue=queue, started_ms=started, preemptible=preemptible)
+            labels = draw(st.sampled_from(({}, {}, {"x": "covered"})))
+            made += gang(
+                f"r{number}",
+                gpus=gpus,
+                on=[where],
+                queue=queue,
+                started_ms=started,
+                preemptible=preemptible,
+                labels=labels,
+            )
+    if draw(st.booleans()):
+        made += budget("x", allowed=draw(st.integers(0, 3)), desired=draw(st.integers(0, 3)), x="covered")
     for number in range(draw(st.integers(1, 4))):
         made += gang(f"w{number}", gpus=draw(st.sampled_from((1, 2))), queue=draw(st.sampled_from("abc")))
     return made.under(stages=("allocate", "consolidate", "reclaim"))
@@ -199,3 +212,20 @@ def test_nobody_is_taken_below_his_share_and_only_who_is_under_served_takes(made
         if eviction.stage == "reclaim":
             gainer = gangs[eviction.beneficiary].queue
             assert reports[gainer].allocated["gpu"] + change[gainer] <= reports[gainer].fair_share["gpu"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(shared_clusters())
+def test_of_all_that_a_plan_stops_or_moves_no_more_leave_at_once_than_may(made: World) -> None:
+    decided = plan(made.under(stages=("allocate", "consolidate", "reclaim", "preempt")))
+    gangs = {pod.key: each for each in made.gangs for pod in each.pods}
+    pods = {pod.key: pod for pod in made.pods}
+    going = [pods[eviction.pod] for eviction in decided.evictions]
+    for each in made.budgets:
+        covered = [pod for pod in going if "x" in pod.labels]
+        healthy = sum("x" in pod.labels for pod in made.pods)
+        assert not covered or len(covered) <= min(each.allowed, healthy - each.desired)
+    above = {queue.name: queue.parent for queue in made.queues}
+    for queue in made.queues:
+        own = [pod for pod in going if queue.name in (gangs[pod.key].queue, above[gangs[pod.key].queue])]
+        assert queue.max_concurrent_evictions is None or len(own) <= queue.max_concurrent_evictions
