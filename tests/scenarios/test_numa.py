@@ -200,3 +200,16 @@ def test_what_somebody_had_who_has_ended_is_waited_for_and_nobody_else_is_stoppe
     assert made.placements == ()
     assert made.evictions == ()
     assert [promise.node for promise in made.promises] == ["n1"]
+
+
+def test_a_promise_is_kept_until_the_exporter_has_looked_again():
+    there = full(("high", "3", 2))
+    waiting = guaranteed("p", cpu="3", priority=3)
+    waiting["status"]["nominatedNodeName"] = "n1"
+    rival = guaranteed("rival", cpu="3", priority=2)
+    made = planned(*there, waiting, rival, stages=STAGES)
+    assert (made.placements, made.evictions) == ((), ())
+    assert [promise.pod for promise in made.promises] == ["a/p"]
+    told = node_topology("n1", {"cpu": (4, 1)}, {"cpu": 4})
+    made = planned(*(each for each in there if each["kind"] != told["kind"]), told, waiting, rival, stages=STAGES)
+    assert places(made) == {"p": "n1"}
