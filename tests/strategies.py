@@ -15,7 +15,7 @@ from scheduler.api.core import NodeSelectorRequirement
 from scheduler.model.company import Audience, Company, Spread, Taste, Term
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.plan import Plan
-from scheduler.model.workloads import Pod
+from scheduler.model.workloads import Pod, SubGroup
 from scheduler.model.zones import Aligned, Zone, Zones
 from tests import builders
 from tests.builders import World, ask, ask_first, devices, divided_gpu, gang_of, gpu_class, node, pod, sub_group, world
@@ -174,7 +174,9 @@ def gangs(draw: st.DrawFn, name: str) -> World:
             replace(one, labels={"app": app}, company=draw(companies())) for one, app in zip(pods, apps, strict=True)
         ]
     level = draw(st.sampled_from([None, None, ("racks", "rack", None), ("racks", None, "kubernetes.io/hostname")]))
-    deeper = draw(st.sampled_from([None, ("racks", "kubernetes.io/hostname", None)])) if groups else None
+    subs = draw(trees()) if groups else ()
+    if draw(st.integers(0, 3)) == 0:
+        pods = [replace(one, task_priority=draw(st.integers(-1, 1))) for one in pods]
     return made + gang_of(
         name,
         pods,
@@ -184,9 +186,23 @@ def gangs(draw: st.DrawFn, name: str) -> World:
         priority=draw(st.integers(0, 1)),
         created_ms=draw(st.integers(0, 3)),
         topology=builders.constraint(level),
-        sub_groups=(
-            (sub_group("g0", draw(st.integers(1, 2)), topology=deeper), sub_group("g1", None)) if groups else ()
-        ),
+        sub_groups=subs,
+    )
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[SubGroup, ...]:
+    """Sub-groups g0 and g1: side by side, or g0 required and g1 one of the groups that may be added."""
+    deeper = draw(st.sampled_from([None, ("racks", "kubernetes.io/hostname", None)]))
+    least = draw(st.integers(1, 2))
+    if draw(st.integers(0, 2)):
+        return (sub_group("g0", least, topology=deeper), sub_group("g1", None))
+    return (
+        sub_group("base"),
+        sub_group("g0", least, parent="base", topology=deeper),
+        sub_group("more", groups=0),
+        sub_group("more-0", parent="more", topology=deeper),
+        sub_group("g1", None, parent="more-0"),
     )
 
 

@@ -28,7 +28,7 @@ def test_the_scheduler_may_read_what_it_watches(kind: Kind) -> None:
 
 
 def test_no_kind_is_watched_twice() -> None:
-    assert len({(kind.group, kind.plural) for kind in kinds.WATCHED}) == len(kinds.WATCHED)
+    assert len({(kind.api_version, kind.plural) for kind in kinds.WATCHED}) == len(kinds.WATCHED)
 
 
 @pytest.mark.parametrize("kind", kinds.OWNERS, ids=str)
