@@ -16,7 +16,7 @@ from scheduler.api.crds import (
     REQUIRED_LEVEL_ANNOTATION,
     TOPOLOGY_ANNOTATION,
 )
-from scheduler.api.kinds import JOB, POD_GROUP
+from scheduler.api.kinds import JOB, POD_GROUP, RAY_CLUSTER
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.nodes import Topology
 from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unreadable
@@ -199,7 +199,7 @@ def _spec_without_group(
             InvalidGang(
                 gang=id_.name,
                 problem=f"{membership.awaits_owner}, which may ask for a gang, has not been seen",
-                remedy="Wait; or delete the pod if its owner is gone.",
+                remedy="Wait; if this stays, let the scheduler read it (ClusterRole), or delete the pod if it is gone.",
             )
         )
     return implied.spec(id_, members, owners, oldest, problems)
@@ -405,7 +405,10 @@ def _grace(spec: GroupSpec, sources: Sources, problems: list[Reason]) -> int | N
     if spec.staleness_grace_ms != STALENESS_GRACE_MS:
         return spec.staleness_grace_ms
     read = _duration(sources, problems, KAI_GRACE_ANNOTATION)
-    return STALENESS_GRACE_MS if read is None else None if read < 0 else read
+    if read is None:
+        # What a Ray cluster needs grows when it is scaled up: what runs is not to end for want of the rest.
+        return None if spec.kind == RAY_CLUSTER else STALENESS_GRACE_MS
+    return None if read < 0 else read
 
 
 def _distinct(problems: Sequence[Reason]) -> tuple[Reason, ...]:

@@ -136,6 +136,13 @@ def test_workers_of_a_group_that_the_cluster_no_longer_lists_hold_nobody_up() ->
     assert (minima(gang), gang.problems) == ({"headgroup": 1, "new": 1, "old": 0}, ())
 
 
+def test_a_ray_cluster_that_is_scaled_up_does_not_end_for_want_of_the_rest_unless_it_asks_to() -> None:
+    made = ray_cluster("ray", {"groupName": "gpu", "replicas": 1})
+    assert only(made, ray_pods(made, {"gpu": 1})).staleness_grace_ms is None
+    asks = merged(made, metadata={"annotations": {"kai.scheduler/staleness-grace-period": "90s"}})
+    assert only(asks, ray_pods(asks, {"gpu": 1})).staleness_grace_ms == 90_000
+
+
 @pytest.mark.parametrize("kind", ["RayJob", "RayService"])
 def test_a_ray_job_and_a_ray_service_lend_their_labels_to_their_cluster(kind: str) -> None:
     above = owner(kind, "top", "ray.io/v1", labels={**KAI, "ray.io/priority-class-name": "high"})
