@@ -16,7 +16,7 @@ from scheduler.api.crds import (
     REQUIRED_LEVEL_ANNOTATION,
     TOPOLOGY_ANNOTATION,
 )
-from scheduler.api.kinds import JOB, POD_GROUP, RAY_CLUSTER
+from scheduler.api.kinds import JOB, POD_GANG, POD_GROUP, RAY_CLUSTER
 from scheduler.api.meta import ObjectMeta
 from scheduler.model.nodes import Topology
 from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unreadable
@@ -406,8 +406,9 @@ def _grace(spec: GroupSpec, sources: Sources, problems: list[Reason]) -> int | N
         return spec.staleness_grace_ms
     read = _duration(sources, problems, KAI_GRACE_ANNOTATION)
     if read is None:
-        # What a Ray cluster needs grows when it is scaled up: what runs is not to end for want of the rest.
-        return None if spec.kind == RAY_CLUSTER else STALENESS_GRACE_MS
+        # What a Ray cluster needs grows when it is scaled up: what runs is not to end for want of the rest. Grove ends
+        # gangs itself, after a delay that it is told.
+        return None if spec.kind in (RAY_CLUSTER, POD_GANG) else STALENESS_GRACE_MS
     return None if read < 0 else read
 
 

@@ -147,3 +147,9 @@ def test_a_pod_gang_that_cannot_be_read_says_which_field() -> None:
     made["spec"]["podgroups"][0]["minReplicas"] = "all"
     (problem,) = only(made, grove_pods(made)).problems
     assert problem.message.startswith("PodGang/a/sys-0: spec.podgroups[0].minReplicas")
+
+
+def test_grove_ends_its_gangs_itself_so_nothing_ends_for_being_below_its_minimum_unless_it_asks_to() -> None:
+    assert only(BASE, grove_pods(BASE)).staleness_grace_ms is None
+    asks = pod_gang("sys-0", {"prefill": (1, 1)}, annotations={"kai.scheduler/staleness-grace-period": "5m"})
+    assert only(asks, grove_pods(asks)).staleness_grace_ms == 300_000
