@@ -269,9 +269,17 @@ class Ledger:
             self._consumers[key] = self.consumers(key) | {pod.uid}
         self._touch(again, pod.node, *others)
 
-    def foresee_zones(self) -> None:
-        """From now on NUMA zones are as their exporters will tell them: without those who have ended."""
-        self._touch((), *self.zones.foresee())
+    def foresee_zones(self) -> list[str]:
+        """From now on NUMA zones are as their exporters will tell them, without those who have ended; the nodes where
+        that is different."""
+        changed = self.zones.foresee()
+        self._touch((), *changed)
+        return changed
+
+    def recall_zones(self, changed: Iterable[str]) -> None:
+        """The opposite of `foresee_zones`."""
+        self.zones.recall(changed)
+        self._touch((), *changed)
 
     def hold(self, claim: Claim, allocation: AllocationResult) -> None:
         """The claim has these devices, whoever will consume it."""

@@ -162,12 +162,14 @@ class Leaving:
     def departed(self, desk: Desk) -> Iterator[None]:
         """For as long as this lasts they have left. What is promised meanwhile stays promised."""
         fruitless, desk.fruitless = desk.fruitless, {}
+        zones = desk.ledger.foresee_zones()
         self.depart(desk)
         yield
         for queue, preemptible, relief in self.relief:
             desk.ledger.charge(desk.tree, queue, relief, preemptible=preemptible)
         for pod in reversed(self.pods):
             desk.ledger.reoccupy(pod, desk.snapshot.claims)
+        desk.ledger.recall_zones(zones)
         desk.fruitless = fruitless
 
 

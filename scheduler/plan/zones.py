@@ -108,6 +108,10 @@ class Zoned:
         self._tallies.update((name, replace(self._tallies[name], ahead=True)) for name in changed)
         return changed
 
+    def recall(self, changed: Iterable[str]) -> None:
+        """The opposite of `foresee`."""
+        self._tallies.update((name, replace(self._tallies[name], ahead=False)) for name in changed)
+
     def take(self, pod: Pod, node: str) -> None:
         """The plan puts the pod there."""
         tally = self._tallies.get(node)

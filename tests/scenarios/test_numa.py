@@ -203,10 +203,10 @@ def test_what_somebody_had_who_has_ended_is_waited_for_and_nobody_else_is_stoppe
 
 
 def test_a_promise_is_kept_until_the_exporter_has_looked_again():
-    there = full(("high", "3", 2))
+    there = full(("high", "3", 9))
     waiting = guaranteed("p", cpu="3", priority=3)
     waiting["status"]["nominatedNodeName"] = "n1"
-    rival = guaranteed("rival", cpu="3", priority=2)
+    rival = guaranteed("rival", cpu="3", priority=9)
     made = planned(*there, waiting, rival, stages=STAGES)
     assert (made.placements, made.evictions) == ((), ())
     assert [promise.pod for promise in made.promises] == ["a/p"]
