@@ -292,7 +292,7 @@ class Cycle:
             self.changed()
 
     async def _make_room(self, snapshot: Snapshot, plan: Plan, told: Nominations) -> None:
-        outcomes = await self._committer.make_room(plan, told)
+        outcomes = await self._committer.make_room(plan, told, guarded=_guarded(snapshot, plan))
         self._tell(self._teller.stopped(_stopped(snapshot, plan, outcomes), self._now_ms()))
         for outcome in outcomes:
             if outcome.problem:
@@ -361,6 +361,13 @@ class Cycle:
 def _seconds_until(due_ms: int | None, now_ms: int) -> float:
     """Infinity if that is never."""
     return float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000
+
+
+def _guarded(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
+    """The pods of those that are to leave (keys) that a budget covers."""
+    leaving = {eviction.pod for eviction in plan.evictions} if snapshot.budgets else set()
+    pods = [pod for pod in snapshot.pods if pod.key in leaving] if leaving else []
+    return frozenset(pod.key for pod in pods if any(budget.covers(pod) for budget in snapshot.budgets))
 
 
 def _stopped(snapshot: Snapshot, plan: Plan, outcomes: Sequence[EvictionOutcome]) -> tuple[why.StoppedPod, ...]:

@@ -6,7 +6,7 @@ kept on disk: killed between any two writes, the next start sees the rest in the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
@@ -25,15 +25,14 @@ from scheduler.commit.pods import Pods
 from scheduler.commit.recheck import Recheck
 from scheduler.commit.recovery import Stray
 from scheduler.commit.remainder import split
+from scheduler.commit.room import Room
 from scheduler.commit.slots import Slots
 from scheduler.commit.volumes import Volumes
 from scheduler.commit.writes import (
     ClaimMaking,
     ClaimWrite,
     Consumer,
-    Evict,
     GangWrites,
-    Nominate,
     Nominations,
     evictions,
     writes,
@@ -123,36 +122,24 @@ class Committer:
         outcomes = await asyncio.gather(*self.begin(plan, snapshot))
         return tuple(sorted(outcomes, key=lambda outcome: outcome.gang))
 
-    async def make_room(self, plan: Plan, told: Nominations) -> tuple[EvictionOutcome, ...]:
-        """Note on the pods of gangs which nodes are promised to them; then ask those who are in their way to leave,
-        through the Eviction API, so that budgets are respected. Nobody leaves for a promise that is not noted: the next
-        leader would not know of it. Who makes way for nobody goes for himself."""
+    async def make_room(
+        self, plan: Plan, told: Nominations, *, guarded: Container[str] | None = None
+    ) -> tuple[EvictionOutcome, ...]:
+        """Note on the pods of gangs which nodes are promised to them; then ask those who are in their way to leave.
+        Who makes way for nobody goes for himself. `guarded`: pods (keys) whose leaving a budget may refuse; None:
+        anybody's."""
         leaving = dict(evictions(plan))
         alone = leaving.pop("", ())
-        gangs = sorted(told.keys() | leaving.keys())
-        outcomes = await asyncio.gather(
-            *(self._make_room(told.get(g, ()), leaving.get(g, ())) for g in gangs),
-            *(self._make_room((), (each,)) for each in alone),
-        )
-        return tuple(outcome for each in outcomes for outcome in each)
-
-    async def _make_room(self, told: Sequence[Nominate], leaving: Sequence[Evict]) -> list[EvictionOutcome]:
-        """For one gang."""
+        wanted = [(told.get(gang, ()), leaving.get(gang, ())) for gang in sorted(told.keys() | leaving.keys())]
+        wanted += [((), (each,)) for each in alone]
+        rooms = [Room(self._pods, self._state, *each, guarded, self._now_ms) for each in wanted]
+        names = {f"Pod/{pod}" for room in rooms for pod in room.pods} - self._under_way
+        self._under_way |= names
         try:
-            noted = await asyncio.gather(*(self._pods.nominate(each) for each in told))
-        except (WriteRefused, NotLeading) as problem:
-            return [EvictionOutcome(pod=each.pod, problem=f"{problem}") for each in leaving]
-        if not all(noted):
-            return [EvictionOutcome(pod=each.pod, problem="whom it was to make way for is gone") for each in leaving]
-        asked = await asyncio.gather(*map(self._pods.may_leave, leaving))
-        if refused := [outcome for outcome in asked if outcome.problem]:
-            return refused  # the others would go in vain
-        outcomes = []
-        for each in leaving:
-            outcomes.append(await self._pods.evict(each))
-            if outcomes[-1].problem:  # a budget that each alone would leave in peace
-                break
-        return outcomes
+            outcomes = await asyncio.gather(*(room.make() for room in rooms))
+        finally:
+            self._under_way -= names
+        return tuple(outcome for each in outcomes for outcome in each)
 
     async def release(self, found: Sequence[Stray]) -> tuple[str, ...]:
         """Release claims that hold devices for pods which are neither bound nor placed; the keys of those released.

@@ -4,6 +4,7 @@ One writer (the loop that reads the watches and the committer in the same thread
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -145,10 +146,21 @@ class ClusterState:
         self._settle_pod(pod, before)
 
     def assume_terminating(self, pod: str, uid: str, *, now_ms: int = 0) -> None:
-        """The server has accepted the pod's eviction: it still holds what it has, and is on its way out."""
+        """The server has accepted the pod's eviction, or is about to be asked for it: it still holds what it has, and is
+        on its way out."""
         before = self._entry(POD, pod)
         self._assume_pod(pod, uid, now_ms).terminating = True
+        version = self.version
         self._settle_pod(pod, before)
+        self.intended += self.version - version
+
+    def forget_eviction(self, pod: str, uid: str) -> None:
+        """The pod stays after all."""
+        self._forget_part(pod, uid, terminating=False)
+
+    def forget_nomination(self, pod: str, uid: str) -> None:
+        """The node that is promised to the pod could not be noted."""
+        self._forget_part(pod, uid, nominated=None)
 
     def assume_nominated(self, pod: str, uid: str, node: str, *, now_ms: int = 0) -> None:
         """The pod's status names the node that is promised to it, or "" for none."""
@@ -296,6 +308,13 @@ class ClusterState:
         )
         self._assumed.pods[pod] = fresh
         return fresh
+
+    def _forget_part(self, pod: str, uid: str, **less: Any) -> None:
+        known = self._assumed.pods.get(pod)
+        if known is not None and known.uid == uid:
+            before = self._entry(POD, pod)
+            self._assumed.pods[pod] = replace(known, **less, _shown=None)
+            self._settle_pod(pod, before)
 
     def _place(self, node: str) -> Mapping[str, str]:
         """The labels that a pod gets when it is bound to this node."""

@@ -807,6 +807,36 @@ async def test_where_one_may_not_be_evicted_now_nobody_goes_in_vain(world: World
     assert "deletionTimestamp" not in (await world.client.get(kinds.POD, NAMESPACE, "p0"))["metadata"]
 
 
+async def test_who_is_to_make_way_counts_as_leaving_before_he_is_asked(world: World):
+    """The plan that is made meanwhile would ask for him again, or for somebody else."""
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    seen: list[bool] = []
+
+    async def look() -> None:
+        seen.append(world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is not None)
+
+    world.meddle(("POST pods/p0/eviction", Around(before=look)))
+    version, intended = world.state.version, world.state.intended
+    (outcome,) = await world.committer().make_room(Plan(now_ms=0, evictions=leaving(world, "p0")), {}, guarded=())
+
+    assert (outcome.problem, seen) == ("", [True])
+    assert world.state.version - version == world.state.intended - intended, "nothing that calls for another plan"
+
+
+async def test_those_whom_no_budget_covers_are_asked_at_once_after_those_whom_one_may_keep(world: World):
+    snapshot, plan = await two_pods(world)
+    await world.committer().commit(plan, snapshot)
+    world.meddle(("POST pods/p1/eviction", Refuse(429, "TooManyRequests", "the budget allows no disruption")))
+
+    outcomes = await world.committer().make_room(
+        Plan(now_ms=0, evictions=leaving(world, "p0", "p1")), {}, guarded={"default/p1"}
+    )
+
+    assert [(o.pod, o.problem) for o in outcomes] == [("default/p1", "the budget allows no disruption")]
+    assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is None
+
+
 def leaving(world: World, *pods: str) -> tuple[Eviction, ...]:
     return tuple(
         Eviction(pod=f"default/{pod}", pod_uid=world.uid(pod), stage="preempt", beneficiary="default/x", cost=1)
