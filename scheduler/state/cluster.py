@@ -146,8 +146,8 @@ class ClusterState:
         self._settle_pod(pod, before)
 
     def assume_terminating(self, pod: str, uid: str, *, now_ms: int = 0) -> None:
-        """The server has accepted the pod's eviction, or is about to be asked for it: it still holds what it has, and is
-        on its way out."""
+        """The server has accepted the pod's eviction, or is to be asked for it: it still holds what it has, and is on
+        its way out."""
         before = self._entry(POD, pod)
         self._assume_pod(pod, uid, now_ms).terminating = True
         version = self.version
