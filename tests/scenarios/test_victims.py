@@ -12,6 +12,7 @@ from scheduler.model.workloads import ContainerAsk, Gang
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, node, pod, queue, running, topology
+from tests.rounds import after
 from tests.strategies import carried_out
 
 ALL: tuple[Stage, ...] = ("allocate", "consolidate", "reclaim", "preempt")
@@ -198,31 +199,6 @@ def test_no_gang_makes_way_for_itself():
     apart = [pod("b-0", gpus=1, on="node-1"), pod("b-2", gpus=1, on="node-2"), pod("b-1", gpus=4)]
     made += gang_of("b", apart, minimum=1, created_ms=2)
     assert evicted(decide(made, "allocate", "consolidate")) == []
-
-
-def after(made: Snapshot, decided: Plan, gone: list[str]) -> World:
-    """What has been promised is noted, who was evicted leaves, and these have left."""
-    nodes = {promise.pod: promise.node for promise in decided.promises}
-    ends = {eviction.pod for eviction in decided.evictions}
-    left = {f"default/{name}" for name in gone}
-    gangs = []
-    for each in made.gangs:
-        pods = tuple(
-            replace(
-                pod,
-                terminating=pod.terminating or pod.key in ends,
-                nominated=nodes.get(pod.key, "") if not pod.node else "",
-            )
-            for pod in each.pods
-            if pod.key not in left
-        )
-        if pods:
-            gangs.append(replace(each, pods=pods))
-    mine = {pod.key for each in made.gangs for pod in each.pods}
-    there = tuple(pod for each in gangs for pod in each.pods if pod.node)
-    claims = {key: claim for key, claim in made.claims.items() if not any(key.startswith(f"{name}-") for name in left)}
-    others = tuple(pod for pod in made.pods if pod.key not in mine)
-    return replace(made, gangs=tuple(gangs), pods=others + there, claims=claims)  # type: ignore[return-value]
 
 
 def with_promise(each: Gang, node: str) -> Gang:
