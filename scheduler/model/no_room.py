@@ -21,6 +21,8 @@ class Hindrance(StrEnum):
     """There is no pod that may be stopped for it, not even one."""
     NOT_ENOUGH = "NotEnough"
     """Some may be stopped, and whoever of them are, the gang has no place."""
+    TOO_LITTLE_FREE = "TooLittleFree"
+    """All GPUs that are free, wherever they are, are fewer than it asks for: moving others brings no more."""
     NO_OTHER_PLACE = "NoOtherPlace"
     """Some may be moved, and none of those in the way have a place elsewhere."""
     SEARCH_ENDED = "SearchEnded"
@@ -117,6 +119,8 @@ class NoRoom:
                 said = f"there is no pod that may go for it{kept}"
             case Hindrance.NOT_ENOUGH:
                 said = f"{pods} may go, which leaves no place that is large enough{kept}"
+            case Hindrance.TOO_LITTLE_FREE:
+                said = "fewer GPUs are free in all than it asks for"
             case Hindrance.NO_OTHER_PLACE:
                 said = f"{pods} may be moved, and those in the way have no other place{kept}"
             case Hindrance.SEARCH_ENDED:
@@ -135,7 +139,7 @@ class NoRoom:
                 return f"raise the quota of Queue {self.queue}"
             case Hindrance.SEARCH_ENDED:
                 return "give the search more time (solver_deterministic_seconds)"
-            case Hindrance.NO_OTHER_PLACE:
+            case Hindrance.NO_OTHER_PLACE | Hindrance.TOO_LITTLE_FREE:
                 return ""
             case Hindrance.NOBODY_MAY_GO | Hindrance.NOT_ENOUGH:
                 return self.kept[0].cure if self.kept else ""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from queues.reasons import OverLimit
 from queues.resources import Resources, total
-from scheduler.model.no_room import NoRoom
+from scheduler.model.no_room import Hindrance, NoRoom
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan import stages
@@ -122,6 +122,8 @@ class _Search:
         """What may go, after how many evictions."""
         self._kept: tuple[int, list[Keeping]] | None = None
         """Who may go and who may not, after how many evictions."""
+        self._free: tuple[int, int] | None = None
+        """GPUs that are free on all nodes, after how many changes of the ledger."""
         self._spots: dict[int, Spots] = {}
 
     def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> NoRoom | None:
@@ -131,6 +133,10 @@ class _Search:
         known = self._vain.get(question)
         if known is not None and known[0] == now:
             return known[1]
+        if self._stage.moves and asked[GPU] > self._free_gpus():
+            hindered = NoRoom(stage=self._stage.name, why=Hindrance.TOO_LITTLE_FREE)
+            self._vain[question] = now, hindered
+            return hindered
         found = self._node_by_node(gang, piece, asked)
         ended = False
         if found is None:
@@ -213,6 +219,13 @@ class _Search:
                 search.forbid_all(choice.victims)
         return None
 
+    def _free_gpus(self) -> int:
+        """Moving makes no room that is not there: so much is on all nodes together."""
+        desk, changes = self._desk, len(self._desk.ledger.changes)
+        if self._free is None or self._free[0] != changes:
+            self._free = changes, sum(max(free_gpus(desk, node), 0) for node in desk.rooms.nodes)
+        return self._free[1]
+
     def _losses(self) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
         """What may go now."""
         desk = self._desk
@@ -227,11 +240,18 @@ class _Search:
                 desk.snapshot.now_ms,
                 lambda pod: desk.accounts.relief([pod]),
                 caps=caps_of(desk),
-                spared=desk.snapshot.spared,
+                spared=desk.snapshot.spared | _on_lost_nodes(desk, holdings),
                 leaving=desk.leaving,
             )
             self._known = len(desk.evictions), found
         return self._known[1]
+
+
+def _on_lost_nodes(desk: Desk, holdings: Sequence[Holding]) -> frozenset[str]:
+    """Pods (key) on nodes that are not there any more: whoever ends them makes no room, and their gangs are not asked
+    to go as a whole for others before it is known what they have left."""
+    nodes = desk.ledger.nodes
+    return frozenset(pod.key for each in holdings for pod in each.gang.pods if pod.node and pod.node not in nodes)
 
 
 class _Question:
@@ -262,14 +282,12 @@ class _Question:
         self._caps: dict[Cap, int] = {cap: number for number, cap in enumerate(counted, len(self._rows))}
 
     def harm(self) -> Harm | None:
-        """None if no node suits the piece, or there is too little free for those who would be moved."""
+        """None if no node suits the piece."""
         rooms, laws = self._desk.rooms, self._laws
         seeks, zones = tuple(self._seeks()), tuple(self._zones())
         if not zones or not any(seek.nodes for group in seeks for seek in group):
             return None
         free = {node: self._free(node) for node in rooms.nodes}
-        if self._stage.moves and self._too_little(free):
-            return None
         ranks, ages = ranks_of(self._losses)
         left = caps_of(self._desk).left
         return Harm(
@@ -284,11 +302,6 @@ class _Question:
             shares=tuple(laws.least.values()) if laws else (),
             tiers=len(ranks),
         )
-
-    def _too_little(self, free: Mapping[str, Mapping[str, int]]) -> bool:
-        """Moving makes no room that is not there."""
-        asked = self._desk.estimate(self._piece)[GPU]
-        return asked > sum(max(amounts.get(GPU, 0), 0) for amounts in free.values())
 
     def _leaves(self) -> Iterator[Group]:
         return (group for group in self._piece.group.walk() if group.units)
@@ -343,10 +356,12 @@ class _Question:
         )
 
     def _free(self, node: str) -> dict[str, int]:
-        """Where devices are shared, how many are free says nothing: then it is found out by trying."""
-        ledger = self._desk.ledger
-        gpus = UNKNOWN if is_vague(self._desk, node) else ledger.gpus(node)
-        return {**ledger.free(node).amounts, GPU: gpus}
+        return {**self._desk.ledger.free(node).amounts, GPU: free_gpus(self._desk, node)}
+
+
+def free_gpus(desk: Desk, node: str) -> int:
+    """In thousandths. Where devices are shared, how many are free says nothing: then it is found out by trying."""
+    return UNKNOWN if is_vague(desk, node) else desk.ledger.gpus(node)
 
 
 def needs_of(pods: Sequence[Pod], gpus: int) -> dict[str, int]:

@@ -103,10 +103,12 @@ def test_who_would_go_with_one_that_is_kept_is_kept_too():
 
 
 def test_that_nobody_has_another_place_is_told_and_that_who_cannot_be_moved_moves_nobody():
-    made = cluster(nodes=2, gpus=2) + queue("q", quota=4)
-    made += gang("one", gpus=1, queue="q", on=["node-0"]) + gang("two", gpus=2, queue="q", on=["node-1"])
+    made = cluster(nodes=2, gpus=3) + queue("q", quota=6)
+    made += gang("one", gpus=2, queue="q", on=["node-0"]) + gang("two", gpus=2, queue="q", on=["node-1"])
     found = told(decide(made + gang("urgent", gpus=2, queue="q"), "allocate", "consolidate"))["consolidate"]
     assert (found.why, found.may_go) == (Hindrance.NO_OTHER_PLACE, 2)
+    found = told(decide(made + gang("urgent", gpus=3, queue="q"), "allocate", "consolidate"))["consolidate"]
+    assert found.why is Hindrance.TOO_LITTLE_FREE, "of three GPUs, which no move would make more"
     firm = gang("urgent", gpus=2, queue="q", preemptible=False)
     assert told(decide(made + firm, "allocate", "consolidate"))["consolidate"].why is Hindrance.NOT_PREEMPTIBLE
 
