@@ -217,3 +217,19 @@ def test_slices_that_are_rounded_one_by_one_make_room_for_several():
     made = node("n", **{mig: 2}) + queue("red") + queue("blue", quota=2)
     made += slices("one", 1, "red", on="n") + slices("both", 2, "blue")
     assert evicted(decide(made)) == ["one"]
+
+
+def test_who_was_on_a_node_that_is_gone_makes_no_room_and_his_gang_is_left_in_peace():
+    made = cluster(nodes=2, gpus=1)
+    made += gang("lost", gpus=1, priority=10, on=["gone"])
+    made += gang("hurt", pods=2, gpus=1, priority=20, on=["node-0", "gone"])
+    made += gang("low", gpus=1, priority=50, on=["node-1"])
+    made += gang("urgent", gpus=1, priority=100)
+    assert evicted(decide(made)) == ["low-0"]
+    for stage in ALL[1:]:
+        assert plan(replace(made, policy=replace(made.policy, stages=("allocate", stage)))).placements == ()
+
+
+def test_a_gang_with_a_pod_on_a_node_that_is_gone_loses_what_it_has_beyond_its_minimum():
+    made = cluster(nodes=1, gpus=1) + gang("hurt", pods=2, minimum=1, gpus=1, priority=20, on=["node-0", "gone"])
+    assert evicted(decide(made + gang("urgent", gpus=1, priority=100))) == ["hurt-0"]
