@@ -112,7 +112,7 @@ class JobControl:
             if gone:
                 tally.given_up.discard(uid)
             return
-        else:
+        elif not _is_ignored(job, pod):
             tally.failed += 1
             tally.failures += 1
             tally.last_failure = self._clock.time()
@@ -283,6 +283,16 @@ def pod_of(job: Obj, index: int | None) -> Obj:
         if spec.get(containers):
             spec[containers] = [{**entry, "env": [*(entry.get("env") or ()), variable]} for entry in spec[containers]]
     return {**pod, "spec": spec}
+
+
+def _is_ignored(job: Obj, pod: Obj) -> bool:
+    """Whether the Job's podFailurePolicy does not count the pod's failure, by its conditions: the first rule that fits
+    decides. Of the actions only Ignore and Count are known here, and no exit codes."""
+    conditions = {(each.get("type"), each.get("status")) for each in field_of(pod, "status", "conditions") or ()}
+    for rule in field_of(job, "spec", "podFailurePolicy", "rules") or ():
+        if any((each["type"], each.get("status", "True")) in conditions for each in rule.get("onPodConditions") or ()):
+            return bool(rule["action"] == "Ignore")
+    return False
 
 
 def index_of(pod: Obj) -> int | None:

@@ -7,6 +7,7 @@ import pytest
 from scheduler.devcluster import kinds
 from scheduler.devcluster.claims import FINALIZER
 from scheduler.devcluster.deployments import template_hash
+from scheduler.devcluster.eviction import evict
 from scheduler.devcluster.jobs import format_indexes, parse_indexes
 from scheduler.devcluster.kubelet import EXIT_CODE, RUN_SECONDS
 from scheduler.devcluster.objects import Obj
@@ -384,6 +385,26 @@ async def test_a_pod_deleted_under_a_job_counts_as_failed_and_is_replaced():
         assert [p["metadata"]["name"] for p in w.pods()] != [first]
         assert len(w.pods()) == 1
         assert w.get(kinds.JOB, "train")["status"]["failed"] == 1
+
+
+async def test_a_pod_that_was_evicted_is_no_failure_of_a_job_that_says_so():
+    ignored = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    async with world({"cpu": 1}) as w:
+        w.apply(job("train", podFailurePolicy={"rules": [ignored]}, backoffLimit=0))
+        await w.settled()
+        first = w.pods()[0]["metadata"]["name"]
+        w.bind(first, CPU)
+        await w.settled()
+        evict(w.store, "default", first, {})
+        await w.settled()
+        second = w.pods()[0]["metadata"]["name"]
+        assert (len(w.pods()), second != first) == (1, True)
+        assert "failed" not in w.get(kinds.JOB, "train")["status"]
+        w.bind(second, CPU)
+        await w.settled()
+        w.delete(kinds.POD, second)
+        await w.settled()
+        assert conditions(w.get(kinds.JOB, "train"))["Failed"] == "BackoffLimitExceeded"
 
 
 async def test_a_job_without_completions_is_done_with_the_first_success_and_the_last_pod():
