@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from scheduler import decision
 from scheduler.api import kinds
 from scheduler.kube.client import ApiError
 from tests.faults import Faults
@@ -17,13 +18,17 @@ from tests.service.verifier import Verifier, follow
 from tests.soak import asks, standing
 from tests.soak.binds import Binds, forgotten
 from tests.soak.driver import Driver
-from tests.soak.judge import Awake, Wholeness, leaks
+from tests.soak.judge import Awake, Refused, Wholeness, leaks
 from tests.soak.life import NAMESPACE, Life
 from tests.soak.replicas import JumpingClock, Replica, strike
+from tests.soak.rivals import Rivals
+from tests.soak.room import Room
 from tests.soak.shares import Shares
 from tests.soak.standing import Standing
 
 Document = dict[str, Any]
+STOP_SECONDS = 2.0
+"""How long a pod takes to stop where room is made, in the cluster's time: promises are kept meanwhile."""
 
 
 def soak(seed: int, seconds: float, *, real: bool = False) -> Document:
@@ -31,7 +36,16 @@ def soak(seed: int, seconds: float, *, real: bool = False) -> Document:
     try:
         with tempfile.TemporaryDirectory(prefix="tutti-soak-") as folder, contextlib.ExitStack() as stack:
             if not real:
-                return asyncio.run(_soak(seed, seconds, Path(folder), standing.embedded(Path(folder))))
+                return asyncio.run(
+                    _soak(
+                        seed,
+                        seconds,
+                        Path(folder),
+                        standing.embedded(
+                            Path(folder), stop_seconds=STOP_SECONDS if Rivals(str(seed)).makes_room else 0.0
+                        ),
+                    )
+                )
             found = stack.enter_context(ground())
             if found is None:
                 return {"problems": ["there is no real control plane: make real builds one"], "told": []}
@@ -56,8 +70,10 @@ class _Soak:
         self._began = asyncio.get_running_loop().time()
         self._told: list[str] = []
         self._driver = Driver(str(seed), here.client, here.gates, self._tell)
-        self._life = Life(str(seed), here.client, self._add_nodes, asks.known(here.gates), self._tell)
+        self._rivals = Rivals(str(seed))
+        self._life = Life(str(seed), here.client, self._add_nodes, asks.known(here.gates), self._rivals, self._tell)
         self._awake = Awake()
+        self._room = Room(self._life.terms, self._rivals.caps, self._awake, self._tell)
         self._verifier, self._shares, self._binds = Verifier(), Shares(), Binds(self._awake)
         self._wholeness = Wholeness(self._life.came, self._life.gone, self._tell, self._awake)
         self._faults = [Faults(f"{seed}/{name}", self._rival) for name in ("a", "b")]
@@ -66,10 +82,11 @@ class _Soak:
     async def run(self, seconds: float) -> Document:
         dice = random.Random(f"{self._seed}/kills")
         problems: list[str] = []
-        async with JumpingClock(dice).set() as clock, asyncio.TaskGroup() as group:
+        refused = Refused(decision.log)
+        async with refused.heard(), JumpingClock(dice).set() as clock, asyncio.TaskGroup() as group:
             parts = [group.create_task(self._awake.count()), group.create_task(self._wholeness.watch(self._client))]
             parts.append(group.create_task(follow(self._client, kinds.RESOURCE_CLAIM, self._see_claim)))
-            parts.append(group.create_task(follow(self._client, kinds.POD, self._binds.see_pod)))
+            parts.append(group.create_task(follow(self._client, kinds.POD, self._see_pod)))
             await self._driver.begin()
             await self._life.begin()
             parts += [group.create_task(replica.run()) for replica in self._replicas]
@@ -81,6 +98,7 @@ class _Soak:
                 faults.over = True
             self._driver.steady = clock.steady = True
             await self._life.settle()
+            self._room.calm()
             problems += await self._within(self._here.patience, self._unfinished)
             problems += await self._within(self._here.patience, self._forgotten)
             await self._life.end()
@@ -90,7 +108,10 @@ class _Soak:
                 part.cancel()
         self._driver.end()
         self._binds.settled()
-        for judge in (self._verifier, self._shares, self._binds, self._wholeness):
+        self._room.settled()
+        for replica in self._replicas:
+            self._room.asked(replica.evictions)
+        for judge in (self._verifier, self._shares, self._binds, self._wholeness, self._room, refused):
             problems += judge.problems
         problems += [crash for replica in self._replicas for crash in replica.crashes]
         return self._report(problems)
@@ -98,10 +119,12 @@ class _Soak:
     def _report(self, problems: list[str]) -> Document:
         return {
             "problems": problems,
+            "makes room": int(self._rivals.makes_room),
             "gangs": len(self._life.came),
             "claim versions": self._verifier.versions,
             "shares": self._shares.given,
             **dict(sorted(self._binds.figures.items())),
+            **dict(sorted(self._room.figures.items())),
             "troubles": sum(sum(faults.seen.values()) for faults in self._faults),
             "starts": sum(replica.starts for replica in self._replicas),
             "writes": sum(replica.writes for replica in self._replicas),
@@ -115,6 +138,10 @@ class _Soak:
         self._binds.see_claim(event, claim)
         self._driver.see(event, claim)
 
+    def _see_pod(self, event: str, pod: Document) -> None:
+        self._binds.see_pod(event, pod)
+        self._room.see(event, pod)
+
     async def _add_nodes(self, shape: str, count: int) -> list[str]:
         nodes = await self._here.add_nodes(shape, count)
         for node in nodes:
@@ -126,9 +153,11 @@ class _Soak:
             await asyncio.sleep(0.5)
             self._wholeness.look()
             self._binds.look()
+            self._room.look()
 
     def _replica(self, name: str, faults: Faults) -> Replica:
-        return Replica(name, self._here.proxy, faults, self._folder, self._tell)
+        settings, planned = self._rivals.settings, self._room.planned
+        return Replica(name, self._here.proxy, faults, self._folder, self._tell, settings=settings, planned=planned)
 
     def _tell(self, what: str) -> None:
         weather = " ".join(faults.weather.value for faults in self._faults)

@@ -1,12 +1,15 @@
 """What must hold at every moment of a soak, whatever happens: read off the API server itself, not off the scheduler."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
+from scheduler import decision
 from scheduler.api import kinds
 from scheduler.api.changes import Change
 from scheduler.commit.outcome import InternalError
@@ -29,8 +32,14 @@ class _Spec(msgspec.Struct, frozen=True):
     nodeName: str = ""
 
 
+class _Condition(msgspec.Struct, frozen=True):
+    type: str
+    status: str
+
+
 class _Status(msgspec.Struct, frozen=True):
     phase: str = ""
+    conditions: tuple[_Condition, ...] = ()
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -39,6 +48,11 @@ class Pod(msgspec.Struct, frozen=True):
     metadata: _Meta = _Meta()
     spec: _Spec = _Spec()
     status: _Status = _Status()
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it was asked to leave, by whomever."""
+        return any(each.type == "DisruptionTarget" and each.status == "True" for each in self.status.conditions)
 
 
 _pod = msgspec.json.Decoder(Pod)
@@ -62,8 +76,9 @@ class Awake:
 
 @dataclass
 class Wholeness:
-    """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone) is left out: what
-    it lost has to come again first, and that takes as long as there is no room.
+    """How long gangs are bound in part. A gang that has lost a pod (failed, deleted, its node gone, evicted) is left
+    out: what it lost has to come again first, and that takes as long as there is no room. One that was only hurt by
+    evictions is judged again as soon as it is whole without those that leave, or has no pod on any node any more.
 
     `minimum`: pods that each gang needs; `gone`: gangs that were deleted. `tell` hears who is bound in part, and when
     that ends. `longest`: seconds that any gang was bound in part, with its name."""
@@ -76,6 +91,8 @@ class Wholeness:
     problems: list[str] = field(default_factory=list)
     _pods: dict[str, dict[str, Pod]] = field(default_factory=dict)
     _hurt: set[str] = field(default_factory=set)
+    _asked_to_leave: set[str] = field(default_factory=set)
+    """Gangs that have lost pods by evictions alone since they were whole, or had none bound."""
     _since: dict[str, float] = field(default_factory=dict)
 
     async def watch(self, client: Client) -> None:
@@ -112,13 +129,24 @@ class Wholeness:
         self._judge(gang)
 
     def _lose(self, gang: str, pod: Pod) -> None:
-        if pod.spec.nodeName and pod.status.phase != "Succeeded":
+        if not pod.spec.nodeName or pod.status.phase == "Succeeded":
+            return
+        if pod.is_evicted:
+            self._asked_to_leave.add(gang)
+        else:
             self._hurt.add(gang)
 
+    def _heal(self, gang: str) -> None:
+        bound = [pod for pod in self._pods[gang].values() if pod.spec.nodeName]
+        staying = sum(1 for pod in bound if not pod.metadata.deletionTimestamp and pod.status.phase != "Failed")
+        if not bound or staying >= self.minimum.get(gang, 0):
+            self._asked_to_leave.discard(gang)
+
     def _judge(self, gang: str) -> None:
+        self._heal(gang)
         pods = self._pods[gang].values()
         bound = sum(1 for pod in pods if pod.spec.nodeName)
-        partial = 0 < bound < self.minimum.get(gang, 0) and gang not in self._hurt
+        partial = 0 < bound < self.minimum.get(gang, 0) and gang not in self._hurt | self._asked_to_leave
         partial = partial and gang not in self.gone
         if partial:
             if gang not in self._since:
@@ -135,6 +163,31 @@ class Wholeness:
         problem = f"gang {gang} was bound in part for more than {MOST_PARTIAL_SECONDS:g} s"
         if lasted > MOST_PARTIAL_SECONDS and problem not in self.problems:
             self.problems.append(problem)
+
+
+class Refused:
+    """Stands for the log of whoever decides: a plan that could not be made, or broke a rule, is a defect, although the
+    scheduler goes on with a more modest one. `problems`: what was wrong, each once."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self.problems: list[str] = []
+
+    def error(self, event: str, **more: Any) -> None:
+        """What is logged."""
+        problem = f"{event}: {more.get('problem')}"
+        if problem not in self.problems:
+            self.problems.append(problem)
+        self._log.error(event, **more)
+
+    @contextlib.asynccontextmanager
+    async def heard(self) -> AsyncIterator[None]:
+        """For the block."""
+        decision.log = self
+        try:
+            yield
+        finally:
+            decision.log = self._log
 
 
 def defects(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from scheduler.api import kinds
 from scheduler.api.kinds import Kind
 from scheduler.kube.client import ApiError, Client
 from tests.soak.asks import Ask
+from tests.soak.rivals import GRACE, PACE, Rivals, Terms
 
 NAMESPACE = "default"
 GROUP = "tutti.scheduler/pod-group"
@@ -23,8 +24,8 @@ LAST = (("h100x8", 4), ("a100-mig", 2), ("h100x8-mig", 1))
 class Life:
     """`await begin()`, `await go_on(seconds)`, `await settle()`: then all that is asked for can run.
 
-    `asks`: what gangs may ask for. `came`: gangs by name with their minimum. `tell` hears what happens, for whoever
-    reads about a failure."""
+    `asks`: what gangs may ask for. `rivals`: what they are to each other. `came`: gangs by name with their minimum;
+    `terms`: on which they run. `tell` hears what happens, for whoever reads about a failure."""
 
     def __init__(
         self,
@@ -32,16 +33,20 @@ class Life:
         client: Client,
         add_nodes: Callable[[str, int], Awaitable[list[str]]],
         asks: Sequence[Ask],
+        rivals: Rivals,
         tell: Callable[[str], None],
     ) -> None:
         self._dice = random.Random(f"{seed}/life")
         self._client, self._add_nodes, self._asks, self._tell = client, add_nodes, asks, tell
+        self._rivals = rivals
         self._nodes: list[str] = []
+        self.terms: dict[str, Terms] = {}
         self.came: dict[str, int] = {}
         self.gone: set[str] = set()
 
     async def begin(self) -> None:
-        """Nodes and templates."""
+        """Queues, nodes and templates."""
+        await self._rivals.begin(self._create)
         for shape, count in FIRST:
             self._nodes += await self._add_nodes(shape, count)
         for ask in self._asks:
@@ -85,14 +90,24 @@ class Life:
         pods = dice.choice((1, 1, 2, 2, 3, 4))
         (ask,) = dice.choices(self._asks, weights=[each.weight for each in self._asks])
         minimum = dice.choice((pods, pods, pods, max(1, pods - 1)))
-        self.came[name] = minimum
+        minimum = self._rivals.minimum(minimum)
+        terms = self._rivals.terms(ask.name, pods, minimum)
+        self.came[name], self.terms[name] = minimum, terms
         if ask.together:
             claim = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": ask.claim}
             await self._create(kinds.RESOURCE_CLAIM, claim)
-        await self._create(kinds.POD_GROUP, _group(name, minimum))
+        makes_room = self._rivals.makes_room
+        if terms.budget is not None:
+            body = {"metadata": {"name": name}, "spec": {**terms.budget, "selector": {"matchLabels": {GROUP: name}}}}
+            await self._create(kinds.DISRUPTION_BUDGET, body)
+        await self._create(kinds.POD_GROUP, _group(name, minimum, terms, GRACE if makes_room else ""))
         run, fails = dice.uniform(2, 12), dice.random() < 0.15
-        await self._create(kinds.JOB, _job(name, pods, ask, run=run, fails=fails))
-        return f"{name} comes: {pods} pods, at least {minimum}, asking for {ask.name}"
+        job = _job(name, pods, ask, run=run * PACE if makes_room and not fails else run, fails=fails)
+        if makes_room:
+            job["spec"]["podFailurePolicy"] = _NO_FAULT_OF_ITS_OWN
+            job["spec"]["template"]["spec"]["priorityClassName"] = terms.priority_class
+        await self._create(kinds.JOB, job)
+        return f"{name} comes: {pods} pods, at least {minimum}, asking for {ask.name}{_on(terms, makes_room)}"
 
     async def _gang_is_deleted(self) -> str:
         alive = sorted(self.came.keys() - self.gone)
@@ -104,7 +119,7 @@ class Life:
 
     async def _delete(self, name: str) -> None:
         self.gone.add(name)
-        for kind in (kinds.JOB, kinds.POD_GROUP, kinds.RESOURCE_CLAIM):
+        for kind in (kinds.JOB, kinds.POD_GROUP, kinds.RESOURCE_CLAIM, kinds.DISRUPTION_BUDGET):
             await self._forgiving(self._client.delete(kind, NAMESPACE, name, propagation="Background"))
 
     async def _node_closes(self) -> str:
@@ -165,7 +180,7 @@ class Life:
         return self._dice.choice(slices) if slices else None
 
     async def _create(self, kind: Kind, body: Document) -> None:
-        await self._client.create(kind, NAMESPACE, body)
+        await self._client.create(kind, NAMESPACE if kind.namespaced else None, body)
 
     async def _patch(self, kind: Kind, name: str, body: Document) -> None:
         await self._forgiving(self._client.patch(kind, None, name, body))
@@ -183,8 +198,24 @@ def _devices(slice_: Document) -> list[Document]:
     return list(slice_["spec"].get("devices") or ())
 
 
-def _group(name: str, minimum: int) -> Document:
-    spec = {"minMember": minimum, "queue": "default"}
+_NO_FAULT_OF_ITS_OWN = {
+    "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+}
+"""A pod that made way for others is no failure of its Job."""
+
+
+def _on(terms: Terms, makes_room: bool) -> str:
+    if not makes_room:
+        return ""
+    firm = "" if terms.preemptible else ", not to be stopped"
+    return f"; queue {terms.queue}, priority {terms.priority}{firm}, budget {terms.budget}"
+
+
+def _group(name: str, minimum: int, terms: Terms, grace: str) -> Document:
+    spec: Document = {"minMember": minimum, "queue": terms.queue}
+    spec |= {"stalenessGracePeriod": grace} if grace else {}
+    spec |= {"priorityClassName": terms.priority_class} if terms.priority_class else {}
+    spec |= {} if terms.preemptible else {"preemptibility": "non-preemptible"}
     meta = {"name": name, "namespace": NAMESPACE}
     return {"apiVersion": _API, "kind": "PodGroup", "metadata": meta, "spec": spec}
 

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from scheduler import config, service
 from scheduler.cycle import CycleReport
 from scheduler.kube.lease import LeaseLost
+from scheduler.model.plan import Plan
 from tests.faults import Faults
 from tests.proxy import Proxy
 from tests.soak.judge import defects
@@ -30,11 +32,21 @@ SETTINGS: dict[str, Any] = {
 
 class Replica:
     """One scheduler that is started again whenever it ends. `crashes`: what it ended with, or could not plan with, that
-    no scheduler should."""
+    no scheduler should. `evictions`: how often each pod was asked to leave, or whether it might, by what was asked."""
 
     def __init__(
-        self, name: str, proxy: Callable[[], Proxy], faults: Faults, folder: Path, tell: Callable[[str], None]
+        self,
+        name: str,
+        proxy: Callable[[], Proxy],
+        faults: Faults,
+        folder: Path,
+        tell: Callable[[str], None],
+        *,
+        settings: Mapping[str, Any],
+        planned: Callable[[Plan], None],
     ) -> None:
+        """`settings`: besides those of all. `planned` hears every plan."""
+        self._settings, self._planned = {**SETTINGS, **settings}, planned
         self._name, self._make_proxy, self._faults, self._folder = name, proxy, faults, folder
         self._tell = tell
         self._serving: asyncio.Task[None] | None = None
@@ -43,6 +55,7 @@ class Replica:
         self.starts = 0
         self.cycles = 0
         self.writes = 0
+        self.evictions: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Until cancelled: serve, and after an end serve again."""
@@ -52,7 +65,7 @@ class Replica:
             self._proxy.meddle, self._proxy.meddle_read = self._faults.meddle, self._faults.meddle_read
             async with self._proxy:
                 path = self._proxy.kubeconfig(self._folder / f"{self._name}-{self.starts}")
-                settings = config.load(flags={"kubeconfig": path, **SETTINGS}, environment={})
+                settings = config.load(flags={"kubeconfig": path, **self._settings}, environment={})
                 onlooker = service.Onlooker(cycle=self._count)
                 serving = service.serve(settings, stop=asyncio.Event(), onlooker=onlooker)
                 self._serving = asyncio.create_task(serving)
@@ -61,6 +74,7 @@ class Replica:
                     self._judge(self._serving)
                 finally:
                     self.writes += len(self._proxy.writes)
+                    self.evictions.update(w.subject for w in self._proxy.writes if w.subject.endswith("/eviction"))
                     self._serving.cancel()
                     await asyncio.gather(self._serving, return_exceptions=True)
 
@@ -75,6 +89,7 @@ class Replica:
         if report.number == 1:
             self._tell(f"{self._name} decides for the first time")
         self.cycles = max(self.cycles, report.number)
+        self._planned(report.plan)
         self.crashes += [problem for problem in defects(report.plan) if problem not in self.crashes]
 
     def _judge(self, ended: asyncio.Task[None]) -> None:

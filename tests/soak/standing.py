@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scheduler.api import crd_schema, kinds
 from scheduler.devcluster.clock import LoopClock
+from scheduler.devcluster.kubelet import Habits
 from scheduler.devcluster.nodes import SimulatedNodes
 from scheduler.devcluster.run import DevCluster
 from scheduler.devcluster.shapes import shape_named
@@ -42,9 +43,10 @@ class Standing:
 
 
 @contextlib.asynccontextmanager
-async def embedded(folder: Path) -> AsyncIterator[Standing]:
-    """A cluster in this process, with our definitions and a queue."""
-    async with DevCluster(shapes={}, clock=LoopClock(TIME_SCALE)) as served:
+async def embedded(folder: Path, *, stop_seconds: float = 0.0) -> AsyncIterator[Standing]:
+    """A cluster in this process, with our definitions and a queue. Pods take so long to stop, in its own time."""
+    habits = Habits(stop_seconds=stop_seconds)
+    async with DevCluster(shapes={}, clock=LoopClock(TIME_SCALE), habits=habits) as served:
         assert served.world is not None
         path = served.kubeconfig(folder / "kubeconfig")
         async with await Client.connect(path) as client:

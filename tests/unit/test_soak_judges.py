@@ -1,14 +1,19 @@
 """The judges of the soak find what they are there to find: every check with a violation planted for it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from scheduler import decision
 from scheduler.commit.outcome import InternalError
 from scheduler.model.plan import GangDecision, Plan, Verdict
+from scheduler.model.snapshot import Policy, Snapshot
+from scheduler.plan import planner
+from tests.builders import cluster, gang
 from tests.soak.asks import DRIVER
 from tests.soak.binds import MOST_FAILED_SECONDS, MOST_FAILURES, Binds, forgotten
-from tests.soak.judge import Awake, defects, leaks
+from tests.soak.judge import Awake, Refused, defects, leaks
 from tests.soak.shares import Shares, rounded
 
 Document = dict[str, Any]
@@ -244,6 +249,25 @@ def test_a_gang_that_the_scheduler_fails_with_is_a_defect():
         for n, r in (("f", None), ("g", fails))
     ]
     assert defects(Plan(now_ms=0, gangs=tuple(decided))) == ["no plan can be made with gang a/g: KeyError('a/c')"]
+
+
+async def test_a_plan_that_could_not_be_made_is_a_defect_although_a_more_modest_one_was():
+    waits = replace(cluster(gpus=1) + gang("waits", gpus=1), policy=Policy(stages=("allocate", "preempt")))
+    refused = Refused(decision.log)
+    async with refused.heard():
+        assert decision.decide(waits).placements
+        assert refused.problems == []
+        with pytest.MonkeyPatch.context() as patch:
+            whole = planner.plan
+            patch.setattr(planner, "plan", lambda snapshot: _fails(snapshot) or whole(snapshot))
+            for _ in range(2):
+                assert decision.decide(waits).placements
+    assert refused.problems == ["a plan could not be made: KeyError('preempt')"]
+
+
+def _fails(snapshot: Snapshot) -> None:
+    if "preempt" in snapshot.policy.stages:
+        raise KeyError("preempt")
 
 
 def test_what_a_claim_holds_for_nobody_is_a_leak():
