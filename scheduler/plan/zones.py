@@ -2,7 +2,8 @@
 
 What a node tells of its zones counts those pods that its exporter has seen. The others (placed by this plan, bound and
 not yet running, or running beyond what is said to be in use) are put into zones as the kubelet would: into the lowest
-that take them. In which order they come to it is not known, so the largest first and the smallest first must both do.
+that take them. In which order they come to it is not known, so every order must do. That is also why nobody fits for
+the sole reason that somebody else came: what is refused beside few is refused beside more.
 
 Which zone a pod has that was seen is not told either: one that leaves may leave any zone that could have held it, and
 whoever comes must fit in each case. What nobody known has was somebody's who has ended since, and is not free before
@@ -10,6 +11,7 @@ the exporter has looked again.
 Source: the kubelet's Topology Manager (KEP 693); noderesourcetopology-api v1alpha2.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
@@ -23,6 +25,9 @@ from scheduler.model.zones import Aligned, Zones
 
 MOST_CASES = 512
 """Ways in which those who leave may have been spread over zones; beyond that they leave nothing behind."""
+
+MOST_STEPS = 512
+"""Stages on the way, over all orders, that are looked at; beyond them the largest and the smallest first must do."""
 
 Parts = tuple[Resources, ...]
 """What is put into zones, each part by itself: a pod, or each of its containers."""
@@ -164,9 +169,8 @@ class Zoned:
         fresh = [part for asks in tally.fresh.values() for part in asks.parts if _width(tally.zones, part) <= most]
         parts = [*fresh, *(part for asks in wanted for part in asks.parts)]
         for free in _cases(tally):
-            alone = all(_put(tally.zones, list(free), [part]) for asks in wanted for part in asks.first)
-            smallest, largest = sorted(parts, key=_size), sorted(parts, key=_size, reverse=True)
-            if not alone or not all(_put(tally.zones, list(free), order) for order in (largest, smallest)):
+            alone = all(_put(tally.zones, free, [part]) is not None for asks in wanted for part in asks.first)
+            if not alone or not _put_in_any_order(tally.zones, free, parts):
                 return _full(tally.zones, wanted)
         return ""
 
@@ -265,19 +269,44 @@ def _of_nobody(tally: _Tally) -> Resources:
     return Resources({name: amount for name, amount in left.items() if name in tally.listed and amount > 0})
 
 
-def _put(zones: Zones, free: list[Resources], parts: Iterable[Resources]) -> bool:
-    """Whether all of these find zones, one after the other, as the kubelet looks for them; `free` is used up."""
+def _put_in_any_order(zones: Zones, free: Parts, parts: Iterable[Resources]) -> bool:
+    """Whether all of these find zones, in whatever order they come."""
+    count = Counter(parts)
+    kinds = sorted(count, key=_size)
+    smallest_first = sorted(count.elements(), key=_size)
+    if any(_put(zones, free, order) is None for order in (smallest_first, smallest_first[::-1])):
+        return False
+    begin = tuple(count[kind] for kind in kinds), free
+    known, todo = {begin}, [begin] if len(kinds) > 1 else []
+    while todo:
+        left, free = todo.pop()
+        for number, kind in enumerate(kinds):
+            if not left[number]:
+                continue
+            after = _put(zones, free, [kind])
+            if after is None:
+                return False
+            step = (*left[:number], left[number] - 1, *left[number + 1 :]), after
+            if step not in known and len(known) < MOST_STEPS:
+                known.add(step)
+                todo.append(step)
+    return True
+
+
+def _put(zones: Zones, free: Parts, parts: Iterable[Resources]) -> Parts | None:
+    """What is left when these have found zones, one after the other, as the kubelet looks for them; None if one of
+    them finds none."""
+    left = list(free)
     for part in parts:
-        width = _width(zones, part)
-        masks = combinations(range(len(free)), width)
-        found = next((mask for mask in masks if not part.lacking_in(total(free[n] for n in mask))), None)
+        masks = combinations(range(len(left)), _width(zones, part))
+        found = next((mask for mask in masks if not part.lacking_in(total(left[n] for n in mask))), None)
         if found is None:
-            return False
+            return None
         for number in found:
             # Of several zones each may be the one that gives the most.
-            taken = {name: min(amount, free[number][name]) for name, amount in part.amounts.items()}
-            free[number] -= Resources(taken)
-    return True
+            taken = {name: min(amount, left[number][name]) for name, amount in part.amounts.items()}
+            left[number] -= Resources(taken)
+    return tuple(left)
 
 
 def _width(zones: Zones, part: Resources) -> int:

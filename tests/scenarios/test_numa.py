@@ -139,6 +139,27 @@ def test_the_order_in_which_pods_come_to_the_kubelet_may_be_any():
     assert len(made.placements) == 3
 
 
+@pytest.mark.parametrize("cpus", [0, 2])
+def test_nobody_fits_for_the_sole_reason_that_somebody_else_came(cpus: int):
+    """If `small` is the first to come it has the zone with two GPUs. Somebody who has the CPUs there would send it to
+    the other one, but may come last."""
+    pods = [guaranteed("small", cpu="1", gpus=1, node="n1"), pod("large", gpus=2)]
+    if cpus:
+        pods.append(guaranteed("other", cpu=str(cpus), node="n1"))
+    made = planned(node("n1", cpu="4", gpus=3), node_topology("n1", {"cpu": 2, GPU: 2}, {"cpu": 2, GPU: 1}), *pods)
+    assert made.placements == ()
+
+
+def test_what_is_refused_stays_refused_when_others_have_been_placed():
+    """As before, over two plans: who came between them makes no zone free."""
+    there = [node("n1", cpu="4", gpus=3), node_topology("n1", {"cpu": 2, GPU: 2}, {"cpu": 2, GPU: 1})]
+    small = guaranteed("small", cpu="1", gpus=1, node="n1")
+    first = planned(*there, small, pod("large", gpus=2, priority=1), guaranteed("other", cpu="2"))
+    assert places(first) == {"other": "n1"}
+    second = planned(*there, small, pod("large", gpus=2, priority=1), guaranteed("other", cpu="2", node="n1"))
+    assert second.placements == ()
+
+
 def full(
     *victims: tuple[str, str, int], free: tuple[int, int] = (1, 1), policy: str = "single-numa-node"
 ) -> list[Document]:
