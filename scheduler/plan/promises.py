@@ -56,9 +56,14 @@ def _renew(desk: Desk, owed: Sequence[_Owed], held: frozenset[str]) -> None:
     leaving = Leaving.of(desk)
     with leaving.departed(desk):
         _seat_all(desk, owed)
+    on: dict[str, list[int]] = {}
+    for number, each in enumerate(owed):
+        for node in each.nodes:
+            on.setdefault(node, []).append(number)
     for number, each in enumerate(owed):
         if each.placed is not None and each.gang.key not in held:
-            _start(desk, each, [other for other in owed[number + 1 :] if other.nodes & each.nodes], leaving)
+            later = sorted({other for node in each.nodes for other in on[node] if other > number})
+            _start(desk, each, [owed[other] for other in later], leaving)
     for each in owed:
         if each.placed is not None and not each.started:
             tell_promise(desk, each.gang, each.placed.grants)
