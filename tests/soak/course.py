@@ -128,6 +128,7 @@ class _Soak:
             "troubles": sum(sum(faults.seen.values()) for faults in self._faults),
             "starts": sum(replica.starts for replica in self._replicas),
             "writes": sum(replica.writes for replica in self._replicas),
+            "longest plan seconds": round(max(replica.longest_plan for replica in self._replicas), 2),
             "longest partial seconds": [round(self._wholeness.longest[0], 1), self._wholeness.longest[1]],
             "told": self._told,
         }

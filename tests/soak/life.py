@@ -9,7 +9,7 @@ from scheduler.api import kinds
 from scheduler.api.kinds import Kind
 from scheduler.kube.client import ApiError, Client
 from tests.soak.asks import Ask
-from tests.soak.rivals import GRACE, PACE, Rivals, Terms
+from tests.soak.rivals import FEWER, GRACE, MORE, MOST_NODES, PACE, SCARCE, Rivals, Terms
 
 NAMESPACE = "default"
 GROUP = "tutti.scheduler/pod-group"
@@ -47,7 +47,7 @@ class Life:
     async def begin(self) -> None:
         """Queues, nodes and templates."""
         await self._rivals.begin(self._create)
-        for shape, count in FIRST:
+        for shape, count in FEWER if self._rivals.makes_room else FIRST:
             self._nodes += await self._add_nodes(shape, count)
         for ask in self._asks:
             if ask.requests and not ask.together:
@@ -88,7 +88,7 @@ class Life:
     async def _gang_comes(self) -> str:
         dice, name = self._dice, f"gang-{len(self.came):03d}"
         pods = dice.choice((1, 1, 2, 2, 3, 4))
-        (ask,) = dice.choices(self._asks, weights=[each.weight for each in self._asks])
+        (ask,) = dice.choices(self._asks, weights=[self._weight(each) for each in self._asks])
         minimum = dice.choice((pods, pods, pods, max(1, pods - 1)))
         minimum = self._rivals.minimum(minimum)
         terms = self._rivals.terms(ask.name, pods, minimum)
@@ -108,6 +108,9 @@ class Life:
             job["spec"]["template"]["spec"]["priorityClassName"] = terms.priority_class
         await self._create(kinds.JOB, job)
         return f"{name} comes: {pods} pods, at least {minimum}, asking for {ask.name}{_on(terms, makes_room)}"
+
+    def _weight(self, ask: Ask) -> int:
+        return ask.weight * (MORE if self._rivals.makes_room and ask.name in SCARCE else 1)
 
     async def _gang_is_deleted(self) -> str:
         alive = sorted(self.came.keys() - self.gone)
@@ -144,7 +147,7 @@ class Life:
         return f"{node} is gone"
 
     async def _node_comes(self) -> str:
-        if len(self._nodes) > 6:
+        if len(self._nodes) > (MOST_NODES if self._rivals.makes_room else 6):
             return "nodes enough"
         added = await self._add_nodes(self._dice.choice(("h100x8", "h100x8", "a100-mig", "h100x8-mig")), 1)
         self._nodes += added

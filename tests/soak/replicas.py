@@ -32,7 +32,8 @@ SETTINGS: dict[str, Any] = {
 
 class Replica:
     """One scheduler that is started again whenever it ends. `crashes`: what it ended with, or could not plan with, that
-    no scheduler should. `evictions`: how often each pod was asked to leave, or whether it might, by what was asked."""
+    no scheduler should. `evictions`: how often each pod was asked to leave, or whether it might, by what was asked.
+    `longest_plan`: seconds."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Replica:
         self.starts = 0
         self.cycles = 0
         self.writes = 0
+        self.longest_plan = 0.0
         self.evictions: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -90,6 +92,7 @@ class Replica:
             self._tell(f"{self._name} decides for the first time")
         self.cycles = max(self.cycles, report.number)
         self._planned(report.plan)
+        self.longest_plan = max(self.longest_plan, report.seconds.get("plan", 0.0))
         self.crashes += [problem for problem in defects(report.plan) if problem not in self.crashes]
 
     def _judge(self, ended: asyncio.Task[None]) -> None:

@@ -14,9 +14,16 @@ from scheduler.api.kinds import Kind
 
 Document = dict[str, Any]
 STAGES = "allocate,consolidate,reclaim,preempt,stale"
-PACE = 7.0
+PACE = 8.0
 """Gangs run so many times as long, but for those that fail and are tried again: then the nodes are full, and who comes
 later has to ask others to go."""
+FEWER = (("h100x8", 1), ("a100-mig", 1), ("h100x8-mig", 1), ("cpu", 1))
+"""Nodes at the beginning, where room is made."""
+MOST_NODES = 4
+"""How many there may be before one more comes."""
+MORE = 5
+"""So many times as often gangs ask for whole devices, of which there are too few then."""
+SCARCE = frozenset({"one", "two", "four", "resource", "class-of-gpus", "slice"})
 GRACE = "8s"
 """How long a gang may run below its minimum."""
 
