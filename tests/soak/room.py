@@ -210,7 +210,8 @@ class Room:
                 self._found(f"pod {known.name} left by {cause.stage} for {other}, which {words}")
 
     def _judge_cap(self, uid: str, known: _Pod) -> None:
-        """No more of a queue are on their way out than may be, unless they go for their own gang's sake."""
+        """No more of a queue are on their way out than may be, but for their own gang's sake. Before the calm
+        the clock jumps: those who leave look then as if they had been stuck for long, and count no more."""
         queue = self.terms[known.gang].queue if known.gang in self.terms else ""
         causes = self._plans.get(uid, ())
         if queue not in self.caps or not any(cause.beneficiary for cause in causes):
@@ -220,7 +221,10 @@ class Room:
             for pod in self._pods.values()
             if pod is not known and pod.reason and pod.node and not pod.done and self.terms[pod.gang].queue == queue
         ]
-        if len(others) + 1 > self.caps[queue]:
+        if len(others) < self.caps[queue]:
+            return
+        self.figures["beyond a cap"] += 1
+        if self._calm:
             self._found(
                 f"pod {known.name} of queue {queue} had to leave while {', '.join(sorted(others))} did, and"
                 f" {self.caps[queue]} may at once"

@@ -129,16 +129,20 @@ def test_in_the_calm_a_gang_is_left_in_peace_by_all_together(times: int, problem
     assert len(judge.problems) == problems
 
 
-@pytest.mark.parametrize(("cap", "problems"), [(2, 0), (1, 1)])
-def test_more_of_a_queue_on_their_way_out_than_may_be_is_one(cap: int, problems: int):
+@pytest.mark.parametrize(("cap", "beyond"), [(2, 0), (1, 1)])
+@pytest.mark.parametrize("calm", [True, False])
+def test_more_of_a_queue_on_their_way_out_than_may_be_is_one_in_the_calm(cap: int, beyond: int, calm: bool):
     judge = room([planned("low", "preempt", "high", n) for n in range(2)], red=cap)
+    if calm:
+        judge.calm()
     for number in range(2):
         judge.see("MODIFIED", left("low", "preempt", "high", number))
-    assert len(judge.problems) == problems
+    assert (judge.figures["beyond a cap"], len(judge.problems)) == (beyond, beyond if calm else 0)
 
 
 def test_with_a_cap_the_next_may_go_when_the_one_before_is_gone():
     judge = room([planned("low", "preempt", "high", n) for n in range(2)], red=1)
+    judge.calm()
     for number in range(2):
         judge.see("MODIFIED", left("low", "preempt", "high", number))
         judge.see("DELETED", left("low", "preempt", "high", number))
