@@ -97,6 +97,7 @@ class Window:
             usage=report.snapshot.usage,
             held_back=report.held_back,
             keep_room={gang.key for gang in report.snapshot.gangs if gang.held_back},
+            spared=report.snapshot.spared,
             decided=to_json(report.plan),
         )
 

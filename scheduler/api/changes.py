@@ -1,7 +1,7 @@
 """Change: one thing that happened to an object, as the watch of its kind tells it, or a manifest, or a recording.
 
 The raw document is kept beside the decoded value: what is written back is the document, so that no field newer than us
-is lost.
+is lost. Owners of pods are never written back: of them, raw document included, only what is read is kept.
 """
 
 import re
@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from scheduler.api.kinds import Kind
+from scheduler.api import owners
+from scheduler.api.kinds import Document, Kind
 from scheduler.api.meta import ObjectMeta, Wire
 
 NO_META = ObjectMeta()
@@ -81,6 +82,9 @@ def read(kind: Kind, raw: bytes, type_: ChangeType = "ADDED") -> Change | None:
         return Change(kind=kind, type=type_, key=known.key, raw=raw, problem=str(error), meta=known)
     if not meta.name:
         return None
+    if isinstance(decoded, Document) and owners.is_owner(kind):
+        decoded = owners.as_read(kind, decoded)
+        meta, raw = decoded.metadata, msgspec.json.encode(decoded)
     return Change(kind=kind, type=type_, key=meta.key, raw=raw, object=decoded, meta=meta)
 
 

@@ -381,7 +381,7 @@ def _facts(object_: Wire) -> object:
             resize_is_infeasible(status),
         )
     if isinstance(object_, Document):
-        return _identity(object_.metadata), object_.spec
+        return _identity(object_.metadata), object_.spec, object_.status.get("succeeded")  # what a Job has counted
     if isinstance(object_, ResourceClaim):
         return _identity(object_.metadata), object_.spec, _allocation(object_), object_.status.reserved_for
     metadata: ObjectMeta = object_.metadata  # type: ignore[attr-defined]

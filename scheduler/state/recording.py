@@ -2,11 +2,12 @@
 there is one, the plan that was decided.
 
 Recorded is what we read, as we read it: a replay gives the same Snapshot, and what no decision depends on (environment
-variables, commands, kubectl's copy of the manifest) never leaves the cluster. Of the owners of pods only what grouping
-reads is recorded, of an object that cannot be decoded its name and why. Our writes not yet seen count as done.
+variables, commands, copies of manifests in annotations) never leaves the cluster. Of the owners of pods there is only
+what `scheduler.api.owners` lists, of an object that cannot be decoded its name and why. Our writes not yet seen count
+as done.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -16,13 +17,9 @@ from scheduler.api.changes import Change, listed, read
 from scheduler.api.dra import AllocationResult, Device, ResourceClaim
 from scheduler.api.kinds import (
     DEVICE_TAINT_RULE,
-    JOB,
-    JOB_SET,
-    LEADER_WORKER_SET,
     POD,
     RESOURCE_CLAIM,
     WATCHED,
-    Document,
     Kind,
 )
 from scheduler.api.meta import ObjectMeta, Wire
@@ -36,24 +33,16 @@ from scheduler.state.past_use import parts_told
 from scheduler.state.withdrawn import DeviceKey, Withdrawn
 
 FORMAT = "tutti-recording/1"
-_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_COPIES = frozenset(
+    {
+        "kubectl.kubernetes.io/last-applied-configuration",
+        "kapp.k14s.io/original",
+        "objectset.rio.cattle.io/applied",
+    }
+)
+"""Annotations in which tools keep the manifest that they applied."""
 
 Usage = Mapping[str, Mapping[str, int]]
-Fields = Mapping[str, "Fields"]
-
-# What `scheduler.state.implied` reads of the owners of pods. Their templates hold environment variables and commands.
-_READ: Mapping[Kind, Fields] = {
-    JOB: {},
-    JOB_SET: {
-        "replicatedJobs": {
-            "name": {},
-            "replicas": {},
-            "template": {"spec": {"completions": {}, "parallelism": {}}},
-        },
-        "startupPolicy": {"startupPolicyOrder": {}},
-    },
-    LEADER_WORKER_SET: {"leaderWorkerTemplate": {"size": {}}, "startupPolicy": {}},
-}
 
 
 class RecordingError(Exception):
@@ -74,17 +63,20 @@ class HeldBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """All that a decision depended on. `decided`: the plan that was decided, as JSON, if one was."""
+    """All that a decision depended on. `spared`: as in Snapshot. `decided`: the plan that was decided, as JSON, if one
+    was."""
 
     state: ClusterState
     now_ms: int
     policy: Policy
     usage: Usage = field(default_factory=dict)
     held_back: Mapping[str, HeldBack] = field(default_factory=dict)
+    spared: frozenset[str] = frozenset()
     decided: Mapping[str, Any] | None = None
 
     def snapshot(self) -> Snapshot:
         found = translate.snapshot(self.state, now_ms=self.now_ms, policy=self.policy, usage=self.usage)
+        found = replace(found, spared=self.spared)
         if not self.held_back:
             return found
         held = self.held_back
@@ -130,6 +122,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     avoided: dict[str, list[tuple[str, str, str]]] = msgspec.field(default_factory=dict)
     below: dict[str, Fall] = msgspec.field(default_factory=dict)
     held_back: dict[str, HeldBack] = msgspec.field(default_factory=dict)
+    spared: list[str] = msgspec.field(default_factory=list)
     decided: dict[str, Any] | None = None
 
 
@@ -141,10 +134,11 @@ def dump(
     usage: Usage | None = None,
     held_back: Mapping[str, Reason] | None = None,
     keep_room: Container[str] = (),
+    spared: Iterable[str] = (),
     decided: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `decided`: as in Recording; `keep_room`:
-    those held back that keep what was promised to them. `usage` None: what the queues' statuses tell."""
+    """The recording as JSON. Equal clusters give equal bytes. `held_back`, `spared`, `decided`: as in Recording;
+    `keep_room`: those held back that keep what was promised to them. `usage` None: what the queues' statuses tell."""
     usage = parts_told(state) if usage is None else usage
     objects: dict[str, list[msgspec.Raw]] = {}
     unreadable: dict[str, list[_Unreadable]] = {}
@@ -174,6 +168,7 @@ def dump(
                 gang: HeldBack(code=why.code, message=why.message, cure=why.cure, keeps_room=gang in keep_room)
                 for gang, why in sorted((held_back or {}).items())
             },
+            spared=sorted(spared),
             decided=None if decided is None else dict(decided),
         ),
         order="deterministic",
@@ -220,6 +215,7 @@ def load(data: bytes) -> Recording:
         policy=policy,
         usage=file.usage,
         held_back=file.held_back,
+        spared=frozenset(file.spared),
         decided=file.decided,
     )
 
@@ -240,32 +236,20 @@ def _held_by(state: ClusterState, claim: str) -> AllocationResult | None:
 
 
 def _recorded(kind: Kind, found: Wire, change: Change | None) -> msgspec.Raw:
-    document = _encoded(_as_read(kind, found))
+    document = _encoded(_without_copies(found))
     if kind != RESOURCE_CLAIM or change is None or not newer_fields(change.raw):
         return document
     parts = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
     return _encoded({**parts, "spec": claim_spec(change.raw)})  # refused for what we do not know: it has to be there
 
 
-def _as_read(kind: Kind, found: Wire) -> Wire:
-    """The object without what no decision reads."""
-    if isinstance(found, Document) and kind in _READ:
-        found = msgspec.structs.replace(found, spec=_only(found.spec, _READ[kind]), status={})
+def _without_copies(found: Wire) -> Wire:
+    """The object without the manifest that it was made of."""
     meta: ObjectMeta = found.metadata  # type: ignore[attr-defined]
-    if meta.annotations and _APPLIED in meta.annotations:
-        kept = {name: value for name, value in meta.annotations.items() if name != _APPLIED}
+    if meta.annotations and not _COPIES.isdisjoint(meta.annotations):
+        kept = {name: value for name, value in meta.annotations.items() if name not in _COPIES}
         found = msgspec.structs.replace(found, metadata=msgspec.structs.replace(meta, annotations=kept))
     return found
-
-
-def _only(value: Any, read: Fields) -> Any:
-    """The fields of a mapping, or of each in a list of mappings, that are read. What is of another form stays a value
-    of that form, so that it is refused for the same reason."""
-    if isinstance(value, Mapping):
-        return {name: _only(value[name], below) for name, below in sorted(read.items()) if name in value}
-    if isinstance(value, list | tuple):
-        return [_only(each, read) for each in value]
-    return value
 
 
 def _outline(change: Change) -> _Unreadable:
