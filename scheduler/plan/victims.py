@@ -23,6 +23,7 @@ from scheduler.plan.laws import Bounds, Laws, Row
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise, with_what_is_left
+from scheduler.plan.shapes import claims_of
 from scheduler.plan.spots import Spots, freed_gpus, is_vague
 from scheduler.plan.stages import Stage, contested_of
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
@@ -240,18 +241,27 @@ class _Search:
                 desk.snapshot.now_ms,
                 lambda pod: desk.accounts.relief([pod]),
                 caps=caps_of(desk),
-                spared=desk.snapshot.spared | _on_lost_nodes(desk, holdings),
+                spared=desk.snapshot.spared | self._of_no_use(holdings),
                 leaving=desk.leaving,
             )
             self._known = len(desk.evictions), found
         return self._known[1]
 
-
-def _on_lost_nodes(desk: Desk, holdings: Sequence[Holding]) -> frozenset[str]:
-    """Pods (key) on nodes that are not there any more: whoever ends them makes no room, and their gangs are not asked
-    to go as a whole for others before it is known what they have left."""
-    nodes = desk.ledger.nodes
-    return frozenset(pod.key for each in holdings for pod in each.gang.pods if pod.node and pod.node not in nodes)
+    def _of_no_use(self, holdings: Sequence[Holding]) -> frozenset[str]:
+        """Pods (key) on nodes that are not there any more: whoever ends them makes no room, and their gangs are not
+        asked to go as a whole for others before it is known what they have left. Where everybody needs another place,
+        also those whose claims are gone: nobody knows what they would need there."""
+        nodes, claims = self._desk.ledger.nodes, self._desk.snapshot.claims
+        return frozenset(
+            pod.key
+            for each in holdings
+            for pod in each.gang.pods
+            if pod.node
+            and (
+                pod.node not in nodes
+                or (self._stage.moves and any(c not in claims for c in claims_of(pod) if c != pod.extended_claim))
+            )
+        )
 
 
 class _Question:

@@ -8,7 +8,7 @@ from queues.resources import Resources
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade
 from scheduler.model.snapshot import Snapshot, Stage
-from scheduler.model.workloads import ContainerAsk, Gang
+from scheduler.model.workloads import ContainerAsk, Gang, PodClaim
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, node, pod, queue, running, topology
@@ -233,3 +233,13 @@ def test_who_was_on_a_node_that_is_gone_makes_no_room_and_his_gang_is_left_in_pe
 def test_a_gang_with_a_pod_on_a_node_that_is_gone_loses_what_it_has_beyond_its_minimum():
     made = cluster(nodes=1, gpus=1) + gang("hurt", pods=2, minimum=1, gpus=1, priority=20, on=["node-0", "gone"])
     assert evicted(decide(made + gang("urgent", gpus=1, priority=100))) == ["hurt-0"]
+
+
+def test_who_runs_although_his_claim_is_gone_is_not_moved_but_may_be_outranked():
+    made = cluster(nodes=2, gpus=3)
+    lost = replace(pod("lost", gpus=1, on="node-0"), claims=(PodClaim(name="gone", claim="default/gone"),))
+    made += gang_of("lost", [lost]) + gang("two", gpus=1, priority=50, on=["node-1"])
+    made += gang_of("unlike", [pod("a", gpus=3), pod("b", gpus=1)], priority=100)
+    moved = decide(made, "allocate", "consolidate")
+    assert (evicted(moved), promised(moved)) == (["two-0"], {"a": "node-1", "b": "node-0"})
+    assert evicted(decide(made, "allocate", "preempt")) == ["lost"], "who has the lowest priority"
