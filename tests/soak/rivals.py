@@ -29,8 +29,9 @@ GRACE = "8s"
 
 _QUOTA = 8
 """GPUs of the smallest quota: what may not be stopped has to fit in it, or it would never start."""
-_FIRM = {"one": 1, "two": 2, "none": 0}
-"""What gangs ask for that may not be stopped, with the GPUs that a pod of theirs then has."""
+_FIRM = {"one": 1, "two": 2}
+"""What gangs ask for that may not be stopped, with the GPUs that a pod of theirs then has. Who asks for no device would
+have to fit in a quota of CPUs, and the queues have none."""
 _CLASSES = (("soak-low", 10), ("soak-middle", 50), ("soak-high", 500))
 
 
