@@ -90,16 +90,7 @@ class Window:
         report = self._report
         if report is None:
             return recording.dump(self._ask(self.state.fork), now_ms=_now_ms(), policy=self.policy)
-        return recording.dump(
-            report.state,
-            now_ms=report.snapshot.now_ms,
-            policy=report.snapshot.policy,
-            usage=report.snapshot.usage,
-            held_back=report.held_back,
-            keep_room={gang.key for gang in report.snapshot.gangs if gang.held_back},
-            spared=report.snapshot.spared,
-            decided=to_json(report.plan),
-        )
+        return recording.of(report.state, report.snapshot, held_back=report.held_back, decided=to_json(report.plan))
 
     def what_if(self, documents: str) -> Plan:
         try:

@@ -126,6 +126,26 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     decided: dict[str, Any] | None = None
 
 
+def of(
+    state: ClusterState,
+    snapshot: Snapshot,
+    *,
+    held_back: Mapping[str, Reason],
+    decided: Mapping[str, Any],
+) -> bytes:
+    """The recording of one decision: `snapshot` was made of `state`, and with what is known besides it was decided."""
+    return dump(
+        state,
+        now_ms=snapshot.now_ms,
+        policy=snapshot.policy,
+        usage=snapshot.usage,
+        held_back=held_back,
+        keep_room={gang.key for gang in snapshot.gangs if gang.held_back},
+        spared=snapshot.spared,
+        decided=decided,
+    )
+
+
 def dump(
     state: ClusterState,
     *,

@@ -65,13 +65,7 @@ async def test_every_decision_of_a_run_replays_from_its_recording(cluster: Clust
         cycles = list(running.cycles)
     placed = 0
     for cycle in cycles:
-        data = recording.dump(
-            cycle.state,
-            now_ms=cycle.snapshot.now_ms,
-            policy=cycle.snapshot.policy,
-            usage=cycle.snapshot.usage,
-            held_back=cycle.held_back,
-        )
+        data = recording.of(cycle.state, cycle.snapshot, held_back=cycle.held_back, decided=to_json(cycle.plan))
         recorded = recording.load(data)
         assert differences(to_json(cycle.plan), to_json(planner.plan(recorded.snapshot())), recorded.held_back) == []
         placed += len(cycle.plan.placements)

@@ -1,7 +1,7 @@
 """A recording replays to the same snapshot, and holds nothing that no decision reads."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from scheduler.commit.outcome import CommitFailed
 from scheduler.model.plan_difference import differences
 from scheduler.model.plan_document import to_json
-from scheduler.model.snapshot import Policy
+from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.plan.planner import plan
 from scheduler.state import recording
-from scheduler.state.grouping import LWS_GROUP_LABEL, REPLICATED_JOB_LABEL
-from scheduler.state.lineage import JOB_SET_LABEL, LWS_LABEL
+from scheduler.state.cluster import ClusterState
 from scheduler.state.recording import RecordingError
 from scheduler.state.translate import snapshot
 from tests.manifests import (
@@ -23,6 +22,7 @@ from tests.manifests import (
     change,
     container,
     device_class,
+    disruption_budget,
     h100_node,
     job,
     kai_queue,
@@ -39,6 +39,8 @@ from tests.manifests import (
     taint_rule,
     topology,
 )
+from tests.numa import node_topology
+from tests.storage import csi_node, volume, volume_claim
 
 OWNER = job("j", annotations={"tutti.scheduler/min-member": "2"})
 DOCUMENTS: list[Document] = [
@@ -116,32 +118,75 @@ def test_what_no_decision_reads_is_not_recorded() -> None:
     assert "tutti.scheduler/pod-group" in data
 
 
-def test_of_the_owners_of_pods_only_what_grouping_reads_is_recorded() -> None:
-    template = {"spec": {"containers": [container(env=[{"name": "TOKEN", "value": "hunter2"}])]}}
-    set_ = {"metadata": {"name": "s", "namespace": "a", "uid": "s"}, "status": {"message": "hunter3"}}
-    replicated = {"name": "w", "replicas": 2, "template": {"spec": {"parallelism": 2, "template": template}}}
-    group_template = {"size": 3, "leaderTemplate": template, "workerTemplate": template}
+def everything() -> tuple[ClusterState, Snapshot]:
+    """A cluster of which every part of the snapshot holds something, and that snapshot as a cycle decides on it."""
+    takes = {"name": "a", "consumesCounters": [{"counterSet": "b", "counters": {"slices": {"value": "1"}}}]}
     found = state(
-        merged(OWNER, spec={"template": template}, status={"message": "hunter3"}),
-        pod("p1", owner=OWNER),
-        {
-            **set_,
-            "apiVersion": "jobset.x-k8s.io/v1alpha2",
-            "kind": "JobSet",
-            "spec": {"replicatedJobs": [replicated], "startupPolicy": {"startupPolicyOrder": "InOrder"}},
-        },
-        pod("p2", labels={JOB_SET_LABEL: "s", REPLICATED_JOB_LABEL: "w"}),
-        {
-            **set_,
-            "apiVersion": "leaderworkerset.x-k8s.io/v1",
-            "kind": "LeaderWorkerSet",
-            "spec": {"leaderWorkerTemplate": group_template, "startupPolicy": "LeaderReady"},
-        },
-        pod("p3", labels={LWS_LABEL: "s", LWS_GROUP_LABEL: "0"}),
+        DOCUMENTS,
+        OWNER,
+        volume_claim("data", bound=True, volume="v"),
+        volume("v"),
+        csi_node("n1", **{"disk.example.com": 5}),
+        disruption_budget("keep", healthy=1, app="web"),
+        node_topology("n1", {"cpu": "64"}),
+        pod("w1", node="n1", group="w", labels={"app": "web"}, phase="Running"),
+        pod_group("w", min_member=2),
+        resource_slice("n3", takes),
+        resource_claim("gone", allocation=allocation("n3", "a")),
+        merged(queue("used"), status={"usageAt": "2026-01-01T00:00:00Z", "usage": {"gpu": "0.5"}}),
     )
+    found.apply(change(resource_slice("n3"), "DELETED"))
+    found.avoid_for_pod("a/p1", "uid-a-p1", [("d", "p", "c")])
+    seen = snapshot(found, now_ms=1234, policy=POLICY, usage={"team": {"gpu": 12}})
+    return found, replace(seen, spared=frozenset({"a/w1", "a/p2"}))
+
+
+def test_nothing_that_a_decision_may_depend_on_is_lost() -> None:
+    found, seen = everything()
+    empty = Snapshot(now_ms=0)
+    # A new field has to be something other than its default here, and so to be recorded.
+    assert [part.name for part in fields(Snapshot) if getattr(seen, part.name) == getattr(empty, part.name)] == []
+    data = recording.of(found, seen, held_back={}, decided={})
+    replayed = recording.load(data)
+    for part in fields(Snapshot):
+        assert getattr(replayed.snapshot(), part.name) == getattr(seen, part.name), part.name
+    assert recording.of(replayed.state, replayed.snapshot(), held_back={}, decided={}) == data
+
+
+def test_every_setting_of_the_policy_is_recorded() -> None:
+    changed = {
+        "bool": lambda setting: not setting,
+        "int": lambda setting: setting + 1,
+        "float": lambda setting: setting + 0.25,
+        "str": lambda setting: f"{setting}-else",
+        "tuple": lambda setting: ("stale", *setting),
+    }
+    settings = {part.name: getattr(Policy(), part.name) for part in fields(Policy)}
+    other = Policy(**{name: changed[type(setting).__name__](setting) for name, setting in settings.items()})
+    assert recording.load(recording.dump(state(), now_ms=0, policy=other)).policy == other
+
+
+def test_a_pod_that_the_server_refused_to_evict_is_spared_in_a_replay_too() -> None:
+    stages = Policy(stages=("allocate", "preempt"), default_queue="team")
+    low, high = pod("low", node="n1", cpu="60", phase="Running"), pod("high", cpu="60", priority=100)
+    found = state(queue("team"), node("n1"), low, high)
+    seen = snapshot(found, now_ms=5, policy=stages)
+    spared = replace(seen, spared=frozenset({"a/low"}))
+    assert [each.pod for each in plan(seen).evictions] == ["a/low"]
+    decided = to_json(plan(spared))
+    replayed = recording.load(recording.of(found, spared, held_back={}, decided=decided))
+    assert replayed.snapshot() == spared
+    assert differences(decided, to_json(plan(replayed.snapshot())), {}) == []
+    assert plan(replayed.snapshot()).evictions == ()
+
+
+def test_copies_of_manifests_in_annotations_are_not_recorded() -> None:
+    copies = ("kubectl.kubernetes.io/last-applied-configuration", "kapp.k14s.io/original")
+    noted = dict.fromkeys((*copies, "objectset.rio.cattle.io/applied"), "hunter2") | {"example.com/note": "kept"}
+    found = state(pod("p", annotations=noted), pod_group("g", annotations=noted), job("j", annotations=noted))
     data = recording.dump(found, now_ms=0, policy=POLICY)
-    assert b"hunter" not in data
-    assert recording.load(data).snapshot() == snapshot(found, now_ms=0, policy=POLICY)
+    assert b"hunter2" not in data
+    assert data.count(b"kept") == 2  # of a Job nobody reads it
 
 
 def test_an_object_that_cannot_be_decoded_is_recorded_by_its_name_problem_and_devices() -> None:
