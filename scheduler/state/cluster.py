@@ -368,7 +368,7 @@ def _facts(object_: Wire) -> object:
     if isinstance(object_, Pod):
         status = object_.status
         return (
-            _identity(object_.metadata),
+            identity(object_.metadata),
             object_.spec,
             status.phase,
             status.nominated_node_name,
@@ -381,11 +381,11 @@ def _facts(object_: Wire) -> object:
             resize_is_infeasible(status),
         )
     if isinstance(object_, Document):
-        return _identity(object_.metadata), object_.spec, object_.status.get("succeeded")  # what a Job has counted
+        return identity(object_.metadata), object_.spec, object_.status.get("succeeded")  # what a Job has counted
     if isinstance(object_, ResourceClaim):
-        return _identity(object_.metadata), object_.spec, _allocation(object_), object_.status.reserved_for
+        return identity(object_.metadata), object_.spec, _allocation(object_), object_.status.reserved_for
     metadata: ObjectMeta = object_.metadata  # type: ignore[attr-defined]
-    return _identity(metadata), msgspec.structs.replace(object_, metadata=_NO_META)
+    return identity(metadata), msgspec.structs.replace(object_, metadata=_NO_META)
 
 
 def _allocation(claim: ResourceClaim) -> object:
@@ -397,7 +397,8 @@ def _allocation(claim: ResourceClaim) -> object:
 _NO_META = ObjectMeta()
 
 
-def _identity(meta: ObjectMeta) -> tuple[object, ...]:
+def identity(meta: ObjectMeta) -> tuple[object, ...]:
+    """What decisions read of the metadata of any object."""
     return (
         meta.uid,
         meta.labels,

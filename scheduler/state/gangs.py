@@ -23,7 +23,7 @@ from scheduler.model.reasons import InvalidGang, Reason, TopologyUnusable, Unrea
 from scheduler.model.workloads import Gang, Pod, SubGroup, TopologyConstraint
 from scheduler.state import charging, implied, kai_priorities
 from scheduler.state.fields import duration_ms
-from scheduler.state.grouping import GangId, Member, Owner
+from scheduler.state.grouping import ALONE, GangId, Member, Owner
 from scheduler.state.groups import KAI_KINDS, STALENESS_GRACE_MS, GroupSpec, made_of, preemptible
 from scheduler.state.pods import by_creation
 
@@ -146,7 +146,7 @@ def gang(
         sub_groups=tuple(replace(each, topology=_resolved(id_, each.topology, world, problems)) for each in sub_groups),
         topology=_resolved(id_, spec.topology or _annotated_topology(sources, problems), world, problems),
         pods=live,
-        succeeded=_succeeded(members, owners),
+        succeeded=_succeeded(id_, members, owners),
         preemption_delay_ms=spec.preemption_delay_ms or max(_duration(sources, problems, KAI_DELAY_ANNOTATION) or 0, 0),
         staleness_grace_ms=_grace(spec, sources, problems),
         max_runtime_ms=spec.max_runtime_ms or _duration(sources, problems, MAX_RUNTIME_ANNOTATION),
@@ -155,10 +155,12 @@ def gang(
     return replace(made, problems=_distinct(problems)) if problems else made
 
 
-def _succeeded(members: Sequence[Member], owners: Sequence[Owner]) -> int:
+def _succeeded(id_: GangId, members: Sequence[Member], owners: Sequence[Owner]) -> int:
     """Pods that ended well: those that can be seen, or as many as their Job has counted. A pod that has ended is
-    removed with its node, and is made no second time."""
+    removed with its node, and is made no second time. Other pods of a Job are none of a pod's that is alone."""
     seen = sum(1 for member in members if member.pod.phase == "Succeeded")
+    if id_.kind == ALONE:
+        return seen
     counted = [owner.status.get("succeeded") for kind, owner in owners if kind == JOB]
     return max(seen, sum(count for count in counted if isinstance(count, int)))
 

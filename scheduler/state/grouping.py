@@ -93,6 +93,8 @@ _PLACES: tuple[tuple[Kind, Literal["label", "annotation", "spec"], str], ...] = 
 """Where a pod names its PodGroup, the first that it does: the dialect, the place and the name there."""
 _NAMES = frozenset(name for _, _, name in _PLACES)
 _BATCH = "batch"
+ALONE = "Pod"
+"""The kind of a gang that is a pod and nothing else."""
 
 Owner = tuple[Kind, Document]
 Exists = Callable[[Kind, str], bool]
@@ -167,13 +169,13 @@ def membership(pod: core.Pod, find: Find, exists: Exists, awaited: Callable[[Kin
     if pod.spec.workload_ref is not None and pod.spec.workload_ref.name:
         return _of_workload(pod, pod.spec.workload_ref, owners, find, awaited)
     if not owners and _MINIMA.isdisjoint(annotations):
-        return Membership(gang=GangId(kind="Pod", key=meta.key))
+        return Membership(gang=GangId(kind=ALONE, key=meta.key))
     documents = tuple(find(kind, key) for kind, key in owners)
     unseen = _unseen(pod, owners, documents, awaited)
     implied = _implied(pod, labels, annotations, owners, documents)
     if implied is None:
         # Some owner may ask for a gang, or name the queue; until it is seen the pod waits for it.
-        implied = Membership(gang=GangId(kind="Pod", key=meta.key), owners=owners)
+        implied = Membership(gang=GangId(kind=ALONE, key=meta.key), owners=owners)
     elif unseen is None or unseen[0] not in _DISTRIBUTED:
         return implied
     return replace(implied, awaits_owner=_told(unseen)) if unseen else implied
@@ -258,7 +260,7 @@ def _implied(
         return None
     controller = pod.metadata.controller
     if controller is None:
-        gang = GangId(kind="Pod", key=pod.metadata.key)
+        gang = GangId(kind=ALONE, key=pod.metadata.key)
     else:
         gang = GangId(kind=controller.kind, key=f"{pod.metadata.namespace}/{controller.name}")
     return Membership(gang=gang, minimum=said[0], minimum_from=said[1], owners=owners)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
 from scheduler.model.workloads import Gang
-from scheduler.state.grouping import GangId, Member
+from scheduler.state.grouping import ALONE, GangId, Member
 from scheduler.state.tables import SortedTable
 
 Reference = tuple[str, str]
@@ -47,6 +47,11 @@ class Roster:
     def referring(self, reference: Reference) -> Iterable[str]:
         """The pods whose place depends on this object."""
         return self._referring.get(reference, ())
+
+    def touch(self, reference: Reference) -> None:
+        """The gangs of several pods whose place depends on this object may differ, although every pod is as it was."""
+        gangs = {self._gang_of[pod] for pod in self._referring.get(reference, ())}
+        self._touched.update(gang for gang in gangs if gang.kind != ALONE)
 
     def rebuild(self, make: Callable[[GangId, list[Member]], Gang | None]) -> None:
         """Make every touched gang anew."""

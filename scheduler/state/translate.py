@@ -18,6 +18,7 @@ from scheduler.api.kinds import (
     DEVICE_TAINT_RULE,
     DISRUPTION_BUDGET,
     FORMING,
+    JOB,
     NAMESPACE,
     NATIVE_POD_GROUP,
     NODE,
@@ -44,7 +45,7 @@ from scheduler.model.zones import Zones
 from scheduler.state import dialects, gangs, inventory, numa, pods
 from scheduler.state.budgets import budget
 from scheduler.state.charging import Payers
-from scheduler.state.cluster import ClusterState
+from scheduler.state.cluster import ClusterState, identity
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
 from scheduler.state.fields import Bad
 from scheduler.state.gangs import World
@@ -130,6 +131,7 @@ class Translation:
         """Whether any node tells of NUMA zones: where none does, nobody asks what pods want of them."""
         self._payers = Payers()
         self._specs: dict[tuple[Kind, str], GroupSpec | Unreadable] = {}
+        self._jobs: dict[str, Document] = {}
         self._roster = Roster()
         self._one_by_one: Mapping[Kind, Callable[[str, Change | None, Wire | None], None]] = {
             NODE_TOPOLOGY: self._node_topology,
@@ -360,10 +362,23 @@ class Translation:
                 self._set_aside(kind, key, self._state.change(kind, key))
                 if kind in GROUP_KINDS:
                     self._group(kind, key)
-                keys.update(self._roster.referring(_reference(kind, key)))
+                reference = _reference(kind, key)
+                if kind == JOB and self._has_only_counted(key):
+                    self._roster.touch(reference)  # which happens as often as a pod of it ends
+                else:
+                    keys.update(self._roster.referring(reference))
         for key in sorted(keys):
             self._pod(key, self._state.change(POD, key), self._state.object(POD, key))
         self._roster.rebuild(self._gang)
+
+    def _has_only_counted(self, key: str) -> bool:
+        """Whether a Job is what it was at the last look but for the pods that it has counted."""
+        before, found = self._jobs.pop(key, None), self._document(JOB, key)
+        if found is not None:
+            self._jobs[key] = found
+        if before is None or found is None:
+            return False
+        return identity(before.metadata) == identity(found.metadata) and before.spec == found.spec
 
     def _group(self, kind: Kind, key: str) -> None:
         change = self._state.change(kind, key)

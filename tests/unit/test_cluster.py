@@ -116,6 +116,7 @@ MOVED = [
     ("a minimum", pod_group("g", min_member=2), pod_group("g", min_member=3)),
     ("an allocation", resource_claim("c"), resource_claim("c", allocation=allocation("n1", "gpu-0"))),
     ("a reservation", TAKEN, resource_claim("c", allocation=allocation("n1", "gpu-0"), reserved_for=[pod("p")])),
+    ("pods that ended well", job("j"), merged(job("j"), status={"succeeded": 1})),
     ("an annotation", job("j"), job("j", annotations={"tutti.scheduler/min-member": "2"})),
 ]
 

@@ -126,6 +126,24 @@ def test_pods_that_ended_well_and_went_with_their_node_are_counted_by_their_job(
     assert gang.succeeded == 2
 
 
+def test_what_a_job_counts_late_is_known_at_once_and_no_pod_is_read_anew_for_it() -> None:
+    made = job("train", parallelism=3, annotations={"tutti.scheduler/min-member": "3"})
+    found = state(made, pod("p3", owner=made), pod("other"))
+    before = snapshot(found, now_ms=0, policy=Policy())
+    found.apply(change(made | {"status": {"succeeded": 2}}, "MODIFIED"))
+    after = snapshot(found, now_ms=0, policy=Policy())
+    assert [(gang.key, gang.succeeded) for gang in after.gangs] == [("a/other", 0), ("a/train", 2)]
+    assert after.gangs[1].pods[0] is before.gangs[1].pods[0]
+    found.apply(change(merged(made, metadata={"annotations": {"tutti.scheduler/min-member": "2"}}), "MODIFIED"))
+    assert [gang.min_member for gang in snapshot(found, now_ms=0, policy=Policy()).gangs] == [1, 2]
+
+
+def test_other_pods_of_its_job_are_none_of_a_pod_alone() -> None:
+    made = job("many", parallelism=3) | {"status": {"succeeded": 2}}
+    gang = only(made, pod("p3", owner=made))
+    assert (gang.key, gang.succeeded) == ("a/p3", 0)
+
+
 def test_a_bare_pod_is_a_gang_of_one() -> None:
     gang = only(pod("solo", created="2026-01-01T00:00:10Z"))
     assert (gang.key, gang.owner, gang.uid, gang.min_member) == ("a/solo", "Pod/a/solo", "uid-a-solo", 1)
