@@ -4,12 +4,19 @@ In CI a skipped test is a failure: CI's machine can have all that the tests need
 """
 
 import os
+import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+TIMED = pytest.StashKey[bool]()
+"""Of a test that this file's timer runs for."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +40,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+class OutOfTime(KeyboardInterrupt):
+    """A property took longer than its timeout. An interruption, not a failure of an example: hypothesis would take
+    pytest's for one, look for a smaller example that nobody stops, and report strategies that draw differently."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Properties end when their time is over; other tests have pytest-timeout's own timer."""
+    test = getattr(item, "obj", None)
+    if settings.method != "signal" or not getattr(test, "is_hypothesis_test", False):
+        return None
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise OutOfTime(f"more than {settings.timeout:g} s; give it smaller or fewer examples, or more time.")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    item.stash[TIMED] = True
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """What was interrupted for its time has failed; the other tests go on."""
+    try:
+        return (yield)
+    except OutOfTime as over:
+        pytest.fail(f"{pyfuncitem.name}: {over}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
+    if not item.stash.get(TIMED, False):
+        return None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    del item.stash[TIMED]
+    return True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
