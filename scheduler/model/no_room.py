@@ -105,7 +105,9 @@ class NoRoom:
     kept: tuple[Kept, ...] = ()
     until_ms: int | None = None
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """Why, without the stage."""
         kept = f" ({', '.join(map(str, self.kept))})" if self.kept else ""
         pods = counted(self.may_go, "pod")
         match self.why:
@@ -125,7 +127,7 @@ class NoRoom:
                 said = f"{pods} may be moved, and those in the way have no other place{kept}"
             case Hindrance.SEARCH_ENDED:
                 said = f"{pods} may go, and the search among them ended by its budget before it knew{kept}"
-        return f"{self.stage}: {said}"
+        return said
 
     @property
     def cure(self) -> str:
@@ -146,8 +148,14 @@ class NoRoom:
 
 
 def told(hindered: Sequence[NoRoom]) -> str:
-    """One sentence for all stages."""
-    return f"No room could be made: {'; '.join(map(str, hindered))}."
+    """One sentence for all stages, "" if nobody runs who could make way at all."""
+    stages: dict[str, list[str]] = {}
+    for each in hindered:
+        stages.setdefault(each.said, []).append(each.stage)
+    if all(each.why is Hindrance.NOBODY_MAY_GO and not each.kept for each in hindered):
+        return ""
+    parts = [f"{', '.join(names)}: {said}" for said, names in stages.items()]
+    return f"No room could be made: {'; '.join(parts)}."
 
 
 def cures(hindered: Sequence[NoRoom]) -> list[str]:

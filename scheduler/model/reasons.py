@@ -273,7 +273,8 @@ class GangDoesNotFit:
         found = f"there is room for {self.placeable or 'none'}{where}"
         pieces = f" {self.scattered}." if self.scattered is not None else ""
         each = f" One more pod asks for {self.each}." if self.each else ""
-        room = f" {told(self.no_room)}" if self.no_room else ""
+        hindered = told(self.no_room)
+        room = f" {hindered}" if hindered else ""
         return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}{room}"
 
     @property

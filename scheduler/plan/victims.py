@@ -55,6 +55,8 @@ def preempt(desk: Desk) -> None:
 
 
 def _make_room(desk: Desk, stage: Stage) -> None:
+    if not any(gang.bound for gang in desk.snapshot.gangs):  # then there is nothing to say of it either
+        return
     wait_for_room(desk)
     searches: dict[tuple[str, ...], _Search] = {}
     for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
