@@ -4,12 +4,17 @@ Shares bind where a resource is contested: somebody could use more of it than it
 takes anything back. Source: KAI docs (reclaim) and its reclaimable plugin. Where we differ: only resources count that
 the gang asks for and that are contested, at every level of the tree; and what a queue loses never takes it below its
 share, the last victim included.
+
+Who asks for several resources may be kept from the one that matters by the others, which anybody makes contested by
+asking for much of them. So where nothing is found by all of them, one decides (`deciding`), and of the others queues
+keep their quotas. Source: Ghodsi et al., Dominant Resource Fairness (NSDI 2011).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from fractions import Fraction
 
 from queues.fair_share import FairShares, usable
-from queues.limits import under_quota
+from queues.limits import is_device, under_quota
 from queues.resources import NOTHING, Resources
 from queues.tree import WHOLE, Queue, QueueTree
 
@@ -21,6 +26,15 @@ def contested(pool: Resources, tree: QueueTree, asks: Mapping[str, Resources], s
     return frozenset(
         name for queue, ask in useful.items() for name in ask if pool[name] and ask[name] > shares[queue][name]
     )
+
+
+def deciding(pool: Resources, asked: Resources) -> frozenset[str]:
+    """Of contested resources that are asked for, those that decide by themselves who is over and who under his share:
+    devices; without any the one that the largest part of the pool is asked of, of equals the first by name. The others
+    go along with them."""
+    devices = frozenset(name for name in asked if is_device(name))
+    parts = ((-Fraction(asked[name], pool[name]), name) for name in asked if pool[name] > 0)
+    return devices or frozenset(name for _, name in sorted(parts)[:1])
 
 
 def under_served(queue: str, asked: Resources, shares: FairShares, allocated: Mapping[str, Resources]) -> bool:
@@ -44,23 +58,32 @@ def surplus(
 
 
 def spare(
-    tree: QueueTree, queue: str, asked: Resources, shares: FairShares, allocated: Mapping[str, Resources]
+    tree: QueueTree,
+    queue: str,
+    asked: Resources,
+    shares: FairShares,
+    allocated: Mapping[str, Resources],
+    decisive: Container[str] | None = None,
 ) -> dict[str, dict[str, int]]:
     """What every queue may lose to leaf `queue` of what that asks, by queue: what it has above its fair share and above
-    its quota. Those that get what they lose, the queues above `queue`, are not in it."""
+    its quota; of what is not `decisive` all above its quota, if it may lose what is. Those that get what they lose, the
+    queues above `queue`, are not in it."""
     gaining = {above.name for above in tree.ancestors(queue)}
+    decides = frozenset(asked) if decisive is None else decisive
     return {
-        name: _spare(own, asked, shares[name], allocated.get(name, NOTHING))
+        name: _spare(own, asked, shares[name], allocated.get(name, NOTHING), decides)
         for name, own in tree.queues.items()
         if name not in gaining
     }
 
 
-def _spare(queue: Queue, asked: Resources, share: Resources, has: Resources) -> dict[str, int]:
+def _spare(
+    queue: Queue, asked: Resources, share: Resources, has: Resources, decisive: Container[str]
+) -> dict[str, int]:
     """A quota of all there is guarantees nothing, for everybody may have one: where it is over its share of something
     else, that stops nobody."""
-    over = {name: has[name] - max(queue[name].quota % WHOLE, share[name]) for name in asked}
-    if all(amount <= 0 for amount in over.values()):
+    over = {name: has[name] - max(queue[name].quota % WHOLE, share[name] if name in decisive else 0) for name in asked}
+    if all(amount <= 0 for name, amount in over.items() if name in decisive):
         return dict.fromkeys(over, 0)
     return {name: max(amount, 0) for name, amount in over.items() if amount > 0 or queue[name].quota < WHOLE}
 

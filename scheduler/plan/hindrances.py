@@ -8,10 +8,10 @@ from queues.runtimes import min_runtime_ms
 from scheduler.model.no_room import Hindrance, Keeper, Kept, NoRoom
 from scheduler.model.workloads import Gang, Pod
 from scheduler.plan.desk import Desk
-from scheduler.plan.laws import Laws
+from scheduler.plan.laws import laws_of
 from scheduler.plan.losses import Loss
 from scheduler.plan.scenario import caps_of
-from scheduler.plan.stages import Stage, contested_of
+from scheduler.plan.stages import Stage, contested_of, deciding_of
 
 MOST_KEEPERS = 3
 """What keeps the most pods is told, and no more than so many."""
@@ -29,11 +29,13 @@ def too_early(stage: Stage, gang: Gang) -> NoRoom:
     return NoRoom(stage=stage.name, why=Hindrance.TOO_EARLY, until_ms=until)
 
 
-def may_not_gain(desk: Desk, stage: Stage, gang: Gang, asked: Resources) -> NoRoom:
-    """Nobody is stopped for such a gang, whoever runs."""
+def may_not_gain(desk: Desk, stage: Stage, gang: Gang, asked: Resources) -> NoRoom | None:
+    """Nobody is stopped for such a gang, whoever runs; None if the stage is the same for it as one that was before."""
     if stage.name == "consolidate":
         return NoRoom(stage=stage.name, why=Hindrance.NOT_PREEMPTIBLE)
     queue = desk.queue_of[gang.key]
+    if stage.along and not deciding_of(desk, contested_of(desk, asked)):
+        return None
     if stage.shares and not contested_of(desk, asked):
         return NoRoom(stage=stage.name, why=Hindrance.NOBODY_MAY_GO)
     return NoRoom(stage=stage.name, why=Hindrance.QUEUE_AT_SHARE, queue=queue)
@@ -67,9 +69,9 @@ def nobody_found(
 
 def _short(desk: Desk, stage: Stage, gang: Gang, asked: Resources, found: Sequence[Loss]) -> "dict[str, _By]":
     """Pods (key) without each of which alone a queue would be below its share already."""
-    if not stage.shares:
+    laws = laws_of(desk, stage, gang, asked)
+    if laws is None:
         return {}
-    laws = Laws(desk, gang, contested_of(desk, asked))
     short: dict[str, _By] = {}
     for loss in found:
         queue = next((queue for (queue, name), much in laws.loses(loss) if much > laws.budgets[queue, name]), None)

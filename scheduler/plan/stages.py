@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from queues.reclaim import contested, under_served, within_quota_everywhere
+from queues.limits import is_device
+from queues.reclaim import contested, deciding, under_served, within_quota_everywhere
 from queues.resources import NOTHING, Resources
 from queues.runtimes import min_runtime_ms
 from scheduler.model.workloads import Gang
@@ -14,13 +15,14 @@ from scheduler.plan.losses import Holding
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """`name`: as evictions tell it. `may_gain`: whether others may be stopped for a gang that asks so much. `holding`:
-    what the other gang may lose to it. `shares`: whether queues keep their fair shares. `moves`: whether everybody who
-    goes needs another place."""
+    what the other gang may lose to it. `shares`: whether queues keep their fair shares; `along`: only those of what
+    decides, and their quotas of what goes along with it. `moves`: whether everybody who goes needs another place."""
 
     name: str
     may_gain: Callable[[Desk, Gang, Resources], bool]
     holding: Callable[[Desk, Gang, Gang], Holding | None]
     shares: bool = False
+    along: bool = False
     moves: bool = False
 
 
@@ -28,6 +30,25 @@ def contested_of(desk: Desk, asked: Resources) -> Resources:
     """What is asked of the resources that queues have to share out among them."""
     names = contested(desk.pool, desk.tree, desk.requested, desk.fair_shares)
     return Resources({name: asked[name] for name in asked if name in names})
+
+
+def deciding_of(desk: Desk, wanted: Resources) -> Resources:
+    """What is asked of the resources that decide, if others go along with them; `wanted`: `contested_of`."""
+    names = deciding(desk.pool, wanted)
+    alone = all(name in names for name in wanted)
+    return NOTHING if alone else Resources({name: wanted[name] for name in wanted if name in names})
+
+
+def must_have_share_of(desk: Desk, stage: Stage, asked: Resources) -> Resources:
+    """What of `asked` the taker's queues must have within their fair shares for the stage to take it from others.
+
+    Devices alone, where they decide: else whoever asks for much CPU, with priority, would stop all from taking devices
+    back. Between CPU and memory both, or two queues would take from each other for ever, each what it has less of."""
+    wanted = contested_of(desk, asked)
+    if not stage.along:
+        return wanted
+    owed = deciding_of(desk, wanted)
+    return owed if any(is_device(name) for name in owed) else wanted
 
 
 def _who_may_be_moved(_desk: Desk, gang: Gang, _asked: Resources) -> bool:
@@ -38,6 +59,14 @@ def _who_is_under_served(desk: Desk, gang: Gang, asked: Resources) -> bool:
     queue, wanted = desk.queue_of[gang.key], contested_of(desk, asked)
     owed = under_served(queue, wanted, desk.fair_shares, desk.ledger.allocated)
     return owed and _who_has_quota(desk, gang, asked)
+
+
+def _who_is_owed_what_decides(desk: Desk, gang: Gang, asked: Resources) -> bool:
+    queue = desk.queue_of[gang.key]
+    if not deciding_of(desk, contested_of(desk, asked)):
+        return False
+    wanted = must_have_share_of(desk, RECLAIM_ALONG, asked)
+    return under_served(queue, wanted, desk.fair_shares, desk.ledger.allocated) and _who_has_quota(desk, gang, asked)
 
 
 def _who_is_owed_it(desk: Desk, gang: Gang, asked: Resources) -> bool:
@@ -91,5 +120,8 @@ def _protected(desk: Desk, gang: Gang, found: Holding, *, reclaim_: bool) -> Hol
 
 CONSOLIDATE = Stage(name="consolidate", may_gain=_who_may_be_moved, holding=_whoever_runs, moves=True)
 RECLAIM = Stage(name="reclaim", may_gain=_who_is_under_served, holding=_of_another_queue, shares=True)
+RECLAIM_ALONG = Stage(
+    name="reclaim", may_gain=_who_is_owed_what_decides, holding=_of_another_queue, shares=True, along=True
+)
 RECLAIM_BY_MOVING = Stage(name="reclaim", may_gain=_who_is_owed_it, holding=_of_another_queue, moves=True)
 PREEMPT = Stage(name="preempt", may_gain=_who_has_quota, holding=_of_lower_priority)

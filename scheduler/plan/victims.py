@@ -19,13 +19,13 @@ from scheduler.plan.allocate import place
 from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.hindrances import Keeping, keepers, may_not_gain, nobody_found, too_early
-from scheduler.plan.laws import Bounds, Laws, Row
+from scheduler.plan.laws import Bounds, Row, laws_of
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise, with_what_is_left
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.spots import Spots, freed_gpus, is_vague
-from scheduler.plan.stages import Stage, contested_of
+from scheduler.plan.stages import Stage
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
 from scheduler.solver.problem import Group
 from scheduler.solver.solve import least_harm
@@ -44,9 +44,11 @@ def consolidate(desk: Desk) -> None:
 
 def reclaim(desk: Desk) -> None:
     """Queues under their fair share take back what others use beyond theirs; where moving others is enough, they do
-    with that, whatever their gang."""
+    with that, whatever their gang. Where nobody is over his share of all that is asked for, the devices of who is over
+    his share of them take along what else is asked for."""
     _make_room(desk, stages.RECLAIM_BY_MOVING)
     _make_room(desk, stages.RECLAIM)
+    _make_room(desk, stages.RECLAIM_ALONG)
 
 
 def preempt(desk: Desk) -> None:
@@ -169,7 +171,7 @@ class _Search:
             bundle = piece.bundles[group.name, shape][0]
             needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
             spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
-        laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
+        laws = laws_of(desk, stage, gang, asked)
         bounds = Bounds(laws=laws, caps=caps_of(desk))
         tried = 0
         while (victims := spots.best(bounds) if bundles == 1 else spots.several(bundles, bounds)) is not None:
@@ -284,7 +286,7 @@ class _Question:
         self._piece = piece
         self._losses = found
         self._parts = parts
-        self._laws = Laws(desk, gang, contested_of(desk, asked)) if stage.shares else None
+        self._laws = laws_of(desk, stage, gang, asked)
         self._rows: dict[Row, int] = {}
         self._least: dict[Row, int] = {}
         if self._laws is not None:

@@ -3,7 +3,7 @@
 import pytest
 
 from queues.fair_share import divide
-from queues.reclaim import contested, losing, spare, surplus, under_served, within_quota_everywhere
+from queues.reclaim import contested, deciding, losing, spare, surplus, under_served, within_quota_everywhere
 from queues.resources import Resources
 from queues.runtimes import min_runtime_ms
 from queues.tree import WHOLE, Queue, QueueResource, QueueTree
@@ -49,6 +49,29 @@ def test_a_queue_may_lose_what_it_has_above_its_share_and_above_its_quota():
     shares = {"left": gpus(2), "right": gpus(2), "a": gpus(1), "b": gpus(1), "c": gpus(2)}
     most = spare(TREE, "c", gpus(1), shares, rolled_up(a=3, b=2))
     assert most == {"left": {"gpu": 3000}, "a": {"gpu": 1000}, "b": {"gpu": 1000}}, "a has a quota of 2"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"gpu": 1000, "cpu": 60_000, "deviceclass/x": 1000}, {"gpu", "deviceclass/x"}),
+        ({"cpu": 1000, "memory": 3}, {"memory"}),
+        ({"cpu": 2000, "memory": 2}, {"cpu"}),
+        ({}, set()),
+    ],
+)
+def test_devices_decide_and_without_them_what_the_largest_part_is_asked_of(asked: dict[str, int], expected: set[str]):
+    pool = Resources({"gpu": 8000, "cpu": 100_000, "memory": 100, "deviceclass/x": 8000})
+    assert deciding(pool, Resources(asked)) == expected
+
+
+def test_what_goes_along_is_lost_down_to_the_quota_by_who_may_lose_what_decides():
+    rules = {"gpu": QueueResource(quota=WHOLE), "cpu": QueueResource(quota=4)}
+    tree = QueueTree.of([Queue(name="x", resources=rules), Queue(name="y")])
+    asked, shares = Resources({"gpu": 1, "cpu": 1}), {"x": Resources({"gpu": 2000, "cpu": 30}), "y": Resources()}
+    over, level = ({"x": Resources({"gpu": has, "cpu": 20})} for has in (3000, 2000))
+    assert spare(tree, "y", asked, shares, over, {"gpu"}) == {"x": {"gpu": 1000, "cpu": 16}}
+    assert spare(tree, "y", asked, shares, level, {"gpu"}) == {"x": {"gpu": 0, "cpu": 0}}
 
 
 def test_those_above_who_takes_lose_nothing():
