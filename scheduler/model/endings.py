@@ -20,16 +20,17 @@ def runs(gang: Gang) -> tuple[Pod, ...]:
 def is_short(gang: Gang, there: Collection[str]) -> bool:
     """Whether these pods of the gang (keys, all on nodes) are some, and fewer than must run together, at any level of
     its sub-groups that counts. Never once a pod has succeeded: the gang is coming to its end then."""
-    return bool(there) and not gang.succeeded and not _has_minimum(gang, there, "")
+    return bool(there) and not gang.succeeded and not has_minimum(gang, there)
 
 
-def _has_minimum(gang: Gang, there: Collection[str], name: str) -> bool:
-    """Of the group of this name, "" for the whole gang."""
+def has_minimum(gang: Gang, there: Collection[str], name: str = "") -> bool:
+    """Whether these pods of the gang (keys) are enough for the group of this name, "" for the whole gang: of a group
+    that states no minimum all that there are, of all groups in it or as many as it needs."""
     own = next((sub for sub in gang.sub_groups if sub.name == name), None)
     below = [sub for sub in gang.sub_groups if (sub.parent or "") == name]
     if below:
         least = gang.min_sub_group if own is None else own.min_sub_group
-        whole = sum(_has_minimum(gang, there, sub.name) for sub in below)
+        whole = sum(has_minimum(gang, there, sub.name) for sub in below)
         return whole >= (len(below) if least is None else least)
     members = [pod for pod in gang.pods if own is None or pod.sub_group == name]
     minimum = gang.min_member if own is None else own.min_member

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from queues.resources import total
+from scheduler.model.endings import has_minimum
 from scheduler.model.reasons import GangDoesNotFit, Reason, RoomIsBeingMade, WaitingForPods
 from scheduler.model.workloads import Gang
 from scheduler.plan import shared
@@ -225,7 +226,7 @@ def _as_promised(desk: Desk, gang: Gang) -> Placed | Reason | None:
     enough any more."""
     promised = replace(gang, pods=tuple(pod for pod in gang.pods if pod.node or pod.nominated))
     with _asking_for(desk, promised):
-        return None if _has_grown(gang) else _next_piece(desk, gang, _at_its_nodes)
+        return None if _is_broken(gang) else _next_piece(desk, gang, _at_its_nodes)
 
 
 def _next_piece(desk: Desk, gang: Gang, placing: Placing) -> Placed | Reason | None:
@@ -244,8 +245,15 @@ def _asking_for(desk: Desk, gang: Gang) -> Iterator[Wants]:
     desk.wants[gang.key] = own
 
 
-def _has_grown(gang: Gang) -> bool:
-    """Whether a sub-group that needs all of its pods has one that was promised nothing, while others were."""
+def _is_broken(gang: Gang) -> bool:
+    """Whether its promise, kept as it is, would start less than what has to start together: a sub-group that needs all
+    of its pods has one that was promised nothing, made anew perhaps. Groups of which not all are needed may be left
+    out, each as a whole."""
+    if not gang.sub_groups:
+        return False  # its minimum is asked for as that of any gang
+    stay = {pod.key for pod in gang.pods if (pod.node or pod.nominated) and not (pod.terminating or pod.done)}
+    if not has_minimum(gang, stay):
+        return True
     whole = {sub.name for sub in gang.sub_groups if sub.min_member is None}
     promised = {pod.sub_group for pod in gang.pending if pod.nominated}
     return any(

@@ -17,9 +17,9 @@ def cpus(quota: int) -> QueueResource:
     return QueueResource(quota=quota * 1000)
 
 
-def all_gpus_of_red(**red: QueueResource) -> World:
+def all_gpus_of_red(cpu: QueueResource | None = None) -> World:
     """Red has all 8 GPUs, with 4 of 64 CPUs each, of a quota of 4; blue has none of its own 4."""
-    made = cluster(gpus=8, cpu=64) + queue("red", quota=4, **red) + queue("blue", quota=4)
+    made = cluster(gpus=8, cpu=64) + queue("red", quota=4, cpu=cpu or QueueResource()) + queue("blue", quota=4)
     for number in range(8):
         made += gang(f"r{number}", gpus=1, cpu=4, queue="red", on=["node-0"])
     return made

@@ -284,3 +284,34 @@ def test_victims_that_leave_one_by_one_over_twenty_rounds_are_all_that_leave():
         assert (evicted(decided), placed(decided)) == ([], {})
         made = after(made, decided, gone=leaving(made)[:1])
     assert {name for name in placed(decide(made)) if name.startswith("large")} == {f"large-{n}" for n in range(5)}
+
+
+def waiting(name: str, gpus: int, **more: Any) -> Pod:
+    """A pod that is promised nothing: made anew after another was."""
+    return pod(name, gpus=gpus, **more)
+
+
+def test_a_sub_group_whose_only_pod_was_made_anew_is_placed_with_the_others_before_anybody_else():
+    made = cluster(gpus=3) + gang("other", gpus=1, priority=50)
+    workers = [hoping(f"w{number}", "node-0", gpus=1, sub_group="workers") for number in range(2)]
+    pods = [waiting("launcher", gpus=1, sub_group="launcher"), *workers]
+    made += gang_of("a", pods, minimum=3, priority=9, sub_groups=(sub_group("launcher"), sub_group("workers")))
+    assert placed(decide(made)) == dict.fromkeys(("launcher", "w0", "w1"), "node-0")
+
+
+def test_where_the_new_pod_finds_no_room_nobody_starts_without_it():
+    made = cluster(gpus=3) + gang("other", gpus=1, on=["node-0"], preemptible=False)
+    workers = [hoping(f"w{number}", "node-0", gpus=1, sub_group="workers") for number in range(2)]
+    pods = [waiting("launcher", gpus=1, sub_group="launcher"), *workers]
+    made += gang_of("a", pods, minimum=3, priority=9, sub_groups=(sub_group("launcher"), sub_group("workers")))
+    assert placed(decide(made)) == {}
+
+
+@pytest.mark.parametrize("needed", [None, 1])
+def test_groups_within_groups_start_without_those_that_are_not_needed_and_no_others(needed: int | None):
+    """Two replicas of one worker each below a group; one worker was made anew, and there is no room for it."""
+    made = cluster(gpus=1)
+    pods = [hoping("w0", "node-0", gpus=1, sub_group="r0"), waiting("w1", gpus=1, sub_group="r1")]
+    groups = (sub_group("all", groups=needed), sub_group("r0", parent="all"), sub_group("r1", parent="all"))
+    made += gang_of("a", pods, minimum=1, sub_groups=groups)
+    assert placed(decide(made)) == ({} if needed is None else {"w0": "node-0"})
