@@ -40,7 +40,7 @@ _BEGUN_AT_ONCE = 64
 """After so many gangs what they write first goes out; noting what a thousand gangs take needs a tenth of a second."""
 
 _SPARED_SECONDS = 60.0
-"""A pod that could not be evicted, because of a disruption budget for instance, is left alone so long."""
+"""A pod that the server did not let go, because of a disruption budget for instance, is left alone so long."""
 
 _NO_PLACE = (NoNodeFits, GangDoesNotFit, OverLimit, OverQuota)
 
@@ -116,7 +116,7 @@ class Cycle:
         self._past_use = past_use
         self._held = HeldBack(rhythm.commit_retry)
         self._spared: dict[str, float] = {}
-        """Pods (key) that could not be evicted, and until when (monotonic seconds) they are not asked again."""
+        """Pods (key) that the server did not let go, and until when (monotonic seconds) they are not asked again."""
         self._changed = asyncio.Event()
         self._confirmed = asyncio.Event()
         self._following: set[asyncio.Task[None]] = set()
@@ -294,11 +294,15 @@ class Cycle:
     async def _make_room(self, snapshot: Snapshot, plan: Plan, told: Nominations) -> None:
         outcomes = await self._committer.make_room(plan, told, guarded=_guarded(snapshot, plan))
         self._tell(self._teller.stopped(_stopped(snapshot, plan, outcomes), self._now_ms()))
+        now = time.monotonic()
         for outcome in outcomes:
             if outcome.problem:
                 log.info("a pod was not evicted", pod=outcome.pod, problem=outcome.problem)
-                self._spared[outcome.pod] = time.monotonic() + _SPARED_SECONDS
                 self.changed()
+            if outcome.refused:
+                self._spared[outcome.pod] = now + _SPARED_SECONDS
+        for unpromised in dict.fromkeys(outcome.unpromised for outcome in outcomes if outcome.unpromised):
+            self._held.note(GangOutcome(gang=unpromised.gang, reason=unpromised), now)
 
     async def _look_again(self, overdue: Sequence[str]) -> None:
         version = self._state.version
@@ -346,8 +350,9 @@ class Cycle:
         """Seconds until a cycle is due although nothing has changed."""
         now = time.monotonic()
         left = self._cycle_ended + self._rhythm.recheck - now
-        soon = (left, self._held.seconds_left(now), self._seconds_until_more_to_tell(), self._seconds_until_again())
-        return max(min(soon), 0.0)
+        spared = min(self._spared.values(), default=float("inf")) - now
+        soon = (left, self._held.seconds_left(now), spared, self._seconds_until_more_to_tell())
+        return max(min(*soon, self._seconds_until_again()), 0.0)
 
     def _seconds_until_again(self) -> float:
         """Until time alone may have changed what the last plan said; infinity if it cannot."""

@@ -130,8 +130,8 @@ class Committer:
         anybody's."""
         leaving = dict(evictions(plan))
         alone = leaving.pop("", ())
-        wanted = [(told.get(gang, ()), leaving.get(gang, ())) for gang in sorted(told.keys() | leaving.keys())]
-        wanted += [((), (each,)) for each in alone]
+        wanted = [(gang, told.get(gang, ()), leaving.get(gang, ())) for gang in sorted(told.keys() | leaving.keys())]
+        wanted += [("", (), (each,)) for each in alone]
         rooms = [Room(self._pods, self._state, *each, guarded, self._now_ms) for each in wanted]
         names = {f"Pod/{pod}" for room in rooms for pod in room.pods} - self._under_way
         self._under_way |= names

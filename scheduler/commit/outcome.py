@@ -66,6 +66,26 @@ class BindFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotPromised:
+    """The place that others were to leave for a gang could not be noted on its pods; nobody was asked to leave."""
+
+    code: ClassVar[str] = "NotPromised"
+    gang: str
+    object: str
+    problem: str
+
+    @property
+    def message(self) -> str:
+        return f"Others were to make room for {self.gang}, but {self.object} {self.problem}; nobody was asked to leave."
+
+    @property
+    def cure(self) -> str:
+        return (
+            "It is tried again by itself; if this lasts, look at the object named and at the scheduler's permissions."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipLost:
     """Another replica leads: nothing more was written and nothing taken back. It finishes or clears the rest."""
 
@@ -115,7 +135,11 @@ class GangOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionOutcome:
-    """`problem` "": the pod is leaving or gone. Otherwise why not, for instance a disruption budget."""
+    """`problem` "": the pod is leaving or gone. Otherwise why not: with `refused` because the server did not let it go,
+    for a disruption budget for instance; or nobody was asked, by no fault of the pod's. Then `unpromised` tells what is
+    the matter with the gang that it was to make way for, if it is that."""
 
     pod: str
     problem: str = ""
+    refused: bool = False
+    unpromised: NotPromised | Withdrawn | None = None

@@ -85,7 +85,7 @@ class Pods:
                 await self._client.evict(namespace, name, uid=eviction.uid, dry_run=True)
         except ApiError as error:
             if not error.not_found:
-                return EvictionOutcome(pod=eviction.pod, problem=error.message)
+                return EvictionOutcome(pod=eviction.pod, problem=error.message, refused=True)
         return EvictionOutcome(pod=eviction.pod)
 
     async def evict(self, eviction: Evict) -> EvictionOutcome:
@@ -101,7 +101,7 @@ class Pods:
                 await self._client.evict(namespace, name, uid=eviction.uid)
         except ApiError as error:
             if not error.not_found:
-                return EvictionOutcome(pod=eviction.pod, problem=error.message)
+                return EvictionOutcome(pod=eviction.pod, problem=error.message, refused=True)
             there = False
         self._state.assume_terminating(eviction.pod, eviction.uid, now_ms=self._now_ms())
         if there:

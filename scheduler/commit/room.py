@@ -9,18 +9,20 @@ from collections.abc import Callable, Container, Sequence
 
 from scheduler.commit.attempts import NotLeading, WriteRefused
 from scheduler.commit.known import Known
-from scheduler.commit.outcome import EvictionOutcome
+from scheduler.commit.outcome import EvictionOutcome, LeadershipLost, NotPromised, Withdrawn
 from scheduler.commit.pods import Pods
 from scheduler.commit.writes import Evict, Nominate
 
 
 class Room:
-    """For one gang. `guarded`: pods (keys) whose leaving a budget may refuse; None: anybody's."""
+    """For one gang (key), or "" for who leaves for his own sake. `guarded`: pods (keys) whose leaving a budget may
+    refuse; None: anybody's."""
 
     def __init__(
         self,
         pods: Pods,
         state: Known,
+        gang: str,
         told: Sequence[Nominate],
         leaving: Sequence[Evict],
         guarded: Container[str] | None,
@@ -28,6 +30,7 @@ class Room:
     ) -> None:
         self._pods = pods
         self._state = state
+        self._gang = gang
         self._told = told
         self._leaving = leaving
         self._guarded: list[Evict] = []
@@ -46,30 +49,35 @@ class Room:
 
     async def make(self) -> list[EvictionOutcome]:
         """Of every pod that was asked to leave, or was not because others may not."""
-        problem = await self._noted()
-        outcomes = [EvictionOutcome(pod=each.pod, problem=problem) for each in self._leaving]
-        if not problem:
+        trouble = await self._noted()
+        if trouble is None:
             outcomes = await self._all_leave()
+        else:
+            unpromised = None if isinstance(trouble, LeadershipLost) else trouble
+            problem = "another replica leads" if unpromised is None else unpromised.problem
+            outcomes = [EvictionOutcome(pod=each.pod, problem=problem, unpromised=unpromised) for each in self._leaving]
         left = {outcome.pod for outcome in outcomes if not outcome.problem}
         for each in self._leaving:
             if each.pod not in left:
                 self._state.forget_eviction(each.pod, each.uid)
         return outcomes
 
-    async def _noted(self) -> str:
-        """Why the promise could not be noted on every pod, "" if it was."""
+    async def _noted(self) -> NotPromised | Withdrawn | LeadershipLost | None:
+        """Why the promise could not be noted on every pod; None if it was."""
         results = await asyncio.gather(*map(self._pods.nominate, self._told), return_exceptions=True)
-        problems = []
+        troubles: list[NotPromised | Withdrawn | LeadershipLost] = []
         for nomination, result in zip(self._told, results, strict=True):
             if result is not True:
                 self._state.forget_nomination(nomination.pod, nomination.uid)
-            if isinstance(result, WriteRefused | NotLeading):
-                problems.append(str(result))
+            if isinstance(result, NotLeading):
+                troubles.append(LeadershipLost(gang=self._gang))
+            elif isinstance(result, WriteRefused):
+                troubles.append(NotPromised(gang=self._gang, object=result.object, problem=result.problem))
             elif isinstance(result, BaseException):
                 raise result
             elif not result:
-                problems.append("whom it was to make way for is gone")
-        return problems[0] if problems else ""
+                troubles.append(Withdrawn(gang=self._gang, problem=f"Pod {nomination.pod} had gone"))
+        return troubles[0] if troubles else None
 
     async def _all_leave(self) -> list[EvictionOutcome]:
         """Those first whom a budget may keep, one after the other: a budget may leave each alone in peace, but not all

@@ -802,7 +802,9 @@ async def test_where_one_may_not_be_evicted_now_nobody_goes_in_vain(world: World
 
     outcomes = await world.committer().make_room(Plan(now_ms=0, evictions=leaving(world, "p0", "p1")), {})
 
-    assert [(o.pod, o.problem) for o in outcomes] == [("default/p1", "the budget allows no disruption")]
+    assert [(o.pod, o.problem, o.refused) for o in outcomes] == [
+        ("default/p1", "the budget allows no disruption", True)
+    ]
     assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is None
     assert "deletionTimestamp" not in (await world.client.get(kinds.POD, NAMESPACE, "p0"))["metadata"]
 
@@ -926,7 +928,10 @@ async def test_nobody_leaves_for_a_promise_that_could_not_be_noted(world: World)
 
     (outcome,) = await world.committer().make_room(Plan(now_ms=0, evictions=evictions), told)
 
-    assert outcome.problem == "whom it was to make way for is gone"
+    assert outcome.problem == "Pod default/urgent had gone"
+    assert not outcome.refused
+    assert outcome.unpromised is not None
+    assert outcome.unpromised.gang == "default/urgent"
     assert world.state.object(kinds.POD, "default/p0").metadata.deletion_timestamp is None
 
 

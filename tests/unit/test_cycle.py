@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduler import cycle
 from scheduler.api.kinds import Kind
 from scheduler.commit.attempts import Patience
 from scheduler.commit.committer import Committer
@@ -39,6 +40,8 @@ class Server:
         self.bound: list[str] = []
         self.evicted: list[str] = []
         self.refusals: list[int] = []
+        self.protected: set[str] = set()
+        self.unwritable: set[str] = set()
         self.pods: dict[str, dict[str, Any]] = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -50,10 +53,14 @@ class Server:
         self.bound.append(name)
 
     async def evict(self, _namespace: str, name: str, *, dry_run: bool = False, **_: object) -> None:
+        if name in self.protected:
+            raise ApiError(request="POST", status=429, reason="R", message="a budget forbids it")
         if not dry_run:
             self.evicted.append(name)
 
     async def patch(self, _kind: Kind, _namespace: str, name: str, body: Any, **_: object) -> dict[str, Any]:
+        if name in self.unwritable:
+            raise ApiError(request="PATCH", status=403, reason="Forbidden", message="not by you")
         return {**self.pods.get(name, {}), **body}
 
     async def replace_raw(self, _kind: Kind, _namespace: str, _name: str, body: Any, **_: object) -> bytes:
@@ -501,3 +508,65 @@ async def test_a_cycle_runs_when_time_alone_may_have_changed_the_answer(world: W
     async with world.running():
         await until(lambda: len(world.reports) == 2)
     assert world.reports[0].plan.again_ms == 40
+
+
+def outranked(world: World) -> None:
+    """Two nodes, each full with one pod, and one pod that waits and outranks them."""
+    for name in ("low-0", "low-1"):
+        world.add(manifests.pod(name, cpu="4", node="n1" if name == "low-0" else "n2", phase="Running", priority=0))
+    world.add(manifests.node("n2", cpu="4"), manifests.pod("urgent", cpu="4", priority=9))
+
+
+async def test_whom_the_server_does_not_let_go_is_spared_and_another_goes_instead(world: World):
+    outranked(world)
+    world.server.protected |= {"low-0", "low-1"}
+    first = await world.cycle.run_once()
+    await world.cycle.settled()
+    (asked,) = (eviction.pod for eviction in first.plan.evictions)
+    world.server.protected.clear()
+    second = await world.cycle.run_once()
+    await world.cycle.settled()
+    assert second.snapshot.spared == {asked}
+    assert world.server.evicted == [name for name in ("low-0", "low-1") if name != asked.partition("/")[2]]
+
+
+@pytest.mark.parametrize("trouble", ["unwritable", "gone"])
+async def test_who_was_never_asked_is_not_spared_and_the_gang_that_cannot_be_promised_its_place_waits(
+    world: World, trouble: str, monkeypatch: pytest.MonkeyPatch
+):
+    outranked(world)
+    if trouble == "unwritable":
+        world.server.unwritable.add("urgent")
+    else:
+        monkeypatch.setattr(world.server, "patch", missing)
+
+    first = await world.cycle.run_once()
+    await world.cycle.settled()
+    second = await world.cycle.run_once()
+    await world.cycle.settled()
+
+    assert len(first.plan.evictions) == 1
+    assert second.snapshot.spared == frozenset()
+    assert world.server.evicted == []
+    if trouble == "unwritable":
+        assert [reason.code for reason in second.held_back.values()] == ["NotPromised"]
+        assert second.plan.evictions == ()
+    else:
+        assert second.plan.evictions == first.plan.evictions, "overtaken by a change, it is tried again at once"
+
+
+async def missing(*_: object, **__: object) -> None:
+    raise ApiError(request="PATCH", status=404, reason="NotFound", message="there is no such pod")
+
+
+async def test_when_sparing_ends_those_are_asked_again_though_nothing_has_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """The next cycle without it would be in a minute."""
+    monkeypatch.setattr(cycle, "_SPARED_SECONDS", 0.05)
+    outranked(world)
+    world.server.protected |= {"low-0", "low-1"}
+    async with world.running():
+        await until(lambda: any(len(report.snapshot.spared) == 2 for report in world.reports))
+        world.server.protected.clear()
+        await until(lambda: world.server.evicted)
