@@ -4,6 +4,7 @@ The service, the debug API and the commands decide by this one function, so that
 another would refuse.
 """
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -40,10 +41,11 @@ def _tried(snapshot: Snapshot) -> Plan | Exception:
     """The plan, or the defect that was in its way."""
     try:
         return _verified(snapshot)
-    except Exception as defect:
-        log.error(
-            "a plan could not be made", problem=repr(defect), solver=snapshot.policy.solver_enabled, exc_info=True
-        )
+    except Exception as defect:  # noqa: BLE001 - it is told below, and the caller looks at it
+        # As text: a renderer that is given the exception may add all locals, the whole cluster among them.
+        where = "".join(traceback.format_exception(defect)).rstrip()
+        solver = snapshot.policy.solver_enabled
+        log.error("a plan could not be made", problem=repr(defect), solver=solver, exception=where)
         return defect
 
 

@@ -12,7 +12,7 @@ async def test_a_pod_waits_until_a_zone_holds_it(cluster: Cluster):
     await cluster.apply(open_definition(kinds.NODE_TOPOLOGY))
     (name,) = await cluster.add_nodes("h100x8")
     await cluster.apply(zones(name, free=4))
-    async with scheduling(cluster):
+    async with scheduling(cluster, stages=("allocate",)):
         await cluster.apply(waiting("small", "4"))
         await cluster.running("default", 1)
         await cluster.apply(waiting("large", "6"))

@@ -251,7 +251,7 @@ def test_a_setting_of_the_service_decides_here_as_it_does_there(tmp_path: Path):
     running = [POD.format(name=name, queue="red", node="\n  nodeName: n1", phase="Running") for name in ("a", "b")]
     manifest.write_text("".join([SHARES, *running, POD.format(name="new", queue="blue", node="", phase="Pending")]))
 
-    _, alone, _ = plan("-f", str(manifest))
+    _, alone, _ = plan("-f", str(manifest), "--set", "stages=allocate")
     assert "leaves" not in alone
     code, told, _ = plan("-f", str(manifest), "--set", "stages=allocate,reclaim")
     assert code == 0

@@ -1,8 +1,13 @@
 """Running work makes way: a queue takes back its share, and keeps what it won until it has it."""
 
+import asyncio
+from pathlib import Path
+
 from scheduler.api import kinds
-from tests.service.conftest import BUDGET, Cluster, Objects, scheduling
+from tests.proxy import Around, Meddling, Write
+from tests.service.conftest import BUDGET, PATIENCE_SECONDS, Cluster, Objects, scheduling
 from tests.service.manifests import gang, queue, template
+from tests.service.process import Process
 from tests.service.verifier import verified
 
 STAGES = ("allocate", "consolidate", "reclaim", "preempt")
@@ -83,6 +88,61 @@ async def test_nobody_is_stopped_where_a_budget_lets_go_of_one_and_two_are_neede
             return (running(pods, "blue"), running(pods, "red")) == (2, 0)
 
         await cluster.until(kinds.POD, made_way, "both may go, and go")
+
+
+async def test_killed_when_half_of_the_victims_have_gone_the_next_start_goes_on_for_the_same_gang(
+    cluster: Cluster, tmp_path: Path
+):
+    await cluster.add_nodes("h100x8", 2)
+    await cluster.apply(queue("red", "{resources: {gpu: {quota: 8}}}"))
+    await cluster.apply(queue("blue", "{resources: {gpu: {quota: 8}}}"))
+    await cluster.apply(template(count=2))
+    killed = asyncio.Event()
+    evicted: list[str] = []
+
+    def meddle(write: Write) -> Meddling:
+        if not write.path.endswith("/eviction"):
+            return None
+        evicted.append(write.subject)
+        if len(evicted) < 2:
+            return None
+        return Around(after=kill) if len(evicted) == 2 else Around(before=late)
+
+    async def kill() -> None:
+        proxy.cut = True
+        scheduler.kill()
+        killed.set()
+
+    async def late() -> None:
+        await killed.wait()
+
+    async with verified(cluster.client) as verifier:
+        async with (
+            cluster.proxy(meddle) as proxy,
+            Process(proxy.kubeconfig(tmp_path / "through-proxy"), stages=STAGES) as scheduler,
+        ):
+            for number in range(8):
+                await cluster.apply(gang(f"red-{number}", 1, queue="red"))
+            start = alive(await cluster.running("default", 8))
+            await cluster.apply(gang("blue", 4, queue="blue"))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await killed.wait()
+
+        def half(pods: Objects) -> bool:
+            return (running(pods, "red"), running(pods, "blue")) == (6, 0)
+
+        await cluster.until(kinds.POD, half, "two of the four have gone")
+        async with scheduling(cluster, stages=STAGES):
+            for number in range(2):
+                await cluster.apply(gang(f"late-{number}", 1, queue="blue"))
+
+            def made_way(pods: Objects) -> bool:
+                return running(pods, "blue") == 4 and calm(pods)
+
+            pods = await cluster.until(kinds.POD, made_way, "the gang has the room that was won for it")
+        assert len(alive(pods) & start) == 4
+        assert running(pods, "late") == 0
+        await verifier.until(lambda holders: sum(map(len, holders.values())) == 16)
 
 
 def budget(keeps: int) -> str:
