@@ -148,12 +148,12 @@ def _asked(desk: Desk, piece: Wanted) -> Resources:
     return desk.estimate(piece)
 
 
-def place(desk: Desk, gang: Gang, piece: Wanted) -> Placed | Reason:
-    """Where the piece goes, or why not. Changes nothing."""
+def place(desk: Desk, gang: Gang, piece: Wanted, at: str = "") -> Placed | Reason:
+    """Where the piece goes, or why not. Changes nothing. `at`: the node where it has to go, if it is one bundle."""
     refusal = desk.over(gang, _asked(desk, piece))
     if refusal is not None:
         return refusal
-    found = seats(desk, gang, piece)
+    found = _seat_at(desk, piece, at) if at else seats(desk, gang, piece)
     if isinstance(found, Short):
         return why_not(desk, gang, piece, found)
     grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use, desk.ledger.volumes)
@@ -195,6 +195,16 @@ def seats(desk: Desk, gang: Gang, piece: Wanted) -> tuple[Move, ...] | Short:
     if searched is not None:
         desk.solved[gang.key] = searched
     return short
+
+
+def _seat_at(desk: Desk, piece: Wanted, node: str) -> tuple[Move, ...] | Short:
+    """The only bundle of the piece is on the node, if there is room for it."""
+    ((leaf, shape),) = piece.bundles
+    rooms = desk.rooms
+    able = not rooms.suits(node, shape) and not rooms.verdict(node, ((shape, 1),)).cause
+    if able and (not rooms.sociable(shape) or isinstance(rooms.welcome(node, shape, rooms.guests()), int)):
+        return (Move(leaf=leaf, node=node, shape=shape, count=1),)
+    return Short(placeable=0, shape=shape, nodes=(node,), certain=True)
 
 
 def _greedily(desk: Desk, group: Group) -> Seated | Short:

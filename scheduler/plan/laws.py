@@ -6,15 +6,13 @@ so on for ever. Source: `queues.reclaim`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Protocol
 
 from queues.reclaim import losing, spare, surplus
 from queues.resources import NOTHING, Resources
 from queues.tree import QueueTree
 from scheduler.model.workloads import Gang
-from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk
-from scheduler.plan.losses import Loss
 from scheduler.plan.stages import Stage, contested_of, deciding_of, must_have_share_of
 
 Row = tuple[str, str]
@@ -22,6 +20,19 @@ Row = tuple[str, str]
 
 _NOT_ALONG = ""
 """Pods of gangs that have nothing of what decides: none of them is lost."""
+
+
+class Lost(Protocol):
+    """What is lost together: a pod, or more, with what the queue no longer pays then."""
+
+    @property
+    def gang(self) -> Gang: ...
+
+    @property
+    def queue(self) -> str: ...
+
+    @property
+    def relief(self) -> Resources: ...
 
 
 def laws_of(desk: Desk, stage: Stage, gang: Gang, asked: Resources) -> "Laws | None":
@@ -37,6 +48,7 @@ class Laws:
         self._tree: QueueTree = desk.tree
         self._queue = desk.queue_of[gang.key]
         self._accounts = desk.accounts
+        self.along = stage.along
         self._gangs: dict[str, bool] = {}
         """By gang (key), whether it has some of what decides and goes as a whole."""
         wanted, standing, shares = contested_of(desk, asked), desk.ledger.allocated, desk.fair_shares
@@ -49,7 +61,7 @@ class Laws:
         self.budgets: Mapping[Row, int] = budgets
         self.least: Mapping[Row, int] = {(q, name): each[name] for q, each in beyond.items() for name in each}
 
-    def loses(self, loss: Loss) -> Iterator[tuple[Row, int]]:
+    def loses(self, loss: Lost) -> Iterator[tuple[Row, int]]:
         """What of the budgets the loss takes."""
         if (loss.queue, _NOT_ALONG) in self.budgets and not self._has_what_decides(loss):
             yield (loss.queue, _NOT_ALONG), 1
@@ -58,14 +70,14 @@ class Laws:
                 if (queue.name, name) in self.budgets:
                     yield (queue.name, name), loss.relief[name]
 
-    def within(self, loss: Loss) -> Iterator[tuple[Row, int]]:
+    def within(self, loss: Lost) -> Iterator[tuple[Row, int]]:
         """What of it is lost inside queues that gain."""
         for queue in self._tree.ancestors(loss.queue):
             for name in loss.relief:
                 if (queue.name, name) in self.least:
                     yield (queue.name, name), loss.relief[name]
 
-    def _has_what_decides(self, loss: Loss) -> bool:
+    def _has_what_decides(self, loss: Lost) -> bool:
         """The pod, or its gang if that has no pods to spare: then it goes as a whole or not at all."""
         if any(loss.relief[name] for name in self._decisive):
             return True
@@ -76,7 +88,7 @@ class Laws:
             self._gangs[gang.key] = any(relief[name] for name in self._decisive)
         return self._gangs[gang.key]
 
-    def allow(self, losses: Iterable[Loss]) -> bool:
+    def allow(self, losses: Iterable[Lost]) -> bool:
         """Whether all of these may be lost together."""
         losses = list(losses)
         lost = _sums(row for loss in losses for row in self.loses(loss))
@@ -88,19 +100,6 @@ class Laws:
             if outside and inside.get((queue, name), 0) < least:
                 return False
         return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """All that stands against too many victims: the shares of queues, where they bind, and the caps on evictions."""
-
-    laws: Laws | None
-    caps: Caps
-
-    def allow(self, losses: Iterable[Loss]) -> bool:
-        """Whether all of these may go together."""
-        losses = list(losses)
-        return self.caps.allow(losses) and (self.laws is None or self.laws.allow(losses))
 
 
 def _sums(rows: Iterable[tuple[Row, int]]) -> dict[Row, int]:

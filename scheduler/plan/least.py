@@ -42,6 +42,8 @@ class Sets:
         self._lacking = lacking
         self._fits = fits
         self._looks = looks
+        self.looked = 0
+        """Sets, so far."""
         count = len(options)
         self._up_to: list[Harm] = [(0,) * (len(options[0].harm) if options else 0)]
         for option in options:
@@ -65,6 +67,7 @@ class Sets:
         for _ in range(self._looks):
             if not heap:
                 return
+            self.looked += 1
             _, chosen, harm, short = heappop(heap)
             if all(amount <= 0 for amount in short):
                 yield harm, chosen

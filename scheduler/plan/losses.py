@@ -5,7 +5,7 @@ stopped; then pods. Lost work is GPU-seconds since the pod started, or since its
 takes. Source: DESIGN 3; KAI docs (elastic workloads, min-runtime).
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from queues.resources import Resources
@@ -49,14 +49,15 @@ class Holding:
 def losses(
     holdings: Iterable[Holding],
     now_ms: int,
-    relief: Callable[[Pod], Resources],
+    relief: Callable[[Sequence[Pod]], Resources],
     *,
     caps: Caps,
     spared: Container[str] = (),
     leaving: Container[str] = (),
 ) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
     """What may go, numbered, and the gangs that it belongs to. `spared`: pods (key) that cannot go now, nor can their
-    gangs as a whole, any more than those that `caps` forbid by themselves; `leaving`: those that go anyhow."""
+    gangs as a whole, any more than those that `caps` forbid by themselves; `leaving`: those that go anyhow. `relief`:
+    of pods that go together."""
     found: list[Loss] = []
     parts: list[Part] = []
     for holding in holdings:
@@ -70,7 +71,7 @@ def losses(
         for pod in holding.gang.pods:
             if _stays(pod, leaving) and pod.key not in kept:
                 numbers.setdefault(pod.sub_group if holding.gang.sub_groups else "", []).append(len(found))
-                less = relief(pod)
+                less = relief([pod])
                 cost = lost(pod, holding.gang, now_ms, less[GPU])
                 counts = caps.of(pod, holding.queue)
                 weight = weights.get(pod.key, cost)
@@ -84,7 +85,9 @@ def losses(
                     caps=counts,
                 )
                 found.append(what)
-        parts.append(_part(replace(holding, firm=holding.firm or bool(kept)), "", numbers, leaving))
+        part = _part(replace(holding, firm=holding.firm or bool(kept)), "", numbers, leaving)
+        mine = [found[number] for each in numbers.values() for number in each]
+        parts.append(replace(part, frees=_together(mine, relief)))
     return tuple(found), tuple(parts)
 
 
@@ -105,7 +108,21 @@ def lost(pod: Pod, gang: Gang, now_ms: int, gpus: int) -> int:
     return worth * (ran // 1000 + RESTART_SECONDS)
 
 
-def _weights(gang: Gang, now_ms: int, relief: Callable[[Pod], Resources]) -> dict[str, int]:
+def _together(found: Iterable[Loss], relief: Callable[[Sequence[Pod]], Resources]) -> dict[str, dict[str, int]]:
+    """By node, the GPUs that become free only when all of these go: their claims are shared among them."""
+    here: dict[str, list[Loss]] = {}
+    for loss in found:
+        if len(loss.pod.claims) > 0:
+            here.setdefault(loss.pod.node, []).append(loss)
+    more: dict[str, dict[str, int]] = {}
+    for node, those in here.items():
+        extra = relief([loss.pod for loss in those])[GPU] - sum(loss.relief[GPU] for loss in those)
+        if len(those) > 1 and extra > 0:
+            more[node] = {GPU: extra}
+    return more
+
+
+def _weights(gang: Gang, now_ms: int, relief: Callable[[Sequence[Pod]], Resources]) -> dict[str, int]:
     """By pod, if their task priorities differ: a pod weighs more than every one of a lower task priority."""
     if len({pod.task_priority for pod in gang.pods}) < 2:
         return {}
@@ -115,7 +132,7 @@ def _weights(gang: Gang, now_ms: int, relief: Callable[[Pod], Resources]) -> dic
     for pod in sorted((pod for pod in gang.pods if pod.node), key=lambda pod: (pod.task_priority, pod.key)):
         if pod.task_priority != last:
             last, floor = pod.task_priority, above + 1
-        weights[pod.key] = max(lost(pod, gang, now_ms, relief(pod)[GPU]), floor)
+        weights[pod.key] = max(lost(pod, gang, now_ms, relief([pod])[GPU]), floor)
         above = max(above, weights[pod.key])
     return weights
 

@@ -34,7 +34,7 @@ class Scenario:
         """`moves`: whether everybody who leaves needs another place."""
         self._desk = desk
         self._gang = gang
-        self._victims = victims
+        self.victims = victims
         self._moves = moves
         self._moved: list[Grant] = []
         self._fruitless, desk.fruitless = desk.fruitless, {}
@@ -44,15 +44,16 @@ class Scenario:
             desk.ledger.vacate(loss.pod, desk.snapshot.claims)
         self._charge(-1)
 
-    def play(self, piece: Wanted) -> Placed | Reason | None:
-        """Where the piece goes, why it has no place, or None if one who leaves has none."""
+    def play(self, piece: Wanted, at: str = "") -> Placed | Reason | None:
+        """Where the piece goes, why it has no place, or None if one who leaves has none. `at`: the node where it has to
+        go, if it is one bundle."""
         desk = self._desk
-        placed = place(desk, self._gang, afresh(piece, desk.shapes))
+        placed = place(desk, self._gang, afresh(piece, desk.shapes), at)
         if not isinstance(placed, Placed) or not self._moves:
             return placed
         for grant in placed.grants:
             desk.ledger.reserve(grant)
-        there = all(self._is_moved(gang, pods) for gang, pods in _by_gang(self._victims))
+        there = all(self._is_moved(gang, pods) for gang, pods in _by_gang(self.victims))
         for grant in placed.grants:
             desk.ledger.unreserve(grant)
         if not there:
@@ -68,22 +69,22 @@ class Scenario:
         """Make it part of the plan: the victims leave, and the gang has the promise of its place."""
         desk, gang = self._desk, self._gang
         promise(desk, gang, placed.grants)
-        caps_of(desk).take(self._victims)
-        for loss in self._victims:
+        caps_of(desk).take(self.victims)
+        for loss in self.victims:
             desk.leaving.add(loss.pod.key)
             desk.evictions.append(
                 Eviction(pod=loss.pod.key, pod_uid=loss.pod.uid, stage=stage, beneficiary=gang.key, cost=loss.cost)
             )
         desk.outlook += [(queue, relief * -1) for queue, _, relief in self._relief]
         desk.reasons[gang.key] = RoomIsBeingMade(
-            gang=gang.key, pods=len(placed.grants), leaving=len(self._victims), stage=stage
+            gang=gang.key, pods=len(placed.grants), leaving=len(self.victims), stage=stage
         )
 
     def undo(self) -> None:
         """Nobody leaves."""
         self._charge(+1)
         self._forget_moved()
-        for loss in reversed(self._victims):
+        for loss in reversed(self.victims):
             self._desk.ledger.reoccupy(loss.pod, self._desk.snapshot.claims)
         self._desk.fruitless = self._fruitless
 

@@ -5,6 +5,7 @@ chosen is tried out on the ledger, devices included, before it is believed. What
 choice takes it into account. Nobody goes unless the gang has its place then. Source: DESIGN 3; KAI docs.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -18,13 +19,14 @@ from scheduler.plan.accounts import GPU
 from scheduler.plan.allocate import place
 from scheduler.plan.caps import Cap
 from scheduler.plan.desk import Desk, Placed
-from scheduler.plan.hindrances import Keeping, keepers, may_not_gain, nobody_found, too_early
-from scheduler.plan.laws import Bounds, Row, laws_of
-from scheduler.plan.losses import Holding, Loss, losses, ranks_of
+from scheduler.plan.hindrances import Keepers, may_not_gain, nobody_found, too_early
+from scheduler.plan.laws import Row, laws_of
+from scheduler.plan.leavers import Leavers, Stakes, freed_gpus
+from scheduler.plan.losses import Loss, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
+from scheduler.plan.rulings import Ruling
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise, with_what_is_left
-from scheduler.plan.shapes import claims_of
-from scheduler.plan.spots import Spots, freed_gpus, is_vague
+from scheduler.plan.spots import Spots, is_vague, losses_of
 from scheduler.plan.stages import Stage
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
 from scheduler.solver.problem import Group
@@ -60,6 +62,7 @@ def _make_room(desk: Desk, stage: Stage) -> None:
     if not any(gang.bound for gang in desk.snapshot.gangs):  # then there is nothing to say of it either
         return
     wait_for_room(desk)
+    crowd = _Crowd(desk, stage)
     searches: dict[tuple[str, ...], _Search] = {}
     for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
         gang, piece = desk.wants[key].gang, afresh(listed, desk.shapes)
@@ -71,12 +74,13 @@ def _make_room(desk: Desk, stage: Stage) -> None:
         elif not stage.may_gain(desk, gang, asked):
             hindered = may_not_gain(desk, stage, gang, asked)
         else:
-            # Who may go is the same for all of a queue and priority, but that nobody goes for himself.
-            own = key if gang.bound and stage.moves else ""
-            alike = own, desk.queue_of[key], str(gang.priority)
-            search = searches.get(alike) or searches.setdefault(alike, _Search(desk, stage, gang))
+            alike = *crowd.rank(gang), desk.queue_of[key], str(gang.preemptible)
+            search = searches.get(alike)
+            if search is None:
+                search = searches[alike] = _Search(desk, stage, gang, crowd)
+            rest = key in desk.aside
             with with_what_is_left(desk, key):
-                hindered = search.make_room(gang, piece, asked)
+                hindered = search.make_room(gang, piece, asked, alone=rest)
         if hindered is not None:
             _tell(desk, key, hindered)
 
@@ -114,34 +118,92 @@ def _may_cause_evictions(desk: Desk, gang: Gang) -> bool:
     return desk.snapshot.now_ms >= gang.may_evict_from_ms
 
 
-class _Search:
-    """For gangs of one queue and priority: the same may go for all of them, until they have."""
+class _Crowd:
+    """Who may go for whom: found once for all for whom the same may go."""
 
-    def __init__(self, desk: Desk, stage: Stage, gang: Gang) -> None:
+    def __init__(self, desk: Desk, stage: Stage) -> None:
         self._desk = desk
         self._stage = stage
-        self._like = gang
+        self._stakes = Stakes(desk, moves=stage.moves)
+        self._leavers: dict[tuple[str, ...], Leavers] = {}
+        self._keepers: dict[tuple[str, ...], Keepers] = {}
+        self._priorities: dict[str, list[int]] = {}
+        for gang in desk.snapshot.gangs:
+            if gang.bound:
+                self._priorities.setdefault(desk.payer_of(gang) or "", []).append(gang.priority)
+        for each in self._priorities.values():
+            each.sort()
+
+    def rank(self, gang: Gang) -> tuple[str, ...]:
+        """Equal for gangs for whom the same may go: nobody goes for himself; of those who run in the queue as many are
+        of a lower priority."""
+        own = gang.key if gang.bound and self._stage.moves else ""
+        if self._stage.name == "consolidate":
+            return (own,)
+        queue = self._desk.queue_of[gang.key]
+        lower = bisect_left(self._priorities.get(queue, []), gang.priority) if self._stage.name == "preempt" else 0
+        return own, queue, str(lower)
+
+    def leavers(self, gang: Gang) -> Leavers:
+        """Who may go for the gang."""
+        rank = self.rank(gang)
+        if rank not in self._leavers:
+            holdings = (self._stage.holding(self._desk, gang, other) for other in self._desk.snapshot.gangs)
+            self._leavers[rank] = Leavers(self._stakes, filter(None, holdings))
+        return self._leavers[rank]
+
+    def keepers(self, gang: Gang) -> Keepers:
+        """Who may not."""
+        rank = self.rank(gang)
+        if rank not in self._keepers:
+            self._keepers[rank] = Keepers(self._desk, self._stage, gang, self.leavers(gang))
+        return self._keepers[rank]
+
+
+class _Search:
+    """For gangs of one queue and rank: the same may go for all of them, until they have."""
+
+    def __init__(self, desk: Desk, stage: Stage, like: Gang, crowd: _Crowd) -> None:
+        self._desk = desk
+        self._stage = stage
+        self._crowd = crowd
+        self._leavers = crowd.leavers(like)
+        self._like = like
         self._vain: dict[tuple[Group, Resources], tuple[int, NoRoom]] = {}
         """Questions that found nothing, after how many promises, and why. What was tried and undone changes nothing."""
         self._known: tuple[int, tuple[tuple[Loss, ...], tuple[Part, ...]]] | None = None
         """What may go, after how many evictions."""
-        self._kept: tuple[int, list[Keeping]] | None = None
-        """Who may go and who may not, after how many evictions."""
         self._free: tuple[int, int] | None = None
         """GPUs that are free on all nodes, after how many changes of the ledger."""
         self._spots: dict[int, Spots] = {}
 
-    def make_room(self, gang: Gang, piece: Wanted, asked: Resources) -> NoRoom | None:
-        """Look for the least harm that makes room for the piece, and make it part of the plan; why there is none."""
+    def make_room(self, gang: Gang, piece: Wanted, asked: Resources, *, alone: bool) -> NoRoom | None:
+        """Look for the least harm that makes room for the piece, and make it part of the plan; why there is none.
+        `alone`: it has room kept for it that others like it have not."""
         desk = self._desk
         question, now = (piece.group, asked), len(desk.outlook)
         known = self._vain.get(question)
-        if known is not None and known[0] == now:
+        if not alone and known is not None and known[0] == now:
             return known[1]
-        if self._stage.moves and asked[GPU] > self._free_gpus():
-            hindered = NoRoom(stage=self._stage.name, why=Hindrance.TOO_LITTLE_FREE)
+        if desk.evictions and self._takes_what_is_free(gang, piece):
+            return None
+        hindered = self._find_room(gang, piece, asked)
+        if hindered is not None and not alone:
             self._vain[question] = now, hindered
-            return hindered
+        return hindered
+
+    def _takes_what_is_free(self, gang: Gang, piece: Wanted) -> bool:
+        """Whoever leaves for others may leave more than they take."""
+        placed = place(self._desk, gang, piece) if _plain_shape(piece) is None else None
+        if not isinstance(placed, Placed):
+            return False
+        promise(self._desk, gang, placed.grants)
+        self._desk.reasons[gang.key] = RoomIsBeingMade(gang=gang.key, pods=len(placed.grants))
+        return True
+
+    def _find_room(self, gang: Gang, piece: Wanted, asked: Resources) -> NoRoom | None:
+        if self._stage.moves and asked[GPU] > self._free_gpus():
+            return NoRoom(stage=self._stage.name, why=Hindrance.TOO_LITTLE_FREE)
         found = self._node_by_node(gang, piece, asked)
         ended = False
         if found is None:
@@ -149,44 +211,38 @@ class _Search:
             ended = found is None
         if found:
             return None
-        may_go, _ = self._losses()
-        if self._kept is None or self._kept[0] != len(desk.evictions):
-            self._kept = len(desk.evictions), list(keepers(desk, self._stage, self._like))
-        hindered = nobody_found(desk, self._stage, gang, asked, may_go, self._kept[1], ended=ended)
-        self._vain[question] = now, hindered
-        return hindered
+        return nobody_found(self._desk, self._stage, gang, asked, self._crowd.keepers(self._like), ended=ended)
 
     def _node_by_node(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
         """Whether there was a way for a piece of equal bundles that may go anywhere; None where that cannot be said."""
-        desk, stage, group = self._desk, self._stage, piece.group
-        if isinstance(desk.reasons[gang.key], OverLimit):  # there may be room, and those must go who take the limit
-            return None
-        if len(group.shapes()) != 1 or group.steps or group.children or group.pinned or group.company:
-            return None
-        (shape,) = group.shapes()
-        bundles = -(-group.minimum // desk.shapes[shape].size)
+        desk, stage = self._desk, self._stage
+        shape = _plain_shape(piece)
+        if shape is None or isinstance(desk.reasons[gang.key], OverLimit):
+            return None  # over its limit: there may be room, and those must go who take the limit
+        bundles = -(-piece.group.minimum // desk.shapes[shape].size)
         spots = self._spots.get(shape)
         if spots is None:
-            found, parts = self._losses()
-            bundle = piece.bundles[group.name, shape][0]
-            needs = needs_of(bundle.pods, desk.estimate_of(bundle)[GPU])
-            spots = self._spots[shape] = Spots(desk, shape, needs, found, parts)
-        laws = laws_of(desk, stage, gang, asked)
-        bounds = Bounds(laws=laws, caps=caps_of(desk))
-        tried = 0
-        while (victims := spots.best(bounds) if bundles == 1 else spots.several(bundles, bounds)) is not None:
-            tried += 1
-            if tried > (1 if bundles > 1 or stage.moves else TRIES):
-                return None
+            gpus = desk.estimate_of(piece.bundles[piece.group.name, shape][0])[GPU]
+            spots = self._spots[shape] = Spots(desk, shape, gpus, self._leavers)
+        ruling = Ruling(laws_of(desk, stage, gang, asked), caps_of(desk))
+        for _ in range(1 if bundles > 1 or stage.moves else TRIES):
+            if bundles == 1:
+                found = spots.best(ruling)
+            else:
+                way = spots.several(bundles, ruling)
+                found = None if way is None else ("", way)
+            if found is None:
+                return None if spots.vague else False
             # If everybody who goes without regard to that has another place, it is the best way to move, too.
-            scenario = Scenario(desk, gang, victims, moves=stage.moves)
-            placed = scenario.play(piece)
+            scenario = Scenario(desk, gang, losses_of(found[1]), moves=stage.moves)
+            placed = scenario.play(piece, at=found[0])
             if isinstance(placed, Placed):
                 scenario.keep(placed, stage.name)
                 return True
             scenario.undo()
-            spots.refuse()
-        return None if spots.vague else False
+            if bundles == 1:
+                spots.refuse()
+        return None
 
     def _by_search(self, gang: Gang, piece: Wanted, asked: Resources) -> bool | None:
         """Whether the solver found a way; None if it ended before it knew."""
@@ -211,6 +267,7 @@ class _Search:
             scenario = Scenario(desk, gang, [found[number] for number in choice.victims], moves=stage.moves)
             placed = scenario.play(piece)
             if isinstance(placed, Placed):
+                scenario, placed = self._without_the_needless(scenario, placed, gang, piece)
                 scenario.keep(placed, stage.name)
                 return True
             told = False
@@ -224,6 +281,25 @@ class _Search:
                 search.forbid_all(choice.victims)
         return None
 
+    def _without_the_needless(
+        self, scenario: Scenario, placed: Placed, gang: Gang, piece: Wanted
+    ) -> tuple[Scenario, Placed]:
+        """The same without those who left nodes that the gang does not get, if that is enough: an answer that is not
+        proved may have more than it takes."""
+        taken = {grant.node for grant in placed.grants}
+        used = {loss.gang.key for loss in scenario.victims if loss.pod.node in taken}
+        needed = [loss for loss in scenario.victims if loss.gang.key in used]
+        if self._stage.moves or len(needed) == len(scenario.victims):
+            return scenario, placed
+        scenario.undo()
+        fewer = Scenario(self._desk, gang, needed, moves=False)
+        found = fewer.play(piece)
+        if isinstance(found, Placed):
+            return fewer, found
+        fewer.undo()
+        again = Scenario(self._desk, gang, scenario.victims, moves=False)
+        return again, placed
+
     def _free_gpus(self) -> int:
         """Moving makes no room that is not there: so much is on all nodes together."""
         desk, changes = self._desk, len(self._desk.ledger.changes)
@@ -235,37 +311,17 @@ class _Search:
         """What may go now."""
         desk = self._desk
         if self._known is None or self._known[0] != len(desk.evictions):
-            holdings: list[Holding] = []
-            for other in desk.snapshot.gangs:
-                holding = self._stage.holding(desk, self._like, other)
-                if holding is not None:
-                    holdings.append(holding)
-            found = losses(
-                holdings,
-                desk.snapshot.now_ms,
-                lambda pod: desk.accounts.relief([pod]),
-                caps=caps_of(desk),
-                spared=desk.snapshot.spared | self._of_no_use(holdings),
-                leaving=desk.leaving,
-            )
-            self._known = len(desk.evictions), found
+            self._leavers.renew()
+            self._known = len(desk.evictions), self._leavers.all_losses()
         return self._known[1]
 
-    def _of_no_use(self, holdings: Sequence[Holding]) -> frozenset[str]:
-        """Pods (key) on nodes that are not there any more: whoever ends them makes no room, and their gangs are not
-        asked to go as a whole for others before it is known what they have left. Where everybody needs another place,
-        also those whose claims are gone: nobody knows what they would need there."""
-        nodes, claims = self._desk.ledger.nodes, self._desk.snapshot.claims
-        return frozenset(
-            pod.key
-            for each in holdings
-            for pod in each.gang.pods
-            if pod.node
-            and (
-                pod.node not in nodes
-                or (self._stage.moves and any(c not in claims for c in claims_of(pod) if c != pod.extended_claim))
-            )
-        )
+
+def _plain_shape(piece: Wanted) -> int | None:
+    """The shape of the bundles, if they are all equal and may go anywhere."""
+    group = piece.group
+    if len(group.shapes()) != 1 or group.steps or group.children or group.pinned or group.company:
+        return None
+    return group.shapes()[0]
 
 
 class _Question:

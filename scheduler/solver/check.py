@@ -23,6 +23,7 @@ from scheduler.solver.check_victims import (
     nobody_ends_before_his_time,
     nobody_is_stopped_in_vain,
     nobody_is_stopped_who_may_not_be,
+    nobody_is_stopped_whose_place_nobody_takes,
     promises_are_to_those_who_wait,
 )
 from scheduler.solver.check_volumes import volumes_can_be_used
@@ -104,6 +105,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     nobody_is_stopped_who_may_not_be,
     nobody_ends_before_his_time,
     nobody_is_stopped_in_vain,
+    nobody_is_stopped_whose_place_nobody_takes,
     budgets_are_kept,
     queues_cap_their_evictions,
     promises_are_to_those_who_wait,

@@ -115,6 +115,32 @@ def nobody_is_stopped_in_vain(case: Case) -> Iterator[str]:
             yield f"gang {key} is left with {len(after)} pods, less than its minimum"
 
 
+def nobody_is_stopped_whose_place_nobody_takes(case: Case) -> Iterator[str]:
+    """Who is stopped for a gang was on a node that is promised to it. When a share is taken back, some of those who are
+    have to be: whoever is moved may need the place of others, and queues may have to lose before they take.
+
+    Nothing is said where more than nodes may have been in the way: limits of queues, company, volumes, devices that
+    several nodes reach."""
+    if any(rule.limit is not None for queue in case.snapshot.queues for rule in queue.resources.values()):
+        return
+    reached = any(published.spec.node_name is None for published in case.snapshot.slices)
+    promised: dict[str, set[str]] = {}
+    for promise in case.plan.promises:
+        promised.setdefault(promise.gang, set()).add(promise.node)
+    left: dict[tuple[str, str, str], list[Pod]] = {}
+    for eviction, gang, pod in _evicted(case):
+        if eviction.stage in ("reclaim", "preempt"):
+            who = gang.key if eviction.stage == "preempt" else ""
+            left.setdefault((eviction.beneficiary, eviction.stage, who), []).append(pod)
+    for (key, stage, who), pods in sorted(left.items()):
+        involved = [*pods, *case.gangs[key].pods]
+        if any(pod.company is not None or pod.volumes or (reached and pod.claims) for pod in involved):
+            continue
+        if not promised.get(key, set()) & {pod.node for pod in pods}:
+            gone = f"gang {who} is" if who else "others are"
+            yield f"{gone} stopped by stage {stage} for gang {key}, which gets none of their nodes"
+
+
 def promises_are_to_those_who_wait(case: Case) -> Iterator[str]:
     """Each pod once, waiting, on a node that exists, and not placed by the same plan."""
     placed, seen = {placement.pod for placement in case.plan.placements}, set[str]()

@@ -1,7 +1,7 @@
 """The question of victims in small integers: who may go, what that gives and harms, and who seeks seats."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Amounts = Mapping[str, int]
 
@@ -25,13 +25,15 @@ class Candidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A gang, or a part of one: `spare` of its candidates, or of the parts below it, may go by themselves; with one
-    more all go. `whole`: it is the gang. `firm`: it may not go as a whole."""
+    more all go. `whole`: it is the gang. `firm`: it may not go as a whole. `frees`: by node, what it has more once all
+    of it has gone than each candidate gives by itself."""
 
     candidates: tuple[int, ...] = ()
     below: tuple["Part", ...] = ()
     spare: int = 0
     whole: bool = False
     firm: bool = False
+    frees: Mapping[str, Amounts] = field(default_factory=dict)
 
     @property
     def runs(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ortools.sat.python import cp_model
 
 from scheduler.model.errors import InvariantError
-from scheduler.solver.harm import Choice, Harm, Part, Seek
+from scheduler.solver.harm import Amounts, Choice, Harm, Part, Seek
 
 
 class Search:
@@ -35,6 +35,7 @@ class Search:
             self._tiers[harm.tiers + 1].append(goes)
             if each.age:
                 self._tiers[harm.tiers + 2].append(each.age * goes)
+        self._frees: dict[str, list[tuple[Amounts, cp_model.IntVar]]] = {}
         for part in harm.parts:
             self._part(part)
         self._lose()
@@ -106,6 +107,8 @@ class Search:
             cp.add(down == 0)
         if part.whole:
             self._tiers[self._harm.tiers].append(down)
+        for node, amounts in part.frees.items():
+            self._frees.setdefault(node, []).append((amounts, down))
         return down
 
     def _lose(self) -> None:
@@ -167,6 +170,7 @@ class Search:
                     for number in self._here.get(node, ())
                     if name in harm.candidates[number].gives
                 ]
+                gives += [amounts[name] * down for amounts, down in self._frees.get(node, ()) if name in amounts]
                 takes = _sum([seek.needs[name] * seat for seek, seat in seated if name in seek.needs])
                 cp.add(takes <= harm.free[node].get(name, 0) + _sum(gives))
 
