@@ -20,7 +20,7 @@ from tests.builders import World, holding
 from tests.strategies import MEASURED, carried_out, worlds
 
 modest = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

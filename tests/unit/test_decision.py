@@ -1,7 +1,11 @@
 """A plan that cannot be made is told of in a few lines, whoever prints them."""
 
-import pytest
+from collections.abc import Iterator
 
+import pytest
+import structlog
+
+from scheduler import decision
 from scheduler.decision import decide
 from scheduler.model.errors import InvariantError
 from scheduler.model.snapshot import Snapshot
@@ -13,6 +17,17 @@ def failing(_: Snapshot) -> None:
     raise ZeroDivisionError("by the test")
 
 
+@pytest.fixture
+def logs_by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody has set up logging, whatever other tests did."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    monkeypatch.setattr(decision, "log", structlog.get_logger())
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("logs_by_default")
 def test_where_it_failed_is_logged_and_not_the_whole_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
