@@ -10,6 +10,7 @@ from scheduler.devcluster.rules import Lookup, Rules, is_label, is_subdomain
 from scheduler.devcluster.schema import Schema, structure_faults
 
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+APPROVAL = "api-approved.kubernetes.io"
 _AGE = PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp")
 
 
@@ -130,6 +131,7 @@ def _check(definition: Obj) -> list[FieldError]:
     faults = [errors.required(f"spec.names.{field}") for field in ("plural", "kind") if not names.get(field)]
     if not is_subdomain(spec.get("group")) or "." not in str(spec.get("group")):
         faults.append(errors.invalid("spec.group", spec.get("group"), "should be a domain with at least one dot"))
+    faults += _approval_faults(definition, f".{spec.get('group')}")
     if spec.get("scope") not in ("Cluster", "Namespaced"):
         faults.append(errors.unsupported("spec.scope", spec.get("scope"), ("Cluster", "Namespaced")))
     wanted = f"{names.get('plural')}.{spec.get('group')}"
@@ -145,6 +147,21 @@ def _check(definition: Obj) -> list[FieldError]:
     for index, version in enumerate(versions):
         faults += _version_faults(version, f"spec.versions[{index}]")
     return faults
+
+
+def _approval_faults(definition: Obj, group: str) -> list[FieldError]:
+    """The community's own groups want to be told where a kind was approved, or that it was not. Source: the API server."""
+    if not group.endswith((".k8s.io", ".kubernetes.io")):
+        return []
+    approval = (definition["metadata"].get("annotations") or {}).get(APPROVAL, "")
+    if not approval:
+        text = f'protected groups must have the annotation "{APPROVAL}"'
+        return [errors.required(f"metadata.annotations[{APPROVAL}]", text)]
+    if not approval.startswith(("unapproved", "http://", "https://")):
+        return [
+            errors.invalid(f"metadata.annotations[{APPROVAL}]", approval, 'must be a URL, or begin with "unapproved"')
+        ]
+    return []
 
 
 def _version_faults(version: Obj, path: str) -> list[FieldError]:

@@ -16,7 +16,9 @@ def open_definition(kind: Kind) -> str:
     return f"""
         apiVersion: apiextensions.k8s.io/v1
         kind: CustomResourceDefinition
-        metadata: {{name: {kind.plural}.{kind.group}}}
+        metadata:
+          name: {kind.plural}.{kind.group}
+          annotations: {{api-approved.kubernetes.io: unapproved}}
         spec:
           group: {kind.group}
           scope: {"Namespaced" if kind.namespaced else "Cluster"}

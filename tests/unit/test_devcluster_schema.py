@@ -80,6 +80,19 @@ def test_a_schema_that_is_not_structural_is_refused(schema: dict[str, Any], fiel
     assert at == f"spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[x].{field}"
 
 
+def test_a_group_of_the_community_has_to_say_who_approved_its_kind():
+    made = definition({})
+    made["spec"]["group"] = "things.k8s.io"
+    made["metadata"]["name"] = "widgets.things.k8s.io"
+    for annotations in ({}, {"api-approved.kubernetes.io": "yes"}):
+        made["metadata"]["annotations"] = annotations
+        with refusal(422, "Invalid") as caught:
+            new_store().create(kinds.CUSTOM_RESOURCE, made)
+        assert faulty_fields(caught.value) == ["metadata.annotations[api-approved.kubernetes.io]"]
+    made["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved, an experiment"}
+    new_store().create(kinds.CUSTOM_RESOURCE, made)
+
+
 def test_versions_show_one_object():
     newer = {"name": "v2", "served": True, "storage": False, "schema": {"openAPIV3Schema": {"type": "object"}}}
     newer["schema"] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
