@@ -150,7 +150,7 @@ def _check(definition: Obj) -> list[FieldError]:
 
 
 def _approval_faults(definition: Obj, group: str) -> list[FieldError]:
-    """The community's own groups want to be told where a kind was approved, or that it was not. Source: the API server."""
+    """The community's own groups want to be told where a kind was approved, or that it was not."""
     if not group.endswith((".k8s.io", ".kubernetes.io")):
         return []
     approval = (definition["metadata"].get("annotations") or {}).get(APPROVAL, "")

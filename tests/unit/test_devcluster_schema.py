@@ -84,8 +84,8 @@ def test_a_group_of_the_community_has_to_say_who_approved_its_kind():
     made = definition({})
     made["spec"]["group"] = "things.k8s.io"
     made["metadata"]["name"] = "widgets.things.k8s.io"
-    for annotations in ({}, {"api-approved.kubernetes.io": "yes"}):
-        made["metadata"]["annotations"] = annotations
+    for noted in ({}, {"api-approved.kubernetes.io": "yes"}):
+        made["metadata"]["annotations"] = noted
         with refusal(422, "Invalid") as caught:
             new_store().create(kinds.CUSTOM_RESOURCE, made)
         assert faulty_fields(caught.value) == ["metadata.annotations[api-approved.kubernetes.io]"]
