@@ -12,7 +12,7 @@ from queues.resources import Resources, total
 from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Eviction, Promise
 from scheduler.model.reasons import Reason, RoomIsBeingMade
-from scheduler.model.workloads import Gang, Pod
+from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.allocate import place, seats
 from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk, Placed
@@ -136,10 +136,12 @@ def look_ahead(desk: Desk) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
-    """Those who are on their way out. `relief`: what queues no longer pay then: (queue, preemptible, amounts)."""
+    """Those who are on their way out. `relief`: what queues no longer pay then: (queue, preemptible, amounts).
+    `claims`: of pods that have left already, whose devices the claim controller has not taken back yet."""
 
     pods: tuple[Pod, ...]
     relief: tuple[tuple[str, bool, Resources], ...]
+    claims: tuple[Claim, ...] = ()
 
     @classmethod
     def of(cls, desk: Desk) -> "Leaving":
@@ -150,12 +152,14 @@ class Leaving:
             if queue is not None:
                 relief.append((queue, gang.preemptible, desk.accounts.relief(going)))
         pods = (pod for pod in desk.snapshot.pods if leaves(pod, desk) and pod.node in desk.ledger.nodes)
-        return cls(pods=tuple(pods), relief=tuple(relief))
+        return cls(pods=tuple(pods), relief=tuple(relief), claims=tuple(_left_behind(desk)))
 
     def depart(self, desk: Desk) -> None:
         """They have left."""
         for pod in self.pods:
             desk.ledger.vacate(pod, desk.snapshot.claims)
+        for claim in self.claims:
+            desk.ledger.release(claim)
         for queue, preemptible, relief in self.relief:
             desk.ledger.charge(desk.tree, queue, relief * -1, preemptible=preemptible)
 
@@ -168,10 +172,25 @@ class Leaving:
         yield
         for queue, preemptible, relief in self.relief:
             desk.ledger.charge(desk.tree, queue, relief, preemptible=preemptible)
+        for claim in reversed(self.claims):
+            if claim.allocation is not None:
+                desk.ledger.hold(claim, claim.allocation)
         for pod in reversed(self.pods):
             desk.ledger.reoccupy(pod, desk.snapshot.claims)
         desk.ledger.recall_zones(zones)
         desk.fruitless = fruitless
+
+
+def _left_behind(desk: Desk) -> Iterator[Claim]:
+    """Claims that were made for pods which are gone, and still hold devices."""
+    snapshot = desk.snapshot
+    made = [claim for claim in snapshot.claims.values() if claim.allocation is not None and claim.owner_uid]
+    if made:
+        there = {pod.uid for pod in snapshot.pods}
+        there.update(pod.uid for gang in snapshot.gangs for pod in gang.pods)
+        for claim in made:
+            if claim.owner_uid not in there and not there.intersection(claim.reserved_for):
+                yield claim
 
 
 def caps_of(desk: Desk) -> Caps:

@@ -77,6 +77,25 @@ def test_the_only_device_that_suits_one_is_not_given_to_the_one_whom_all_suit():
     assert placed(decide(free)) == {"a-0": "node-0", "b-0": "node-0"}
 
 
+def test_devices_of_pods_that_are_gone_become_free_when_the_claim_controller_sees_to_it():
+    """Between the end of the last victim and the release of his devices nobody is leaving, and nothing is free: the
+    promise holds, nobody else is stopped, and who comes later does not take it."""
+    made = cluster(nodes=1, gpus=4, dra=True) + queue("red", quota=2) + queue("blue", quota=2)
+    made += claim("kept", ask(2), holds=holding("node-0", 0, 1), by=["pod-default/red-0"])
+    made += gang_of("red", [pod("red-0", on="node-0", claims={"g": "kept"})], queue="red")
+    left = claim("left", ask(2), holds=holding("node-0", 2, 3), by=["uid-of-one-who-is-gone"])
+    left = replace(
+        left, claims={key: replace(one, owner_uid="uid-of-one-who-is-gone") for key, one in left.claims.items()}
+    )
+    made += left + claim("wanted", ask(2)) + claim("late", ask(2))
+    made += gang_of("a", [hoping("a-0", "node-0", gpus=0, claims={"g": "wanted"})], queue="blue", created_ms=1)
+    made += gang_of("z", [pod("z-0", claims={"g": "late"})], queue="blue", created_ms=2)
+    decided = decide(made)
+    assert (evicted(decided), placed(decided), promised(decided)) == ([], {}, {"a-0": "node-0"})
+    free = replace(made, claims={key: one for key, one in made.claims.items() if key != "default/left"})
+    assert placed(decide(free)) == {"a-0": "node-0"}
+
+
 def test_who_has_room_already_does_not_wait_for_the_others():
     """Half of the node is free, and two gangs are promised half of it each: the first in the queue starts."""
     made = cluster(gpus=4) + ending("end", "node-0", 2)
