@@ -39,7 +39,7 @@ class Policy:
     age_weight: int = 0
     """So many points of priority a gang gains in its queue by waiting `age_full_hours`; 0: none."""
     age_full_hours: float = 168.0
-    stages: tuple[Stage, ...] = ("allocate", "consolidate", "reclaim", "preempt", "stale")
+    stages: tuple[Stage, ...] = ("allocate",)
     """What a plan may do, of "allocate", "consolidate", "reclaim", "preempt" and "stale"; in this order, whatever the
     order here. Gangs that ran for as long as they may are ended under any."""
 
