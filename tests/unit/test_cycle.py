@@ -75,6 +75,9 @@ class Server:
         return msgspec.json.encode(await self.get(kind, namespace, name))
 
 
+POLICY = Policy(stages=("allocate", "preempt"))
+
+
 class World:
     """A cycle over a state that the test fills."""
 
@@ -99,7 +102,7 @@ class World:
         self.cycle = Cycle(
             self.state,
             self.committer,
-            policy=Policy(),
+            policy=POLICY,
             rhythm=Rhythm(debounce=0, interval=0, recheck=60, commit_retry=60, telling=0),
             now_ms=lambda: self.now(),
             teller=Teller(self.state),
@@ -208,7 +211,7 @@ async def test_what_the_watch_confirms_is_told_and_decided_no_more(world: World)
 
 
 async def foreseen(world: World) -> Foresight:
-    snapshot = translate.snapshot(world.state, now_ms=0, policy=Policy())
+    snapshot = translate.snapshot(world.state, now_ms=0, policy=POLICY)
     return Foresight(
         version=world.state.version, moment=time.monotonic(), snapshot=snapshot, plan=planner.plan(snapshot)
     )
