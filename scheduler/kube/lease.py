@@ -117,6 +117,10 @@ class Election:
                 self._renewed_at = None
                 raise LeaseLost(f"lease {self.namespace}/{self.name} could not be renewed for {self.renew_seconds} s")
 
+    async def _give_up(self, document: dict[str, Any]) -> None:
+        spec = {**document["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._time()}
+        await self.client.replace(LEASE, self.namespace, self.name, {**document, "spec": spec})
+
     def _until_next_look(self) -> float:
         """Seconds to wait for another's lease: often enough to see early when it was renewed last, for its time counts
         from then; and not a moment longer than it lasts."""
@@ -129,10 +133,17 @@ class Election:
         if self._renewed_at is None or self._document is None:
             return
         self._renewed_at = None
-        spec = {**self._document["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._time()}
         try:
             async with asyncio.timeout(self._request_seconds):
-                await self.client.replace(LEASE, self.namespace, self.name, {**self._document, "spec": spec})
+                try:
+                    await self._give_up(self._document)
+                except ApiError as error:
+                    if not error.conflict:
+                        raise
+                    # A renewal that was cut off may have arrived.
+                    found = await self.client.get(LEASE, self.namespace, self.name)
+                    if found["spec"].get("holderIdentity") == self.identity:
+                        await self._give_up(found)
         except (ApiError, TimeoutError) as error:
             log.warning("cannot release the lease", lease=f"{self.namespace}/{self.name}", error=str(error))
 
