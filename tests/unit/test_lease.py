@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.api.kinds import Kind
+from scheduler.api.kinds import LEASE, Kind
 from scheduler.kube.errors import ApiError
 from scheduler.kube.lease import Election, LeaseLost
 
@@ -225,6 +225,27 @@ async def test_a_leader_that_finds_another_holder_stops_at_once(server: Server, 
     with pytest.raises(LeaseLost, match="held by two"):
         await one.hold()
     assert not one.leading
+
+
+async def test_a_lease_is_released_although_a_renewal_arrived_whose_answer_did_not(
+    server: Server, clock: Clock
+) -> None:
+    one = candidate(server, clock)
+    await one.acquire()
+    assert server.document is not None
+    await server.replace(LEASE, "tutti-system", "tutti-scheduler", server.document)
+    await one.release()
+    assert server.document["spec"]["holderIdentity"] == ""
+
+
+async def test_a_lease_that_another_has_taken_is_left_to_him(server: Server, clock: Clock) -> None:
+    one = candidate(server, clock)
+    await one.acquire()
+    assert server.document is not None
+    taken = {**server.document, "spec": {**server.document["spec"], "holderIdentity": "two"}}
+    await server.replace(LEASE, "tutti-system", "tutti-scheduler", taken)
+    await one.release()
+    assert server.document["spec"]["holderIdentity"] == "two"
 
 
 async def test_a_released_lease_is_taken_without_waiting(server: Server, clock: Clock) -> None:
