@@ -6,7 +6,7 @@ Source: the labels that the training operator, the MPI operator and KubeRay give
 from collections.abc import Callable, Iterable
 
 from scheduler.api.kinds import MPI_JOB, RAY_CLUSTER, RAY_JOB, RAY_SERVICE
-from scheduler.state.cast import Document, Name
+from scheduler.state.cast import Name
 from scheduler.state.distributed import RAY_HEAD, REPLICA_SPECS
 from scheduler.state.fields import Fields
 from scheduler.state.grouping import (
@@ -16,7 +16,7 @@ from scheduler.state.grouping import (
     KUBEFLOW_ROLE_LABEL,
     RAY_GROUP_LABEL,
 )
-from scheduler.state.making import Extra, Making, Owner, count_of, derived_uid
+from scheduler.state.making import Extra, Making, Owner, count_of, owned
 
 _KUBEFLOW_NAME_LABEL = "training.kubeflow.org/job-name"
 _RAY_CLUSTER: Name = (RAY_CLUSTER.api_version, RAY_CLUSTER.kind)
@@ -83,25 +83,7 @@ def _ray_above(making: Making, owner: Owner) -> None:
         return
     name = f"{owner.name}-raycluster"
     of = owner.fields.mapping("metadata")
-    metadata: Document = {
-        "name": name,
-        "namespace": owner.namespace,
-        "uid": derived_uid(*_RAY_CLUSTER, f"{owner.namespace}/{name}"),
-        "labels": dict(of.texts("labels")),
-        "annotations": dict(of.texts("annotations")),
-        "ownerReferences": [
-            {
-                "apiVersion": owner.identity[0],
-                "kind": kind,
-                "name": owner.name,
-                "uid": of.text("uid"),
-                "controller": True,
-            }
-        ],
-    }
-    created = of.text("creationTimestamp")
-    if created:
-        metadata["creationTimestamp"] = created
+    metadata = owned(owner, _RAY_CLUSTER, name, of.texts("labels"), of.texts("annotations"))
     document = {
         "apiVersion": _RAY_CLUSTER[0],
         "kind": _RAY_CLUSTER[1],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from scheduler.model.reasons import Unreadable
-from scheduler.state.cast import POD, Cast, Document, Identity, Present
+from scheduler.state.cast import POD, Cast, Document, Identity, Name, Present
 from scheduler.state.fields import Bad, Fields
 
 MOST_PODS = 20_000
@@ -79,26 +79,8 @@ class Making:
         name = f"{owner.name}-{extra.suffix}"
         if self.cast.get(POD, f"{owner.namespace}/{name}") is not None:
             name = f"{owner.name}-{owner.identity[1].lower()}-{extra.suffix}"
-        of = owner.fields.mapping("metadata")
-        metadata: Document = {
-            "name": name,
-            "namespace": owner.namespace,
-            "uid": derived_uid(*POD, f"{owner.namespace}/{name}"),
-            "labels": {**template.labels, **extra.labels},
-            "annotations": {**template.annotations, **extra.annotations},
-            "ownerReferences": [
-                {
-                    "apiVersion": owner.identity[0],
-                    "kind": owner.identity[1],
-                    "name": owner.name,
-                    "uid": of.text("uid"),
-                    "controller": True,
-                }
-            ],
-        }
-        created = of.text("creationTimestamp")
-        if created:
-            metadata["creationTimestamp"] = created
+        labels, annotations = {**template.labels, **extra.labels}, {**template.annotations, **extra.annotations}
+        metadata = owned(owner, POD, name, labels, annotations)
         spec = template.spec.values
         if volumes:
             kept = [each.values for each in template.spec.items("volumes") if each.text("name") not in volumes]
@@ -114,6 +96,31 @@ class Template:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     spec: Fields
+
+
+def owned(owner: Owner, made: Name, name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Document:
+    """The metadata of what the owner's controller makes, as old as the owner."""
+    of = owner.fields.mapping("metadata")
+    metadata: Document = {
+        "name": name,
+        "namespace": owner.namespace,
+        "uid": derived_uid(*made, f"{owner.namespace}/{name}"),
+        "labels": dict(labels),
+        "annotations": dict(annotations),
+        "ownerReferences": [
+            {
+                "apiVersion": owner.identity[0],
+                "kind": owner.identity[1],
+                "name": owner.name,
+                "uid": of.text("uid"),
+                "controller": True,
+            }
+        ],
+    }
+    created = of.text("creationTimestamp")
+    if created:
+        metadata["creationTimestamp"] = created
+    return metadata
 
 
 def _too_much(template: Fields, problem: str) -> Bad:
