@@ -87,7 +87,10 @@ class NodeDevices:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Pool:
-    """All slices of one pool, of every generation, in order of name. `node`: the only node it serves, if one."""
+    """All slices of one pool, of every generation, in order of name. `node`: the only node it serves, if one.
+
+    The same object for as long as its slices are the same objects.
+    """
 
     key: PoolKey
     slices: tuple[SliceDevices, ...]
@@ -133,7 +136,7 @@ class Inventory:
                 self._on_node.setdefault(pool.node, []).append(pool)
         self._views: dict[str, tuple[Node, NodeDevices]] = {}
         self._names: dict[PoolKey, Mapping[str, Device]] = {}
-        self._policy = (tuple(self._anywhere), taint_rules, fence_taint, features)
+        self._policy: _Policy = (tuple(self._anywhere), taint_rules, fence_taint, features)
 
     @classmethod
     def of(
@@ -168,17 +171,15 @@ class Inventory:
             return known[1]
         pools = self._on_node.get(node.name, [])
         avoided = self._avoided_in(pools)
-        key = (tuple(read for pool in pools for read in pool.slices), self._policy, avoided)
         last = _LAST_VIEWS.get(node.name)
-        if last is not None and last[0] == key and (not self._anywhere or last[1].labels == node.labels):
-            view = last[2]
-        else:
+        if last is None or not last.holds(pools, self._policy, avoided, node):
             view = self._gather(node, avoided)
-            if len(_LAST_VIEWS) > 50_000:
+            last = _LastView(pools=pools, policy=self._policy, avoided=avoided, node=node, view=view)
+            if len(_LAST_VIEWS) > _MOST_KEPT:
                 _LAST_VIEWS.clear()
-            _LAST_VIEWS[node.name] = key, node, view
-        self._views[node.name] = node, view
-        return view
+            _LAST_VIEWS[node.name] = last
+        self._views[node.name] = node, last.view
+        return last.view
 
     def devices_on(self, node: Node) -> tuple[Device, ...]:
         """Devices of complete and valid pools that this node can use, in upstream order."""
@@ -355,14 +356,47 @@ class Inventory:
 
 _OUTSIDE = dra.DeviceTaint(key=OUTSIDE_FENCE, effect="NoSchedule")
 
+_Policy: TypeAlias = tuple[tuple[_Pool, ...], tuple[dra.DeviceTaintRule, ...], str, Features]
+"""What holds for all nodes: pools that more than one can use, rules, the fence's taint, features."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _LastView:
+    """A node's view and all that it was made of."""
+
+    pools: Sequence[_Pool]
+    policy: _Policy
+    avoided: frozenset[tuple[str, str, str]]
+    node: Node
+    view: NodeDevices
+
+    def holds(
+        self, pools: Sequence[_Pool], policy: _Policy, avoided: frozenset[tuple[str, str, str]], node: Node
+    ) -> bool:
+        """Whether it would be made again just so. Only pools that may serve many nodes ask for a node's labels."""
+        if self.pools != pools or self.policy != policy or self.avoided != avoided:
+            return False
+        return not policy[0] or self.node.labels == node.labels
+
+
 # The view last made for each node: it, and what it remembers, lives on until its slices or the rules change.
-_LAST_VIEWS: dict[str, tuple[Hashable, Node, NodeDevices]] = {}
+_LAST_VIEWS: dict[str, _LastView] = {}
+_LAST_POOLS: dict[PoolKey, _Pool] = {}
+_MOST_KEPT = 50_000
 
 
 def _pool(key: PoolKey, slices: list[SliceDevices]) -> _Pool:
-    ordered = tuple(sorted(slices, key=lambda s: (s.published.metadata.name, s.published.spec.pool.generation)))
-    nodes = {s.published.spec.node_name for s in ordered}
-    return _Pool(key=key, slices=ordered, node=nodes.pop() if len(nodes) == 1 else None)
+    if len(slices) > 1:
+        slices.sort(key=lambda s: (s.published.metadata.name, s.published.spec.pool.generation))
+    last = _LAST_POOLS.get(key)
+    if last is not None and last.slices == tuple(slices):
+        return last
+    nodes = {s.published.spec.node_name for s in slices}
+    made = _Pool(key=key, slices=tuple(slices), node=nodes.pop() if len(nodes) == 1 else None)
+    if len(_LAST_POOLS) > _MOST_KEPT:
+        _LAST_POOLS.clear()
+    _LAST_POOLS[key] = made
+    return made
 
 
 def _generation(slices: Sequence[SliceDevices]) -> int:
