@@ -1,4 +1,4 @@
-"""Sums that show at once that there is no answer: more counters, capacity or values are needed than are left."""
+"""Sums that show at once that there is no answer: more devices, counters or values are needed than are left."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -21,9 +21,26 @@ def impossible(room: Room, items: Sequence[Item], distinct: Sequence[Group]) -> 
     """Whether the items need more than is left, even if each gets the device that takes least."""
     return (
         any(len(item.candidates) < item.need for item in items)
+        or _too_few_devices(room, items)
         or any(_too_few_values(items, group) for group in distinct)
         or _too_few_counters(room, items)
     )
+
+
+def exclusive(room: Room, items: Sequence[Item]) -> list[int]:
+    """Positions of the items none of whose devices can serve another item as well."""
+    devices = room.view.devices
+    return [
+        position
+        for position, item in enumerate(items)
+        if not item.want.admin and not any(devices[number].shareable for number in item.candidates)
+    ]
+
+
+def _too_few_devices(room: Room, items: Sequence[Item]) -> bool:
+    """Whether the items that need devices of their own have, together, fewer than they need."""
+    own = [items[position] for position in exclusive(room, items)]
+    return len({number for item in own for number in item.candidates}) < sum(item.need for item in own)
 
 
 def _too_few_values(items: Sequence[Item], group: Group) -> bool:

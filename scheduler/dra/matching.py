@@ -6,6 +6,7 @@ Source: Kuhn's augmenting paths, with several devices per request.
 from collections.abc import Sequence
 
 from scheduler.dra import choice
+from scheduler.dra.bounds import exclusive
 from scheduler.dra.items import Item
 from scheduler.dra.room import Room
 
@@ -17,16 +18,15 @@ class Matching:
         self._room = room
         self._items = items
         devices = room.view.devices
-        self._exclusive = [
-            not item.want.admin and not any(devices[n].shareable for n in item.candidates) for item in items
-        ]
-        self.plain = all(self._exclusive) and not any(devices[n].consumes for i in items for n in i.candidates)
+        self._exclusive = exclusive(room, items)
+        self.plain = len(self._exclusive) == len(items) and not any(
+            devices[n].consumes for i in items for n in i.candidates
+        )
         """Whether a matching is all there is to it."""
 
     def feasible(self) -> bool:
         """Whether there are enough devices for those items that need devices of their own."""
-        chosen = [position for position, exclusive in enumerate(self._exclusive) if exclusive]
-        return self._match(chosen, preferred=False) is not None
+        return self._match(self._exclusive, preferred=False) is not None
 
     def solve(self) -> list[tuple[int, ...]] | None:
         """Devices for every item, in published order within an item; None if there are not enough."""

@@ -84,22 +84,25 @@ class Search:
         """Try the common values of the group that has fewest, then of the others."""
         if bounds.impossible(self._room, items, self._distinct):
             return None
-        if not self._groups:
+        if not groups:
             return self._place(items)
         self._step()
-        key = self._stages.key(items, groups) if self._failed else None
-        if key in self._failed:
+        if self._failed_before(items, groups):
             return None
-        if groups:
-            chosen, options = self._narrowest(items, groups)
-            rest = groups[:chosen] + groups[chosen + 1 :]
-            attempts = (self._fix_values(narrowed, rest) for narrowed in options)
-            found = next((picks for picks in attempts if picks is not None), None)
-        else:
-            found = self._place(items)
+        chosen, options = self._narrowest(items, groups)
+        rest = groups[:chosen] + groups[chosen + 1 :]
+        attempts = (self._fix_values(narrowed, rest) for narrowed in options)
+        found = next((picks for picks in attempts if picks is not None), None)
         if found is None:
-            self._failed.add(key or self._stages.key(items, groups))
+            self._note_failure(items, groups)
         return found
+
+    def _failed_before(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> bool:
+        return bool(self._failed) and self._stages.key(items, groups) in self._failed
+
+    def _note_failure(self, items: tuple[Item, ...], groups: tuple[Group, ...]) -> None:
+        if len(groups) < len(self._groups):  # the first stage of all does not come again
+            self._failed.add(self._stages.key(items, groups))
 
     def _values(self, items: tuple[Item, ...], group: Group) -> list[tuple[Item, ...]]:
         """The items narrowed to each value that leaves enough devices: smallest devices first, then tightest."""
@@ -108,6 +111,9 @@ class Search:
         wanting = sorted(position for position in group.items if items[position].need)
         if not wanting:
             return [items] if frozenset.intersection(*pinned) else []
+        needed = sum(
+            items[position].need for position in bounds.exclusive(self._room, items) if position in group.items
+        )
         for position in wanting:
             for number in items[position].candidates:
                 for token in group.tokens[number]:
@@ -119,6 +125,8 @@ class Search:
             if not all(_enough(items[position], by_item.get(position, ())) for position in wanting):
                 continue
             covered = {number for numbers in by_item.values() for number in numbers}
+            if len(covered) < needed:
+                continue
             ranked.append((self._size(items, by_item), len(covered), min(covered, default=-1), token, by_item))
         ranked.sort(key=lambda entry: (*entry[:3], str(entry[3])))
         return [
@@ -138,15 +146,19 @@ class Search:
         return tuple(sorted(sizes, reverse=True))
 
     def _place(self, items: tuple[Item, ...]) -> Picks | None:
-        """Devices for items whose common values are fixed."""
+        """Devices for items whose common values are fixed. A matching is solved sooner than a stage is recognised."""
         matching = Matching(self._room, items)
+        self._step()
         if matching.plain and not self._distinct:
-            self._step()
             return matching.solve()
-        if not matching.feasible():
+        if not matching.feasible() or self._failed_before(items, ()):
             return None
-        spread = greedy(self._room, items, self._distinct, fresh=True)
-        return spread if spread is not None else Descent(self._room, items, self._distinct).run()
+        found = greedy(self._room, items, self._distinct, fresh=True)
+        if found is None:
+            found = Descent(self._room, items, self._distinct).run()
+        if found is None:
+            self._note_failure(items, ())
+        return found
 
     def _step(self) -> None:
         self._room.steps -= 1
