@@ -84,6 +84,12 @@ class Config(BaseModel):
     age_full_hours: float = Field(
         _POLICY.age_full_hours, ge=0.01, le=87_600, description="Who has waited so long has gained age_weight in full."
     )
+    move_after_seconds: float = Field(
+        _POLICY.move_after_seconds,
+        ge=0,
+        le=31_536_000,
+        description="Consolidation moves nobody who has been on his node for less.",
+    )
     stages: Annotated[tuple[Stage, ...], BeforeValidator(_listed)] = Field(
         _POLICY.stages,
         min_length=1,

@@ -36,6 +36,7 @@ class Keeper(StrEnum):
     PRIORITY = "Priority"
     SHARE = "Share"
     MIN_RUNTIME = "MinRuntime"
+    JUST_STARTED = "JustStarted"
     DISRUPTION_BUDGET = "DisruptionBudget"
     SEVERAL_BUDGETS = "SeveralBudgets"
     EVICTION_CAP = "EvictionCap"
@@ -63,6 +64,8 @@ class Kept:
                 return f"{are} within the share of {self.name}" if self.name else f"{are} within the share of the queue"
             case Keeper.MIN_RUNTIME:
                 return f"{are} within the least runtime, until {rfc3339(self.until_ms or 0)}"
+            case Keeper.JUST_STARTED:
+                return f"{are} not moved before {rfc3339(self.until_ms or 0)}, having just started"
             case Keeper.DISRUPTION_BUDGET:
                 return f"{are} kept by PodDisruptionBudget {self.name}"
             case Keeper.SEVERAL_BUDGETS:
@@ -81,7 +84,7 @@ class Kept:
                 return "give it a higher priority"
             case Keeper.SHARE:
                 return "give its queue a larger share"
-            case Keeper.MIN_RUNTIME:
+            case Keeper.MIN_RUNTIME | Keeper.JUST_STARTED:
                 return f"wait until {rfc3339(self.until_ms or 0)}"
             case Keeper.DISRUPTION_BUDGET:
                 return f"let PodDisruptionBudget {self.name} allow more disruptions"

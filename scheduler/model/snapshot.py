@@ -39,6 +39,8 @@ class Policy:
     age_weight: int = 0
     """So many points of priority a gang gains in its queue by waiting `age_full_hours`; 0: none."""
     age_full_hours: float = 168.0
+    move_after_seconds: float = 300.0
+    """Nobody is moved to make room (consolidate) who has been on his node for less."""
     stages: tuple[Stage, ...] = ("allocate",)
     """What a plan may do, of "allocate", "consolidate", "reclaim", "preempt" and "stale"; in this order, whatever the
     order here. Gangs that ran for as long as they may are ended under any."""

@@ -99,6 +99,9 @@ class Pod:
     task_priority: int = 0
     created_ms: int = 0
     started_ms: int | None = None
+    """When its kubelet took it; None before, or if that is not known."""
+    bound_ms: int | None = None
+    """When it got its node, None before, or if that is not known."""
     gated: bool = False
     terminating: bool = False
     ends_ms: int | None = None

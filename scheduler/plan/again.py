@@ -11,6 +11,7 @@ from scheduler.model.plan import GangDecision
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Gang
 from scheduler.plan.desk import Desk
+from scheduler.plan.stages import settling
 
 
 def again_ms(desk: Desk, decisions: Iterable[GangDecision]) -> int | None:
@@ -32,6 +33,10 @@ def _for_those_who_wait(desk: Desk) -> Iterator[int]:
     if waiting:
         yield from (gang.may_evict_from_ms for gang in waiting)
         yield from _protections(desk)
+        if "consolidate" in desk.snapshot.policy.stages:
+            for gang in desk.snapshot.gangs:
+                if gang.preemptible:
+                    yield from settling(desk, gang).values()
 
 
 def _protections(desk: Desk) -> Iterator[int]:

@@ -12,7 +12,7 @@ from scheduler.plan.desk import Desk
 from scheduler.plan.laws import Laws, Lost, laws_of
 from scheduler.plan.leavers import Leavers
 from scheduler.plan.scenario import caps_of
-from scheduler.plan.stages import Stage, contested_of, deciding_of
+from scheduler.plan.stages import Stage, contested_of, deciding_of, settling
 
 MOST_KEEPERS = 3
 """What keeps the most pods is told, and no more than so many."""
@@ -144,7 +144,8 @@ class Keepers:
         pods = [pod for pod in other.pods if pod.node and not (pod.terminating or pod.done)]
         pods = [pod for pod in pods if pod.key not in desk.leaving]
         holding = stage.holding(desk, gang, other) if pods else None
-        own_keepers = [_kept(desk, pod, queue) for pod in pods]
+        rests = settling(desk, other) if holding is not None and holding.staying else {}
+        own_keepers = [_kept(desk, pod, queue) or _settles(rests.get(pod.key)) for pod in pods]
         of_whole = next(filter(None, own_keepers), None)
         for number, (pod, by) in enumerate(zip(pods, own_keepers, strict=True)):
             if not other.preemptible:
@@ -167,6 +168,10 @@ def _short(laws: Laws, lost: Lost) -> "_By | None":
 def _not_its_business(stage: Stage, own: str, queue: str) -> bool:
     """Queues take back from others, and priorities rank within one."""
     return stage.name != "consolidate" and (queue == own) is (stage.name == "reclaim")
+
+
+def _settles(until_ms: int | None) -> _By | None:
+    return None if until_ms is None else (Keeper.JUST_STARTED, "", until_ms)
 
 
 def _safe_until(desk: Desk, stage: Stage, other: Gang, queue: str, own: str) -> int:

@@ -72,7 +72,7 @@ class Stakes:
             desk.snapshot.now_ms,
             desk.accounts.relief,
             caps=caps_of(desk),
-            spared=desk.snapshot.spared | self._of_no_use(holding.gang),
+            spared=desk.snapshot.spared | holding.staying | self._of_no_use(holding.gang),
             leaving=desk.leaving,
         )
         relief = found[0].relief if len(found) == 1 else desk.accounts.relief([loss.pod for loss in found])

@@ -82,8 +82,20 @@ def _who_has_quota(desk: Desk, gang: Gang, asked: Resources) -> bool:
     return gang.preemptible or within_quota_everywhere(desk.tree, queue, asked, desk.ledger.nonpreemptible)
 
 
-def _whoever_runs(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
-    return _running(desk, gang, other)
+def _whoever_has_settled(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
+    """Who has just got his node is the cheapest to move; without a rest he would be moved for one after the other."""
+    found = _running(desk, gang, other)
+    if found is None:
+        return None
+    return Holding(gang=other, queue=found.queue, staying=frozenset(settling(desk, other)))
+
+
+def settling(desk: Desk, gang: Gang) -> dict[str, int]:
+    """Pods (key) that have been on their nodes for too short a time to be moved, and until when (ms)."""
+    policy, now = desk.snapshot.policy, desk.snapshot.now_ms
+    rest = int(policy.move_after_seconds * 1000)
+    since = {pod.key: max(pod.bound_ms or 0, pod.started_ms or 0) for pod in gang.bound}
+    return {key: start + rest for key, start in since.items() if now < start + rest}
 
 
 def _of_another_queue(desk: Desk, gang: Gang, other: Gang) -> Holding | None:
@@ -118,7 +130,7 @@ def _protected(desk: Desk, gang: Gang, found: Holding, *, reclaim_: bool) -> Hol
     return found
 
 
-CONSOLIDATE = Stage(name="consolidate", may_gain=_who_may_be_moved, holding=_whoever_runs, moves=True)
+CONSOLIDATE = Stage(name="consolidate", may_gain=_who_may_be_moved, holding=_whoever_has_settled, moves=True)
 RECLAIM = Stage(name="reclaim", may_gain=_who_is_under_served, holding=_of_another_queue, shares=True)
 RECLAIM_ALONG = Stage(
     name="reclaim", may_gain=_who_is_owed_what_decides, holding=_of_another_queue, shares=True, along=True

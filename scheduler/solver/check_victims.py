@@ -34,7 +34,7 @@ def evictions_are_of_running_work(case: Case) -> Iterator[str]:
 def nobody_is_stopped_who_may_not_be(case: Case) -> Iterator[str]:
     """Only preemptible work, not of those who are spared or leave anyhow, by a stage that is allowed and that it is the
     business of: of the same queue and a lower priority to preempt, of another queue to reclaim. For nobody who has not
-    waited his preemption delay."""
+    waited his preemption delay; and nobody is moved who has just started."""
     for eviction, gang, pod in _evicted(case):
         gains, who = case.gangs[eviction.beneficiary], f"pod {pod.key} of gang {gang.key} is evicted"
         if eviction.stage not in case.snapshot.policy.stages:
@@ -46,6 +46,9 @@ def nobody_is_stopped_who_may_not_be(case: Case) -> Iterator[str]:
             yield f"{who} for gang {gains.key}, whose preemption delay is not over"
         if pod.terminating or pod.key in case.snapshot.spared:
             yield f"{who} and cannot be"
+        rest_ms = 1000 * case.snapshot.policy.move_after_seconds
+        if eviction.stage == "consolidate" and case.snapshot.now_ms - _since(pod) < int(rest_ms):
+            yield f"{who} to be moved and has just started"
         if eviction.stage == "preempt" and (gang.queue != gains.queue or gang.priority >= gains.priority):
             yield f"{who} for gang {gains.key}, which does not outrank it in its queue"
         if eviction.stage == "reclaim" and gang.queue == gains.queue:
@@ -83,6 +86,11 @@ def nobody_ends_before_his_time(case: Case) -> Iterator[str]:
         there = {each.key: each for each in gang.pods if _stays(each) or each.key in placed}
         if gang.succeeded or gang.problems or gang.key in promised or is_satisfied(gang, there):
             yield f"{who}, which is not below its minimum for good"
+
+
+def _since(pod: Pod) -> int:
+    """Since when it has had its node, as far as that is known."""
+    return max(time or 0 for time in (pod.bound_ms, pod.started_ms))
 
 
 def _waits_since(gang: Gang) -> int:

@@ -67,6 +67,7 @@ def translate(
         task_priority=task_priority,
         created_ms=time_ms(meta.creation_timestamp),
         started_ms=time_ms(status.start_time) if status.start_time else None,
+        bound_ms=_bound_ms(status) if node else None,
         gated=bool(spec.scheduling_gates) and not spec.node_name,
         terminating=meta.deletion_timestamp is not None,
         ends_ms=_ends_ms(meta.deletion_timestamp),
@@ -96,6 +97,12 @@ def _mig_annotation(pod: core.Pod) -> str:
 def _ends_ms(deletion: str | None) -> int | None:
     """None also for an eviction of ours that the watch has not told yet."""
     return time_ms(deletion) or None if deletion else None
+
+
+def _bound_ms(status: core.PodStatus) -> int | None:
+    """The API server notes it when the pod is bound."""
+    times = (e.last_transition_time for e in status.conditions or () if e.type == "PodScheduled" and e.status == "True")
+    return next((time_ms(time) for time in times if time), None)
 
 
 def is_ready(status: core.PodStatus) -> bool:

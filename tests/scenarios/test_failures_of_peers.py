@@ -92,7 +92,7 @@ def test_a_gang_that_may_be_spread_leaves_the_node_to_the_pod_that_may_not():
 def test_and_makes_way_for_it_where_it_came_first():
     """As before, one after the other: the first is on the node with two, and has another place. Source: kueue#4474."""
     made = nodes_with_two_one_and_one()
-    made += gang("spread", pods=2, gpus=1, on=["a", "a"], started_ms=NOW_MS - MINUTE_MS)
+    made += gang("spread", pods=2, gpus=1, on=["a", "a"], started_ms=NOW_MS - 6 * MINUTE_MS)
     decided = decide(made + gang("whole", gpus=2, created_ms=1))
     assert [(each.pod, each.stage) for each in decided.evictions] == [
         ("default/spread-0", "consolidate"),
@@ -106,12 +106,12 @@ def test_of_two_that_block_a_rack_each_the_one_is_moved_that_loses_less():
     the other's rack, at a cost that is told. Source: kubernetes-sigs/kueue KEP 13396 (hero jobs), where C waits."""
     made = cluster(nodes=4, gpus=8, racks=2) + topology("racks", "rack") + queue("hero", quota=16) + queue("small")
     made += gang("a", gpus=8, queue="small", on=["node-0"], started_ms=NOW_MS - 60 * MINUTE_MS)
-    made += gang("b", gpus=8, queue="small", on=["node-2"], started_ms=NOW_MS - 3 * MINUTE_MS)
+    made += gang("b", gpus=8, queue="small", on=["node-2"], started_ms=NOW_MS - 6 * MINUTE_MS)
     made += gang("c", pods=2, gpus=8, queue="hero", topology=("racks", "rack", None), created_ms=1)
     decided = decide(made)
     (move,) = decided.evictions
     assert (move.pod, move.stage, move.beneficiary) == ("default/b-0", "consolidate", "default/c")
-    assert move.cost == 8_000 * (180 + 60), "thousandths of GPU-seconds: three minutes of work, and a restart"
+    assert move.cost == 8_000 * (360 + 60), "thousandths of GPU-seconds: six minutes of work, and a restart"
     assert [promise.node for promise in decided.promises] == ["node-2", "node-3"]
 
 

@@ -127,3 +127,41 @@ def test_a_search_that_ended_before_it_knew_says_so():
     urgent = gang_of("urgent", [pod("urgent-0", gpus=1), pod("urgent-1", gpus=1, cpu=2)], priority=100)
     decided = decide(made + urgent, "allocate", "preempt", solver_enabled=False)
     assert told(decided)["preempt"].why is Hindrance.SEARCH_ENDED
+
+
+def split_by(started_ms: int, name: str = "small") -> World:
+    """Two nodes of two GPUs with one free on each; "small" runs on the first since then."""
+    made = cluster(nodes=2, gpus=2) + gang("large", gpus=1, on=["node-1"], preemptible=False)
+    return made + gang(name, gpus=1, on=["node-0"], started_ms=started_ms)
+
+
+def test_who_has_just_started_is_not_moved_and_until_when_is_told():
+    made = split_by(NOW_MS - 200_000) + gang("urgent", gpus=2)
+    decided = decide(made, "allocate", "consolidate")
+    found = told(decided)["consolidate"]
+    assert (found.why, found.kept[0].by, found.kept[0].until_ms) == (
+        Hindrance.NOBODY_MAY_GO,
+        Keeper.JUST_STARTED,
+        NOW_MS + 100_000,
+    )
+    assert decided.again_ms == NOW_MS + 100_000
+    settled = made.under(stages=("allocate", "consolidate"), move_after_seconds=200)
+    assert [each.pod for each in plan(settled).evictions] == ["default/small-0"]
+
+
+def test_who_is_bound_and_not_started_yet_has_just_come():
+    made = split_by(0) + gang("urgent", gpus=2)
+    (small,) = (each for each in made.gangs if each.key == "default/small")
+    bound = replace(small, pods=(replace(small.pods[0], started_ms=None, bound_ms=NOW_MS - 1000),))
+    made = replace(made, gangs=tuple(bound if each is small else each for each in made.gangs))
+    assert told(decide(made, "allocate", "consolidate"))["consolidate"].kept[0].until_ms == NOW_MS + 299_000
+
+
+def test_of_a_gang_that_has_just_grown_those_who_were_there_may_be_moved_and_not_the_whole():
+    pods = [pod("a-0", gpus=1, on="node-0", started_ms=NOW_MS - 1000), pod("a-1", gpus=1, on="node-1", started_ms=0)]
+    made = cluster(nodes=3, gpus=2) + gang("firm", gpus=1, on=["node-2"], preemptible=False)
+    made += gang("wanted", gpus=2)
+    for least, moved in ((1, ["default/a-1"]), (2, [])):
+        world = made + gang_of("a", pods, minimum=least)
+        decided = plan(world.under(stages=("allocate", "consolidate")))
+        assert [each.pod for each in decided.evictions] == moved

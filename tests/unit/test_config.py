@@ -98,6 +98,7 @@ def test_every_choice_of_the_policy_can_be_set():
         allocator_steps=9,
         device_fence_taint=FENCE_TAINT,
         spread=True,
+        move_after_seconds=60.0,
         stages=("allocate", "reclaim"),
     )
     flags = asdict(policy)
