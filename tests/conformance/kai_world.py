@@ -239,7 +239,7 @@ def _stages(actions: Sequence[str]) -> tuple[str, ...]:
 
 def _policy(conf: given.SchedulerConf) -> Policy:
     arguments = {value for tier in conf.tiers for plugin in tier.plugins for value in plugin.arguments.values()}
-    return Policy(spread="spread" in arguments)
+    return Policy(spread="spread" in arguments, move_after_seconds=0)
 
 
 def _node(node: given.Node, ended: Iterable[Standing], *, with_gpus: bool) -> Node:
