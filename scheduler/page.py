@@ -51,6 +51,7 @@ class Window:
     history: History
     loop: asyncio.AbstractEventLoop
     leads: Callable[[], bool]
+    now_ms: Callable[[], int]
     _newest: View | None = None
     _report: CycleReport | None = None
     _alive: float = 0.0
@@ -89,13 +90,13 @@ class Window:
     def recording(self) -> bytes:
         report = self._report
         if report is None:
-            return recording.dump(self._ask(self.state.fork), now_ms=_now_ms(), policy=self.policy)
+            return recording.dump(self._ask(self.state.fork), now_ms=self.now_ms(), policy=self.policy)
         return recording.of(report.state, report.snapshot, held_back=report.held_back, decided=to_json(report.plan))
 
     def what_if(self, documents: str) -> Plan:
         try:
             state = manifests.read(manifests.parse(documents, "the body"), self._ask(self.state.fork))
-            return decide(translate.snapshot(state, now_ms=_now_ms(), policy=self.policy))
+            return decide(translate.snapshot(state, now_ms=self.now_ms(), policy=self.policy))
         except manifests.InputError as problem:
             raise WhatIfRefused(str(problem)) from None
 
@@ -142,7 +143,3 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             "web_port", f"{host}:{port} cannot be listened on ({error.strerror})", "choose another port, or 0 for any"
         ) from None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -11,11 +11,9 @@ import gc
 import signal
 import socket
 import sys
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -56,10 +54,6 @@ _GRACE_SECONDS = 10.0
 _REPORTS_AT_ONCE = 4
 _COLLECT_AFTER = (100_000, 50, 50)
 _COLLECT_WHILE_READING = (5_000_000, 50, 50)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _ignore(_: object) -> None:
@@ -124,6 +118,7 @@ class _Service:
             history=self._history,
             loop=asyncio.get_running_loop(),
             leads=self._leads,
+            now_ms=client.clock.now_ms,
         )
         slots = Slots(config.writes_in_flight)
         self._holders = Holders()
@@ -140,7 +135,7 @@ class _Service:
                 volume_binding_seconds=config.volume_binding_seconds,
             ),
             may_write=self._leads,
-            now=lambda: datetime.now(UTC),
+            now=client.clock.now,
             fence=self._fence,
         )
         teller = Teller(self._state, scheduler_name=config.scheduler_name)
@@ -155,7 +150,7 @@ class _Service:
                 recheck=config.recheck_seconds,
                 commit_retry=config.commit_retry_seconds,
             ),
-            now_ms=_now_ms,
+            now_ms=client.clock.now_ms,
             teller=teller,
             tell=self._reporter.tell,
             observe=self._observe,
@@ -163,7 +158,7 @@ class _Service:
             past_use=PastUse(round(config.usage_half_life_hours * 3_600_000)) if config.usage_weight > 0 else None,
         )
         self._stand_by = StandBy(
-            self._state, policy=config.policy(), recheck_seconds=config.recheck_seconds, now_ms=_now_ms
+            self._state, policy=config.policy(), recheck_seconds=config.recheck_seconds, now_ms=client.clock.now_ms
         )
         self._reflectors = [Reflector(client=client, kind=kind) for kind in self._state.kinds]
 
@@ -287,7 +282,7 @@ class _Service:
 
     def _alarm(self, found: Iterable[DeviceGivenTwice]) -> None:
         if self._leads():
-            now_ms = _now_ms()
+            now_ms = self._client.clock.now_ms()
             for each in found:
                 self._reporter.tell(alarm.events(each, now_ms=now_ms, component=self._config.scheduler_name))
 

@@ -20,6 +20,7 @@ from yarl import URL
 from scheduler.api.changes import shallow
 from scheduler.api.kinds import POD, Kind
 from scheduler.kube.backoff import Backoff
+from scheduler.kube.clock import ServerClock
 from scheduler.kube.errors import ApiError, from_answer
 from scheduler.kube.identity import Identity, load
 
@@ -74,6 +75,8 @@ class Client:
         self._attempts = attempts
         self._jitter = jitter or random.Random()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self.clock = ServerClock()
+        """The server's, as its answers tell it."""
         self._session = self._new_session(connections)
         self._watches = self._new_session(0)
         self.on_error: Callable[[str, ApiError], None] = _ignore
@@ -337,6 +340,7 @@ class Client:
         headers = await self.identity.headers()
         if body is not None:
             headers["Content-Type"] = _PATCHES[how] if how else "application/json"
+        sent = self.clock.start()
         try:
             async with self._session.request(
                 method,
@@ -347,6 +351,7 @@ class Client:
                 timeout=self._timeout,
                 proxy=self.identity.proxy,
             ) as answer:
+                self.clock.heard(answer.headers.get("Date"), sent)
                 content = await answer.read()
                 if answer.status >= 300:
                     raise from_answer(request, answer.status, content, answer.headers.get("Retry-After"))

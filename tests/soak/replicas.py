@@ -11,6 +11,7 @@ from typing import Any
 
 from scheduler import config, service
 from scheduler.cycle import CycleReport
+from scheduler.kube import clock as server_clock
 from scheduler.kube.lease import LeaseLost
 from scheduler.model.plan import Plan
 from tests.faults import Faults
@@ -132,8 +133,8 @@ class JumpingClock:
     @contextlib.asynccontextmanager
     async def set(self) -> AsyncIterator["JumpingClock"]:
         """Make it the service's clock for the block."""
-        right, service.time = service.time, self  # type: ignore[assignment]
+        right, server_clock.time = server_clock.time, self  # type: ignore[assignment]
         try:
             yield self
         finally:
-            service.time = right
+            server_clock.time = right
