@@ -39,8 +39,9 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """A running gang that may lose pods. `firm`: it may lose what it has beyond its minimum, and no more; `staying`: its
-    pods (key) that may not go yet, nor the gang as a whole with them."""
+    """A running gang that may lose pods. `firm`: it may lose what it has beyond its minimum, and no more.
+
+    `staying`: its pods (key) that may not go yet, nor the gang as a whole with them."""
 
     gang: Gang
     queue: str
