@@ -117,6 +117,7 @@ async def strike(replicas: list[Replica], dice: random.Random) -> None:
 class JumpingClock:
     """Stands for `time` in the service: a wall clock that somebody sets forward and back, by up to an hour.
 
+    All times in the cluster are the server's, so whoever goes by this one comes to grief.
     `steady`: when set, it stays as far off as it is."""
 
     def __init__(self, dice: random.Random) -> None:

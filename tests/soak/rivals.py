@@ -55,6 +55,7 @@ class Rivals:
     def __init__(self, seed: str) -> None:
         self._dice = random.Random(f"{seed}/rivals")
         self.makes_room = random.Random(f"{seed}/stages").random() < 0.5
+        self._moves_after = random.Random(f"{seed}/moves").choice((0, 2, 8))
         self._classes = _CLASSES[-self._dice.choice((2, 3)) :]
         names = ("red", "green", "blue")[: self._dice.choice((2, 3))]
         self._queues = {name: self._queue() for name in names}
@@ -65,8 +66,10 @@ class Rivals:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Of the scheduler."""
-        return {"stages": STAGES} if self.makes_room else {}
+        """Of the scheduler. Nobody runs here for as long as one does before he is moved elsewhere."""
+        if not self.makes_room:
+            return {}
+        return {"stages": STAGES, "move_after_seconds": str(self._moves_after)}
 
     async def begin(self, create: Callable[[Kind, Document], Awaitable[None]]) -> None:
         """The queues and the classes of priority."""
