@@ -5,15 +5,15 @@ again when the gang has lost pods.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from queues.resources import Resources
 from scheduler.model.workloads import Gang
 from scheduler.plan.accounts import GPU
 from scheduler.plan.desk import Desk
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
-from scheduler.plan.scenario import caps_of
-from scheduler.plan.shapes import claims_of
+from scheduler.plan.scenario import caps_of, leaves
+from scheduler.plan.shapes import Bundle, claims_of
 from scheduler.solver.harm import Part
 
 Harm = tuple[int, ...]
@@ -55,6 +55,7 @@ class Stakes:
         self._moves = moves
         self._known: dict[tuple[str, bool], tuple[int, Stake]] = {}
         self._kinds: dict[tuple[str, Resources], int] = {}
+        self._moved: dict[str, Bundle] = {}
 
     def of(self, holding: Holding) -> Stake:
         """What this one may lose now."""
@@ -64,6 +65,20 @@ class Stakes:
         if known is None or known[0] != gone:
             known = self._known[gang.key, holding.firm] = gone, self._stake(holding)
         return known[1]
+
+    def elsewhere(self, loss: Loss) -> Bundle:
+        """The pod as it would be asked for if its gang were moved: without its node and the devices it has there."""
+        desk, pod = self.desk, loss.pod
+        if pod.key not in self._moved:
+            there = [each for each in loss.gang.pods if each.node and each.node in desk.ledger.nodes]
+            there = [each for each in there if not leaves(each, desk)]
+            for each in there:
+                desk.ledger.vacate(each, desk.snapshot.claims)
+            for each in there:
+                (self._moved[each.key],) = desk.shapes.bundles([replace(each, node="")])
+            for each in reversed(there):
+                desk.ledger.reoccupy(each, desk.snapshot.claims)
+        return self._moved[pod.key]
 
     def _stake(self, holding: Holding) -> Stake:
         desk = self.desk
@@ -145,6 +160,10 @@ class Leavers:
             options = [option for gang in self._here.get(node, ()) for option in self._by_gang[gang][node]]
             known = self._sorted[node] = tuple(sorted(options, key=lambda each: (each.harm, each.gang.key)))
         return known
+
+    def elsewhere(self, loss: Loss) -> Bundle:
+        """The pod as it would be asked for if its gang were moved."""
+        return self._stakes.elsewhere(loss)
 
     def all_losses(self) -> tuple[tuple[Loss, ...], tuple[Part, ...]]:
         """What may go, numbered, and the gangs that it belongs to."""

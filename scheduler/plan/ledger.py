@@ -329,7 +329,9 @@ class Ledger:
         view = self.inventory.on(node)
         weights = accounts.weights_on(view, self.inventory)
         taken = sum(w for w, device in zip(weights, view.devices, strict=True) if w and self.in_use.is_taken(device.id))
-        plugin = accounts.by_name(self._free[node.name])[accounts.GPU]
+        left = self._free[node.name].amounts.items()
+        # Less than nothing is left of what the node has as devices only: pods ask for it by the same name.
+        plugin = accounts.by_name(Resources({name: amount for name, amount in left if amount > 0}))[accounts.GPU]
         return plugin + accounts.gpus_on(view, self.inventory) - taken
 
     def _count_ports(self, pod: Pod, node: str, sign: int) -> None:

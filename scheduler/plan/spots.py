@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from itertools import takewhile
 
 from queues.resources import Resources
-from scheduler.plan.accounts import GPU
+from scheduler.plan.accounts import GPU, weights_on
 from scheduler.plan.desk import Desk
 from scheduler.plan.least import Sets, TooManyLooks
 from scheduler.plan.leavers import Harm, Leavers, Option
@@ -32,11 +32,24 @@ Way = tuple[Option, ...]
 
 
 def is_vague(desk: Desk, node: str) -> bool:
-    """Whether devices of the node are shared: how many are free says nothing then."""
+    """Whether GPUs of the node are shared: how many are free says nothing then."""
+    return _devices_of(desk, node)[0]
+
+
+def _counts_all(desk: Desk, node: str) -> bool:
+    """Whether who lacks devices there lacks GPUs: there are no others, and none are shared."""
+    return _devices_of(desk, node)[1]
+
+
+def _devices_of(desk: Desk, node: str) -> tuple[bool, bool]:
     view = desk.inventory.on(desk.ledger.nodes[node])
-    if "shareable" not in view.memo:
-        view.memo["shareable"] = any(device.shareable for device in view.devices)
-    return bool(view.memo["shareable"])
+    known = view.memo.get("vague")
+    if known is None:
+        weights = weights_on(view, desk.inventory)
+        shared = [weight for weight, device in zip(weights, view.devices, strict=True) if device.shareable]
+        known = view.memo["vague"] = any(shared), all(weights) and not shared
+    assert isinstance(known, tuple)
+    return known
 
 
 def losses_of(way: Sequence[Option]) -> list[Loss]:
@@ -237,7 +250,7 @@ class Spots:
         return known[times]
 
     def _lacking(self, node: str, times: int) -> dict[str, int]:
-        """What amounts tell. Of devices they tell nothing where these are shared."""
+        """What amounts tell. Of GPUs they tell nothing where these are shared."""
         demand, free = self._demand(node), self._desk.ledger.free(node).amounts
         lacking = {
             name: amount * times - free.get(name, 0)
@@ -282,7 +295,7 @@ class Spots:
         concerned = desk.ledger.zones.concern(node)
         tried = not lacking or concerned or self._demand(node)[1]
         options = [option for option in self._leavers.at(node) if ruling.alone(option)]
-        if not (concerned or not lacking or (tried and is_vague(desk, node))):
+        if lacking and not concerned and (not tried or _counts_all(desk, node)):
             options = [option for option in options if any(option.gives.get(name, 0) for name in lacking)]
         if not options or (tried and not self._makes_room(node, options, times)):
             return None

@@ -6,7 +6,7 @@ choice takes it into account. Nobody goes unless the gang has its place then. So
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from queues.reasons import OverLimit
@@ -26,6 +26,7 @@ from scheduler.plan.losses import Loss, ranks_of
 from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.rulings import Ruling
 from scheduler.plan.scenario import Scenario, caps_of, look_ahead, promise, with_what_is_left
+from scheduler.plan.shapes import Bundle
 from scheduler.plan.spots import Spots, is_vague, losses_of
 from scheduler.plan.stages import Stage
 from scheduler.solver.harm import Candidate, Harm, Part, Seek
@@ -253,7 +254,7 @@ class _Search:
         found, parts = self._losses()
         if not found:
             return False
-        harm = _Question(desk, stage, gang, piece, asked, found, parts).harm()
+        harm = _Question(desk, stage, gang, piece, asked, found, parts, self._leavers.elsewhere).harm()
         if harm is None:
             return False
         # All searches of a plan together take so long and no longer, whoever else waits.
@@ -340,7 +341,10 @@ class _Question:
         asked: Resources,
         found: Sequence[Loss],
         parts: tuple[Part, ...],
+        elsewhere: Callable[[Loss], Bundle],
     ) -> None:
+        """`elsewhere`: what a pod asks for that is moved."""
+        self._elsewhere = elsewhere
         self._desk = desk
         self._stage = stage
         self._piece = piece
@@ -385,20 +389,24 @@ class _Question:
             found = []
             for shape in group.shapes():
                 bundle = self._piece.bundles[group.name, shape][0]
-                needs = needs_of(bundle.pods, self._desk.estimate_of(bundle)[GPU])
-                found.append(Seek(shape=shape, count=group.count(shape), needs=needs, nodes=self._able(shape)))
+                needs, nodes = self._needs(bundle), self._able(shape)
+                found.append(Seek(shape=shape, count=group.count(shape), needs=needs, nodes=nodes))
             yield tuple(found)
 
     def _movers(self) -> Iterator[tuple[Seek, tuple[int, ...]]]:
-        alike: dict[int, list[int]] = {}
-        needs: dict[int, dict[str, int]] = {}
+        alike: dict[int, tuple[Bundle, list[int]]] = {}
         for number, loss in enumerate(self._losses):
-            shape = self._desk.shape_of(loss.pod)
-            alike.setdefault(shape, []).append(number)
-            needs[shape] = needs_of((loss.pod,), loss.relief[GPU])
-        for shape, numbers in alike.items():
-            seek = Seek(shape=shape, count=len(numbers), needs=needs[shape], nodes=self._able(shape))
-            yield seek, tuple(numbers)
+            bundle = self._elsewhere(loss)
+            alike.setdefault(bundle.shape, (bundle, []))[1].append(number)
+        for shape, (bundle, numbers) in alike.items():
+            needs = self._needs(bundle)
+            yield Seek(shape=shape, count=len(numbers), needs=needs, nodes=self._able(shape)), tuple(numbers)
+
+    def _needs(self, bundle: Bundle) -> dict[str, int]:
+        """What it takes of any node, at least: what some nodes have as devices is counted by its GPUs alone."""
+        served = {name for pod in bundle.pods for name in self._desk.shapes.served(pod)}
+        needs = needs_of(bundle.pods, self._desk.estimate_of(bundle)[GPU])
+        return {name: amount for name, amount in needs.items() if name not in served}
 
     def _zones(self) -> Iterator[frozenset[str]]:
         """Where all of the piece has to be: the domains of the level that it must stay in."""

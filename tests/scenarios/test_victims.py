@@ -11,7 +11,23 @@ from scheduler.model.snapshot import Snapshot, Stage
 from scheduler.model.workloads import ContainerAsk, Gang, PodClaim
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
-from tests.builders import NOW_MS, World, ask, cluster, gang, gang_of, node, pod, queue, running, topology
+from tests.builders import (
+    NOW_MS,
+    World,
+    ask,
+    claim,
+    cluster,
+    constraint,
+    gang,
+    gang_of,
+    gpu_class,
+    holding,
+    node,
+    pod,
+    queue,
+    running,
+    topology,
+)
 from tests.rounds import after
 from tests.strategies import carried_out
 
@@ -243,3 +259,33 @@ def test_who_runs_although_his_claim_is_gone_is_not_moved_but_may_be_outranked()
     moved = decide(made, "allocate", "consolidate")
     assert (evicted(moved), promised(moved)) == (["two-0"], {"a": "node-1", "b": "node-0"})
     assert evicted(decide(made, "allocate", "preempt")) == ["lost"], "who has the lowest priority"
+
+
+def test_who_holds_devices_by_claims_is_moved_for_a_gang_that_must_stay_in_one_rack():
+    """What a moved pod asks for is any node's devices, not those that it has."""
+    made = cluster(nodes=4, gpus=2, racks=2, dra=True) + topology("racks", "rack")
+    for number in range(3):
+        made += claim(f"c{number}", ask(1), holds=holding(f"node-{number}", 0), by=[f"pod-default/v{number}-0"])
+        one = pod(f"v{number}-0", on=f"node-{number}", claims={"g": f"c{number}"})
+        made += gang_of(f"v{number}", [one], preemptible=number < 2)
+    for number in range(2):
+        made += claim(f"w{number}", ask(2))
+    wanted = [pod(f"wide-{number}", claims={"g": f"w{number}"}) for number in range(2)]
+    decided = decide(
+        made + gang_of("wide", wanted, topology=constraint(("racks", "rack", None))), "allocate", "consolidate"
+    )
+    assert sorted(evicted(decided)) == ["v0-0", "v1-0"]
+    assert sorted(promised(decided).values()) == ["node-0", "node-1"]
+
+
+def test_extended_resources_that_devices_serve_are_no_amounts_of_a_node():
+    """Two pods run by claims made for `nvidia.com/gpu`; the third, higher, asks for both devices by that name."""
+    made = cluster(nodes=1, gpus=2, dra=True) + topology("hosts", "kubernetes.io/hostname")
+    made += gpu_class(serves="nvidia.com/gpu")
+    for number in range(2):
+        key = f"made-{number}"
+        made += claim(key, ask(1), holds=holding("node-0", number), by=[f"pod-default/low-{number}"])
+        low = pod(f"low-{number}", gpus=1, on="node-0", extended_claim=f"default/{key}")
+        made += gang_of(f"low-{number}", [low], priority=1)
+    decided = decide(made + gang("high", gpus=2, priority=9, topology=("hosts", "kubernetes.io/hostname", None)))
+    assert sorted(evicted(decided)) == ["low-0", "low-1"]
