@@ -75,6 +75,7 @@ class Ledger:
         self._nonpreemptible: dict[str, Resources] = {}
         self._states: dict[str, tuple[int, int, int]] = {}
         self._known: dict[Hashable, int] = {}
+        self._gpus: dict[int, int] = {}
         self._reaching: Mapping[PoolKey, Sequence[str]] = {}
 
     @classmethod
@@ -135,7 +136,7 @@ class Ledger:
         other._allocated = dict(self._allocated)
         other._nonpreemptible = dict(self._nonpreemptible)
         other._states = dict(self._states)
-        other._known = self._known
+        other._known, other._gpus = self._known, self._gpus
         other._reaching = self._reaching
         return other
 
@@ -319,20 +320,30 @@ class Ledger:
             devices = self._number((self.inventory.shape(of, self.reads), self.in_use.signature(of, self.reads)))
             amounts = frozenset(of.allocatable.amounts), frozenset(free.amounts.items())
             state = self._number((amounts, self.ports(node), devices, self.volumes.state(node), self.zones.state(node)))
-            known = self._states[node] = state, self._free_gpus(of), devices
+            known = self._states[node] = state, self._plugin_gpus(node) + self._free_gpus(of, devices), devices
         return known
 
     def _number(self, key: Hashable) -> int:
         return self._known.setdefault(key, len(self._known))
 
-    def _free_gpus(self, node: Node) -> int:
-        view = self.inventory.on(node)
-        weights = accounts.weights_on(view, self.inventory)
-        taken = sum(w for w, device in zip(weights, view.devices, strict=True) if w and self.in_use.is_taken(device.id))
-        left = self._free[node.name].amounts.items()
-        # Less than nothing is left of what the node has as devices only: pods ask for it by the same name.
-        plugin = accounts.by_name(Resources({name: amount for name, amount in left if amount > 0}))[accounts.GPU]
-        return plugin + accounts.gpus_on(view, self.inventory) - taken
+    def _plugin_gpus(self, node: str) -> int:
+        left = self._free[node].amounts
+        if min(left.values(), default=0) < 0:
+            # Of what the node has as devices only less than nothing is left: pods ask for it by the same name.
+            return accounts.by_name(Resources({name: amount for name, amount in left.items() if amount > 0}))[
+                accounts.GPU
+            ]
+        return accounts.by_name(self._free[node])[accounts.GPU]
+
+    def _free_gpus(self, node: Node, devices: int) -> int:
+        """Of its devices; `devices`: their state, which is that of many nodes."""
+        known = self._gpus.get(devices)
+        if known is None:
+            view = self.inventory.on(node)
+            weights = accounts.weights_on(view, self.inventory)
+            taken = (w for w, each in zip(weights, view.devices, strict=True) if w and self.in_use.is_taken(each.id))
+            known = self._gpus[devices] = accounts.gpus_on(view, self.inventory) - sum(taken)
+        return known
 
     def _count_ports(self, pod: Pod, node: str, sign: int) -> None:
         """So many more hold the pod's ports there: who is promised one and who leaves it may hold it together."""
