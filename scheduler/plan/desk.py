@@ -8,6 +8,7 @@ from queues import fair_share
 from queues.fair_share import FairShares
 from queues.limits import may_start
 from queues.reasons import NoQueueNamed
+from queues.reclaim import contested
 from queues.resources import NOTHING, Resources, total
 from queues.tree import Queue, QueueTree
 from queues.usage import Usage
@@ -75,7 +76,8 @@ class Desk:
     `caps`: how many pods may still be stopped, known once somebody is to be. `looks`: how many sets of victims may
     still be looked at.
 
-    `pool`: what queues divide. `payers`: by the queue that gangs name, the one that is charged, if any.
+    `pool`: what queues divide, `contested` the resources of which some could use more. `payers`: by the queue that
+    gangs name, the one that is charged, if any.
 
     `resting`: what is decided for gangs that want nothing (`at_rest`); of these nothing else is laid on the desk."""
 
@@ -91,6 +93,7 @@ class Desk:
     granting: Patience
     fair_shares: FairShares = field(default_factory=dict)
     requested: dict[str, Resources] = field(default_factory=dict)
+    contested: frozenset[str] = frozenset()
     wants: dict[str, Wants] = field(default_factory=dict)
     resting: dict[str, GangDecision] = field(default_factory=dict)
     placed: dict[str, list[Placed]] = field(default_factory=dict)
@@ -307,6 +310,7 @@ class Desk:
         strength = Fraction(str(self.snapshot.policy.usage_weight))
         usage = Usage(parts=self.snapshot.usage, strength=strength)
         self.fair_shares = fair_share.divide(self.pool, self.tree, asks, usage)
+        self.contested = contested(self.pool, self.tree, self.requested, self.fair_shares)
 
 
 def _resting(snapshot: Snapshot, tree: QueueTree) -> dict[str, GangDecision]:

@@ -72,8 +72,11 @@ class Keepers:
         self._leavers = leavers
         self._seen = 0
         self._caps: tuple[Cap, ...] | None = None
-        self._all = {gang.key: gang for gang in desk.snapshot.gangs}
-        self._gang_of = {pod.key: gang.key for gang in desk.snapshot.gangs for pod in gang.pods if pod.node}
+        own = desk.queue_of[like.key]
+        self._all = {
+            gang.key: gang for gang in desk.snapshot.gangs if gang.bound and _concerned(desk, stage, own, gang)
+        }
+        self._gang_of = {pod.key: gang.key for gang in self._all.values() for pod in gang.pods if pod.node}
         self._counts: dict[str, Counter[_Count]] = {}
         """By gang (key)."""
         self._sum: Counter[_Count] = Counter()
@@ -114,9 +117,9 @@ class Keepers:
             for key in self._all:
                 self._count(key)
             return
-        gone = [self._gang_of[eviction.pod] for eviction in desk.evictions[self._seen :]]
+        gone = (self._gang_of.get(eviction.pod) for eviction in desk.evictions[self._seen :])
         self._seen = len(desk.evictions)
-        for key in dict.fromkeys(gone):
+        for key in dict.fromkeys(filter(None, gone)):
             self._count(key)
 
     def _count(self, gang: str) -> None:
@@ -139,7 +142,7 @@ class Keepers:
         desk, stage, gang = self._desk, self._stage, self._like
         own = desk.queue_of[gang.key]
         queue = desk.payer_of(other)
-        if queue is None or other.key == gang.key or _not_its_business(stage, own, queue):
+        if queue is None or other.key == gang.key:
             return
         pods = [pod for pod in other.pods if pod.node and not (pod.terminating or pod.done)]
         pods = [pod for pod in pods if pod.key not in desk.leaving]
@@ -165,9 +168,12 @@ def _short(laws: Laws, lost: Lost) -> "_By | None":
     return (Keeper.SHARE, f"Queue {queue}", None) if queue is not None else None
 
 
-def _not_its_business(stage: Stage, own: str, queue: str) -> bool:
-    """Queues take back from others, and priorities rank within one."""
-    return stage.name != "consolidate" and (queue == own) is (stage.name == "reclaim")
+def _concerned(desk: Desk, stage: Stage, own: str, other: Gang) -> bool:
+    """Whether it is the stage's business: queues take back from others, and priorities rank within one."""
+    queue = desk.payer_of(other)
+    if queue is None:
+        return False
+    return stage.name == "consolidate" or (queue == own) is (stage.name != "reclaim")
 
 
 def _settles(until_ms: int | None) -> _By | None:

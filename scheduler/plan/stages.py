@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from queues.limits import is_device
-from queues.reclaim import contested, deciding, under_served, within_quota_everywhere
+from queues.reclaim import deciding, under_served, within_quota_everywhere
 from queues.resources import NOTHING, Resources
 from queues.runtimes import min_runtime_ms
 from scheduler.model.workloads import Gang
@@ -28,8 +28,7 @@ class Stage:
 
 def contested_of(desk: Desk, asked: Resources) -> Resources:
     """What is asked of the resources that queues have to share out among them."""
-    names = contested(desk.pool, desk.tree, desk.requested, desk.fair_shares)
-    return Resources({name: asked[name] for name in asked if name in names})
+    return Resources({name: asked[name] for name in asked if name in desk.contested})
 
 
 def deciding_of(desk: Desk, wanted: Resources) -> Resources:

@@ -137,6 +137,7 @@ class _Crowd:
                 self._priorities.setdefault(desk.payer_of(gang) or "", []).append(gang.priority)
         for each in self._priorities.values():
             each.sort()
+        self._timed = any(queue.reclaim_min_runtime_ms for queue in desk.snapshot.queues)
 
     def rank(self, gang: Gang) -> tuple[str, ...]:
         """Equal for gangs for whom the same may go: nobody goes for himself; of those who run in the queue as many are
@@ -152,8 +153,14 @@ class _Crowd:
         """Who may go for the gang."""
         rank = self.rank(gang)
         if rank not in self._leavers:
-            holdings = (self._stage.holding(self._desk, gang, other) for other in self._desk.snapshot.gangs)
-            self._leavers[rank] = Leavers(self._stakes, filter(None, holdings))
+            # Of a queue where nobody runs nobody stays either, and for those nobody outranks nobody goes.
+            queue, name = self._desk.queue_of[gang.key], self._stage.name
+            nobody = queue not in self._priorities and not self._timed if name == "reclaim" else rank[-1] == "0"
+            like = ("", "", name) if nobody and name != "consolidate" and not rank[0] else rank
+            if like not in self._leavers:
+                holdings = (self._stage.holding(self._desk, gang, other) for other in self._desk.snapshot.gangs)
+                self._leavers[like] = Leavers(self._stakes, filter(None, holdings))
+            self._leavers[rank] = self._leavers[like]
         return self._leavers[rank]
 
     def keepers(self, gang: Gang) -> Keepers:
