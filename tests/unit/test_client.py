@@ -44,6 +44,16 @@ async def test_a_missing_object_is_an_error_that_says_so(client: Client) -> None
     assert f"GET {ONE}: 404 NotFound" in str(caught.value)
 
 
+async def test_the_time_is_the_servers_whatever_this_machine_thinks(
+    api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.script("GET", ONE, answer(pod("p")))
+    monkeypatch.setattr("scheduler.kube.clock.time.time_ns", lambda: 0)
+    assert client.clock.now_ms() == 0, "nobody has told it anything else yet"
+    await client.get(POD, "a", "p")
+    assert abs(client.clock.now_ms() - time.time() * 1000) < 1_500
+
+
 async def test_a_list_is_read_page_by_page(api: FakeApi, client: Client) -> None:
     first = {"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [pod("p1")]}
     last = {"metadata": {"resourceVersion": "9"}, "items": [pod("p2")]}
