@@ -178,7 +178,6 @@ class _Search:
         self._desk = desk
         self._stage = stage
         self._crowd = crowd
-        self._leavers = crowd.leavers(like)
         self._like = like
         self._vain: dict[tuple[Group, Resources], tuple[int, NoRoom]] = {}
         """Questions that found nothing, after how many promises, and why. What was tried and undone changes nothing."""
@@ -187,6 +186,11 @@ class _Search:
         self._free: tuple[int, int] | None = None
         """GPUs that are free on all nodes, after how many changes of the ledger."""
         self._spots: dict[int, Spots] = {}
+
+    @property
+    def _leavers(self) -> Leavers:
+        """Found when they are asked for: often nobody has to be looked for."""
+        return self._crowd.leavers(self._like)
 
     def make_room(self, gang: Gang, piece: Wanted, asked: Resources, *, alone: bool) -> NoRoom | None:
         """Look for the least harm that makes room for the piece, and make it part of the plan; why there is none.
