@@ -136,7 +136,9 @@ def _play(nodes: int, scene: Scene) -> dict[str, Any]:
 async def _played(kubeconfig: Path, scene: Scene, server: Child) -> dict[str, Any]:
     async with await Client.connect(kubeconfig) as client:
         await _prepare(client)
-        ours = Child(scheduler, kubeconfig, {"stages": "allocate,consolidate,reclaim,preempt"})
+        # What stands has just started; in KAI that keeps nobody from being moved.
+        settings = {"stages": "allocate,consolidate,reclaim,preempt", "move_after_seconds": 0}
+        ours = Child(scheduler, kubeconfig, settings)
         async with asyncio.timeout(_PATIENCE_SECONDS):
             standing, coming = scene.standing, scene.coming
             await _until(
