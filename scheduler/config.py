@@ -90,6 +90,24 @@ class Config(BaseModel):
         le=31_536_000,
         description="Consolidation moves nobody who has been on his node for less.",
     )
+    reservations: int = Field(
+        _POLICY.reservations,
+        ge=0,
+        le=8,
+        description="So many gangs of each queue that find no room have it reserved for when it is known to be there.",
+    )
+    reserve_within_hours: float = Field(
+        _POLICY.reserve_within_hours,
+        ge=0.01,
+        le=87_600,
+        description="Room that will be there only later than so is not reserved (Slurm: bf_window).",
+    )
+    reserve_after_seconds: int = Field(
+        _POLICY.reserve_after_seconds,
+        ge=0,
+        le=31_536_000,
+        description="Who is first in its queue and waits so long keeps free room though no time is known; 0: never.",
+    )
     stages: Annotated[tuple[Stage, ...], BeforeValidator(_listed)] = Field(
         _POLICY.stages,
         min_length=1,

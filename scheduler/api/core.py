@@ -176,6 +176,7 @@ class PodSpec(Wire, frozen=True, kw_only=True):
     scheduler_name: str = "default-scheduler"
     scheduling_gates: tuple[PodSchedulingGate, ...] | None = None
     scheduling_group: PodSchedulingGroup | None = None
+    termination_grace_period_seconds: int | None = None
     workload_ref: PodWorkloadReference | None = None
     priority: int | None = None
     priority_class_name: str = ""

@@ -92,6 +92,18 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """Pod `pod` (key) of gang `gang` (key) has this room on `node` when the gang starts (by
+    `GangDecision.starts_at_ms`, or when enough others have ended): until then those use it who have left by then.
+    `devices`: (driver, pool, name)."""
+
+    pod: str
+    gang: str
+    node: str
+    devices: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangDecision:
     """`placed`, `bound`, `needed` count pods: placed by this plan, on nodes already, and the gang's minimum."""
 
@@ -102,6 +114,7 @@ class GangDecision:
     verdict: Verdict
     reason: Reason | None = None
     starts_at_ms: int | None = None
+    """When it starts at the latest, by what is known of those who run; None: nobody knows."""
     below_since_ms: int | None = None
     """Since when it runs with fewer pods than its minimum, also after this plan; None if it does not."""
     ends_at_ms: int | None = None
@@ -155,6 +168,7 @@ class Plan:
     placements: tuple[Placement, ...] = ()
     evictions: tuple[Eviction, ...] = ()
     promises: tuple[Promise, ...] = ()
+    reserved: tuple[Reserved, ...] = ()
     gangs: tuple[GangDecision, ...] = ()
     queues: tuple[QueueReport, ...] = ()
     solver: SolverReport = field(default_factory=SolverReport)

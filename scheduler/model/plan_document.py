@@ -30,6 +30,7 @@ def to_json(plan: Plan) -> Document:
         "placements": [_placement(placement) for placement in plan.placements],
         "evictions": [_eviction(eviction) for eviction in plan.evictions],
         "promises": [{"pod": each.pod, "gang": each.gang, "node": each.node} for each in plan.promises],
+        "reserved": [{"pod": each.pod, "gang": each.gang, "node": each.node} for each in plan.reserved],
         "gangs": [_gang(decision) for decision in plan.gangs],
         "queues": [_queue(report) for report in plan.queues],
         "solver": _solver(plan.solver),

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from queues.words import amount, counted, span
 from scheduler.model.no_room import NoRoom, cures, told
+from scheduler.model.times import rfc3339
 
 # A cause is written for one node; several have, are and do.
 _PLURAL = {"has": "have", "is": "are", "was": "were", "does": "do", "publishes": "publish", "lacks": "lack"}
@@ -249,7 +250,13 @@ class GangDoesNotFit:
     """The gang was tried whole; nothing was placed. `proved`: no placement exists; else none was found in time.
     `scattered`: there would be room for one of its pods if what is free were on one node. `each`: what one more pod
     asks for, where no node is ruled out for it by itself. `no_room`: why running work does not make way for it, stage
-    by stage."""
+    by stage.
+
+    `reserved_nodes`: on how many nodes room is reserved for it; `starts_at_ms`: by when it starts there; None: nobody
+    knows, and `keeps_until_ms` is when others get what is free there if it has not started; `waits_for`: the gang (key)
+    that ends last before it. `kept_for`: the gang (key) that room is reserved for where this one would fit,
+    `kept_until_ms`: by when that one starts; None: nobody knows, and `kept_turn_ms` is when it keeps it no longer; who
+    is certain to run no longer than `kept_most_ms` may use it before."""
 
     code: ClassVar[str] = "GangDoesNotFit"
     gang: str
@@ -261,6 +268,14 @@ class GangDoesNotFit:
     scattered: Scattered | None = None
     each: str = ""
     no_room: tuple[NoRoom, ...] = ()
+    reserved_nodes: int = 0
+    starts_at_ms: int | None = None
+    keeps_until_ms: int | None = None
+    waits_for: str = ""
+    kept_for: str = ""
+    kept_until_ms: int | None = None
+    kept_turn_ms: int | None = None
+    kept_most_ms: int | None = None
 
     @property
     def message(self) -> str:
@@ -275,12 +290,40 @@ class GangDoesNotFit:
         each = f" One more pod asks for {self.each}." if self.each else ""
         hindered = told(self.no_room)
         room = f" {hindered}" if hindered else ""
-        return f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}{room}"
+        text = f"{self.gang} needs room for {needed} and {found}{causes}{proof}.{pieces}{each}{room}"
+        return text + self._reserved() + self._kept()
+
+    def _reserved(self) -> str:
+        """What it may count on."""
+        if not self.reserved_nodes:
+            return ""
+        nodes = counted(self.reserved_nodes, "node")
+        if self.starts_at_ms is None:
+            turn = f", or until {rfc3339(self.keeps_until_ms)}" if self.keeps_until_ms is not None else ""
+            return f" What is free on {nodes} is kept for it until that is enough{turn}."
+        ends = f", when {self.waits_for} has ended at the latest" if self.waits_for else ""
+        return f" It starts by {rfc3339(self.starts_at_ms)}{ends}: room on {nodes} is reserved for it."
+
+    def _kept(self) -> str:
+        if not self.kept_for:
+            return ""
+        when = f", which starts by {rfc3339(self.kept_until_ms)}" if self.kept_until_ms is not None else ""
+        turn = f" until {rfc3339(self.kept_turn_ms)} at the latest" if self.kept_turn_ms is not None else ""
+        return f" What would be enough is reserved for {self.kept_for}{when}{turn}."
 
     @property
     def cure(self) -> str:
+        if self.starts_at_ms is not None:
+            return f"Nothing to do: it starts by {rfc3339(self.starts_at_ms)}. To start it sooner, {self._ways()}."
+        if self.kept_most_ms is not None:
+            most = f"{self.kept_most_ms // 1000}s"
+            return f"Give it a maxRuntime of {most} or less, and it may start now; or {self._ways()}."
+        ways = self._ways()
+        return f"{ways[0].upper()}{ways[1:]}."
+
+    def _ways(self) -> str:
         if self.causes and all(each.cause.startswith("lacks the label ") for each in self.causes):
-            return "Put the label on the nodes, or change the rule of the pods that names it."
+            return "put the label on the nodes, or change the rule of the pods that names it"
         more = counted(max(self.needed - self.placeable, 1), "more pod")
         others = ["add nodes"]
         if self.scattered is not None:
@@ -288,9 +331,7 @@ class GangDoesNotFit:
         if self.domain:
             others.append("relax the topology constraint")
         others += cures(self.no_room)
-        return (
-            f"Free room for {more}{' there' if self.domain else ''}, {', '.join([*others[:-1], f'or {others[-1]}'])}."
-        )
+        return f"free room for {more}{' there' if self.domain else ''}, {', '.join([*others[:-1], f'or {others[-1]}'])}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,13 @@ class Policy:
     age_full_hours: float = 168.0
     move_after_seconds: float = 300.0
     """Nobody is moved to make room (consolidate) who has been on his node for less."""
+    reservations: int = 1
+    """So many gangs of each queue that find no room have it reserved, if it is known when there is any; 0: none."""
+    reserve_within_hours: float = 168.0
+    """Room that is there only later than so is not reserved."""
+    reserve_after_seconds: int = 0
+    """The first gang of a queue that has waited so long and of which that is not known keeps what is free on the nodes
+    where the least is missing, for as long again, and so on; 0: never."""
     stages: tuple[Stage, ...] = ("allocate",)
     """What a plan may do, of "allocate", "consolidate", "reclaim", "preempt" and "stale"; in this order, whatever the
     order here. Gangs that ran for as long as they may are ended under any."""

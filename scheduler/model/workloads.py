@@ -106,6 +106,8 @@ class Pod:
     terminating: bool = False
     ends_ms: int | None = None
     """By when it should have ended, if it is terminating and that is known."""
+    ending_ms: int = 30_000
+    """How long it may take to end once it is stopped (terminationGracePeriodSeconds)."""
     evicted: bool = False
     """Whether it is terminating because somebody had it evicted, us or another, and not because it was deleted."""
     ready: bool = False

@@ -12,13 +12,25 @@ from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.workloads import Gang
 from scheduler.plan.desk import Desk
 from scheduler.plan.stages import settling
+from scheduler.plan.turns import next_turn_ms
 
 
 def again_ms(desk: Desk, decisions: Iterable[GangDecision]) -> int | None:
     """The earliest time, later than now, at which a gang ends or others may be stopped for somebody who waits in vain;
     None if no such time is known."""
     ends = [each.ends_at_ms for each in decisions if each.ends_at_ms is not None]
-    return min((end for end in (*ends, *_for_those_who_wait(desk)) if end > desk.snapshot.now_ms), default=None)
+    times = (*ends, *_turns_to_keep_what_is_free(desk), *_for_those_who_wait(desk))
+    return min((time for time in times if time > desk.snapshot.now_ms), default=None)
+
+
+def _turns_to_keep_what_is_free(desk: Desk) -> Iterator[int]:
+    """When those who wait begin to keep what is free, or no longer do."""
+    policy, now = desk.snapshot.policy, desk.snapshot.now_ms
+    after = policy.reserve_after_seconds * 1000 if policy.reservations else 0
+    for key in desk.waiting if after else ():
+        since = desk.wants[key].gang.created_ms
+        if since:
+            yield since + next_turn_ms(max(now - since, 0), after)
 
 
 def _for_those_who_wait(desk: Desk) -> Iterator[int]:

@@ -1,11 +1,12 @@
 """Stage 1: place pending gangs on what is free, in queue order, each whole or not at all.
 
-A gang that finds no room does not stop those behind it. Past its minimum a gang grows piece by piece, and after each
-piece waits for its turn again.
+A gang that finds no room does not stop those behind it, but from taking what is reserved for it. Past its minimum a
+gang grows piece by piece, and after each piece waits for its turn again.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from queues.aging import Aging
 from queues.ordering import Picker, Waiting
@@ -20,6 +21,7 @@ from scheduler.plan.ledger import Grant
 from scheduler.plan.never import hopeless, never
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import one_by_one, realise
+from scheduler.plan.reservations import Reservations
 from scheduler.plan.shapes import claims_of
 from scheduler.plan.wants import Wants
 from scheduler.solver import greedy, trial
@@ -33,6 +35,7 @@ _PROMISED_REMEDY = "Wait until that gang has started."
 def place_pending(desk: Desk) -> None:
     """Serve all gangs that want something, as the queues' order says; then let those in need share what there is."""
     pieces: dict[str, Wanted] = {}
+    reservations = Reservations(desk, seek)
     turns = Picker(desk.tree, _first_turns(desk, pieces), desk.fair_shares, desk.ledger.allocated)
     while (turn := turns.next()) is not None:
         gang, piece = desk.wants[turn.key].gang, _as_it_stands(desk, turn, pieces[turn.key])
@@ -41,15 +44,17 @@ def place_pending(desk: Desk) -> None:
                 desk.reasons[gang.key] = piece
             continue
         desk.order.setdefault(gang.key, len(desk.order))
-        answer = _answer(desk, turn, piece)
+        answer = reservations.answer(gang, piece, partial(_answer, desk, turn, piece))
         if isinstance(answer, Placed):
             desk.keep(gang, answer)
+            reservations.settle(gang, answer)
             turns.charge(turn.queue, total(grant.cost for grant in answer.grants))
         else:
             desk.reasons[gang.key] = answer
             if not turn.reach:
                 if not shared.ties_groups(piece):
                     desk.waiting[gang.key] = piece
+                    reservations.consider(gang, piece)
                 continue
             desk.wants[gang.key].fail(piece)
             desk.growing.setdefault(gang.key, piece)
@@ -57,7 +62,8 @@ def place_pending(desk: Desk) -> None:
         if more is not None:
             pieces[gang.key] = more
             turns.put(replace(turn, asked=_asked(desk, more), reach=_reach(desk.wants[gang.key])))
-    joint.place_jointly(desk)
+    joint.place_jointly(desk, reservations)
+    reservations.close()
 
 
 def _first_turns(desk: Desk, pieces: dict[str, Wanted]) -> Iterator[Waiting]:
@@ -150,12 +156,18 @@ def _asked(desk: Desk, piece: Wanted) -> Resources:
 
 def place(desk: Desk, gang: Gang, piece: Wanted, at: str = "") -> Placed | Reason:
     """Where the piece goes, or why not. Changes nothing. `at`: the node where it has to go, if it is one bundle."""
+    found = seek(desk, gang, piece, at)
+    return why_not(desk, gang, piece, found) if isinstance(found, Short) else found
+
+
+def seek(desk: Desk, gang: Gang, piece: Wanted, at: str = "") -> Placed | Short | Reason:
+    """Where the piece goes, how far it gets, or what forbids it. Changes nothing. `at`: as for `place`."""
     refusal = desk.over(gang, _asked(desk, piece))
     if refusal is not None:
         return refusal
     found = _seat_at(desk, piece, at) if at else seats(desk, gang, piece)
     if isinstance(found, Short):
-        return why_not(desk, gang, piece, found)
+        return found
     grants: list[Grant] | int | None = realise(desk, [(piece, found)], desk.ledger.in_use, desk.ledger.volumes)
     fixed = grants is None
     if grants is None:
@@ -163,7 +175,7 @@ def place(desk: Desk, gang: Gang, piece: Wanted, at: str = "") -> Placed | Reaso
         grants = 0 if bound else one_by_one(desk, piece)
     if isinstance(grants, int):
         shape = piece.group.shapes()[0]
-        return why_not(desk, gang, piece, Short(placeable=grants, shape=shape, nodes=desk.rooms.nodes, certain=False))
+        return Short(placeable=grants, shape=shape, nodes=desk.rooms.nodes, certain=False)
     refusal = desk.over(gang, total(grant.cost for grant in grants))
     if refusal is not None:
         return refusal

@@ -55,6 +55,29 @@ class Placed:
 
 
 @dataclass(slots=True, kw_only=True)
+class Reservation:
+    """Room that a gang will have, and that those behind it leave to it. `starts_at_ms`: by when; None: when enough of
+    those have ended who run on these nodes, if that is before `until_ms`. `waits_for`: the gang (key) that ends last
+    before it. `grants`: what its pods get then. `blocked`: the part of it that is in nobody's use now, kept from others
+    in the ledger. `gone`: by node, what they give back who have left by then. `relief`: by queue, what is no longer
+    paid then."""
+
+    gang: Gang
+    piece: Wanted
+    grants: tuple[Grant, ...]
+    starts_at_ms: int | None = None
+    until_ms: int | None = None
+    waits_for: str = ""
+    blocked: tuple[Grant, ...] = ()
+    gone: dict[str, Resources] = field(default_factory=dict)
+    relief: dict[str, Resources] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        return frozenset(grant.node for grant in self.grants)
+
+
+@dataclass(slots=True, kw_only=True)
 class Desk:
     """The stages read and extend it in turn. By gang (key): `wants` of those that may get pods placed, `order` in which
     they were served, `placed` what was placed so far, `waiting` the minimum that found no place, `growing` the first
@@ -71,7 +94,7 @@ class Desk:
     same pods (key). `outlook`: what
     queues are charged more, or less, in the ledger than is true before all of them have left. `ahead`: whether the
     ledger is as it will be then. `aside`: by gang, what is left of a promise that did not hold,
-    kept for whom others may make way still.
+    kept for whom others may make way still. `reserved`: by gang, room that it will have later.
 
     `caps`: how many pods may still be stopped, known once somebody is to be. `looks`: how many sets of victims may
     still be looked at.
@@ -114,6 +137,7 @@ class Desk:
     ahead: bool = False
     caps: Caps | None = None
     aside: dict[str, tuple[Grant, ...]] = field(default_factory=dict)
+    reserved: dict[str, Reservation] = field(default_factory=dict)
     payers: dict[str, str | None] = field(default_factory=dict)
     pool: Resources = NOTHING
     bare: Rooms | None = None

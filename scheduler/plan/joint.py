@@ -17,6 +17,7 @@ from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Ledger
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import realise
+from scheduler.plan.reservations import Reservations
 from scheduler.plan.rooms import Effort, Exhausted, Load, Rooms, with_more
 from scheduler.plan.shapes import claims_of
 from scheduler.solver import greedy
@@ -46,8 +47,9 @@ def seat_alone(desk: Desk, gang: str, piece: Wanted) -> tuple[tuple[Move, ...] |
     return None, SolverReport(status="budget", seconds=answer.seconds)
 
 
-def place_jointly(desk: Desk) -> None:
-    """Let gangs that wait for room, and those that this plan has placed, find their places together."""
+def place_jointly(desk: Desk, reservations: Reservations) -> None:
+    """Let gangs that wait for room, and those that this plan has placed, find their places together. What is reserved
+    is in play only if whom it is for could start now; and if somebody is late by it, all stays as it was."""
     policy = desk.snapshot.policy
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
     if not waiting or not desk.placed or not policy.solver_enabled:
@@ -55,7 +57,7 @@ def place_jointly(desk: Desk) -> None:
     shared = _shared_claims(desk)
     waiting = [key for key in waiting if shared.isdisjoint(_open_claims(desk.waiting[key]))]
     waiting = [key for key in waiting if not desk.shapes.sociable(desk.waiting[key].group.shapes())]
-    movable = [key for key in desk.placed if _is_movable(desk, key, shared)]
+    movable = [key for key in desk.placed if _is_movable(desk, key, shared) and not _is_guest(desk, key)]
     if not waiting or not movable:
         return
     waiting = _few_shapes(desk, waiting, policy.solver_gangs // 2)
@@ -65,8 +67,14 @@ def place_jointly(desk: Desk) -> None:
         for grant in desk.placed[key][0].grants:
             ledger.give_back(grant)
             desk.charge(ledger, desk.wants[key].gang, grant.cost * -1)
+    for each in desk.reserved.values():
+        for grant in each.blocked:
+            ledger.unblock(grant)
     rooms = Rooms(ledger, desk.shapes, desk.domains, policy, desk.rooms.patience)
     hopeful = [key for key in waiting if _may_fit(rooms, desk.waiting[key])]
+    for each in desk.reserved.values():
+        for grant in each.blocked if each.gang.key not in hopeful else ():
+            ledger.block(grant)
     if not hopeful:
         return
     head = sorted([*movable, *hopeful], key=lambda key: desk.order[key])
@@ -74,7 +82,11 @@ def place_jointly(desk: Desk) -> None:
     hint = tuple((key, desk.placed[key][0].moves) for key in movable)
     answer = _search(desk, rooms, contenders, budgets, hint)
     report = _report(answer)
-    if isinstance(answer, Solved) and len(answer.moves) > len(movable) and not _accept(desk, ledger, answer):
+    if (
+        isinstance(answer, Solved)
+        and len(answer.moves) > len(movable)
+        and not _accept(desk, ledger, answer, reservations)
+    ):
         report = SolverReport(status="budget", seconds=answer.seconds)
     desk.solved.update(dict.fromkeys(head, report))
 
@@ -126,14 +138,23 @@ def _is_movable(desk: Desk, gang: str, shared: frozenset[str]) -> bool:
     return all(key in own and desk.ledger.consumers(key) <= pods for grant in grants for key in grant.joins)
 
 
+def _is_guest(desk: Desk, gang: str) -> bool:
+    """Whether it may be in reserved room for as long as it runs: what it leaves is not free for others."""
+    if desk.wants[gang].gang.max_runtime_ms is None:
+        return False
+    reserved = {node for each in desk.reserved.values() for node in each.nodes}
+    return any(grant.node in reserved for grant in desk.placed[gang][0].grants)
+
+
 def _may_fit(rooms: Rooms, piece: Wanted) -> bool:
     """Whether it would find room if all that can be moved were away."""
     found = greedy.place(piece.group, rooms.nodes, rooms)
     return not isinstance(found, Short) or not found.certain
 
 
-def _accept(desk: Desk, ledger: Ledger, answer: Solved) -> bool:
-    """Put the answer into the plan, if its devices can be had and its queues may take it; whether that was so."""
+def _accept(desk: Desk, ledger: Ledger, answer: Solved, reservations: Reservations) -> bool:
+    """Put the answer into the plan, if its devices can be had, its queues may take it and nobody is late by it; whether
+    that was so."""
     pieces = {key: _piece(desk, key) for key in answer.moves}
     seats = [(pieces[gang], moves) for gang, moves in answer.moves.items()]
     grants = realise(desk, seats, ledger.in_use, ledger.volumes)
@@ -151,7 +172,7 @@ def _accept(desk: Desk, ledger: Ledger, answer: Solved) -> bool:
     before = {gang: desk.placed[gang][0] for gang in found if gang in desk.placed}
     for gang, placed in before.items():
         desk.drop(desk.wants[gang].gang, placed)
-    fits = _all_may_start(desk, found)
+    fits = _all_may_start(desk, found) and reservations.allow(found)
     for gang, placed in (found if fits else before).items():
         desk.keep(desk.wants[gang].gang, placed)
     desk.fruitless.clear()
@@ -175,6 +196,8 @@ def _search(
     """Read the patterns off the rooms and ask the solver, both within what is left of the plan's time for searching."""
     policy = desk.snapshot.policy
     budget = min(policy.solver_deterministic_seconds, desk.search_seconds)
+    if budget <= 0:
+        return OutOfTime(seconds=0.0)
     effort = Effort(left=budget)
     answer: Answer | None = None
     try:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from queues.resources import Resources
 from scheduler.model.workloads import Gang
 from scheduler.plan.accounts import GPU
+from scheduler.plan.departures import leaves
 from scheduler.plan.desk import Desk
 from scheduler.plan.losses import Holding, Loss, losses, ranks_of
-from scheduler.plan.scenario import caps_of, leaves
+from scheduler.plan.scenario import caps_of
 from scheduler.plan.shapes import Bundle, claims_of
 from scheduler.solver.harm import Part
 

@@ -113,7 +113,7 @@ class Ledger:
                 ledger._held[claim.key] = claim.allocation
             if claim.reserved_for:
                 ledger._consumers[claim.key] = frozenset(claim.reserved_for)
-        ledger._reaching = _shared_pools(by_name, inventory)
+        ledger._reaching = _reaching(by_name, inventory)
         return ledger
 
     def fork(self) -> "Ledger":
@@ -215,27 +215,32 @@ class Ledger:
         self._reserve(grant, -1)
 
     def _reserve(self, grant: Grant, sign: int) -> None:
-        if sign > 0:
-            self.neighbours.take(grant.pod, grant.node)
-            self.zones.take(grant.pod, grant.node)
-            others = self.volumes.take(grant.pod, grant.node, grant.volumes)
-        else:
-            self.neighbours.give_back(grant.pod, grant.node)
-            self.zones.give_back(grant.pod, grant.node)
-            others = self.volumes.give_back(grant.pod, grant.node, grant.volumes)
+        for claim, allocation in grant.allocated:
+            if sign < 0:
+                del self._promised[claim.key]
+            elif claim.key in self._promised:
+                raise InvariantError(f"ResourceClaim {claim.key} is promised devices already and was promised others")
+            else:
+                self._promised[claim.key] = allocation
+        (self.neighbours.take if sign > 0 else self.neighbours.give_back)(grant.pod, grant.node)
+        self._block(grant, sign)
+
+    def block(self, grant: Grant) -> None:
+        """Keep others off this room, as if it were in use. Nobody counts as being there, for rules between pods."""
+        self._block(grant, +1)
+
+    def unblock(self, grant: Grant) -> None:
+        """The opposite of `block`."""
+        self._block(grant, -1)
+
+    def _block(self, grant: Grant, sign: int) -> None:
+        (self.zones.take if sign > 0 else self.zones.give_back)(grant.pod, grant.node)
+        seize = self.volumes.take if sign > 0 else self.volumes.give_back
+        others = seize(grant.pod, grant.node, grant.volumes)
         self._free[grant.node] -= grant.requests * sign
         self._count_ports(grant.pod, grant.node, sign)
-        for claim, allocation in grant.allocated:
-            if sign > 0:
-                if claim.key in self._promised:
-                    raise InvariantError(
-                        f"ResourceClaim {claim.key} is promised devices already and was promised others"
-                    )
-                self._promised[claim.key] = allocation
-                self.in_use.take(allocation)
-            else:
-                del self._promised[claim.key]
-                self.in_use.give_back(allocation)
+        for _, allocation in grant.allocated:
+            (self.in_use.take if sign > 0 else self.in_use.give_back)(allocation)
         self._touch((allocation for _, allocation in grant.allocated), grant.node, *others)
 
     def vacate(self, pod: Pod, claims: Mapping[str, Claim]) -> None:
@@ -383,12 +388,10 @@ def _left_of(node: Node, used: list[Resources]) -> Resources:
 _last_left: PerObject[Node, list[tuple[list[Resources], Resources]]] = PerObject(lambda _: [], most=50_000)
 
 
-def _shared_pools(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:
-    """Pools that are not one node's alone, with the nodes that reach them."""
+def _reaching(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:
+    """By pool the nodes that reach it."""
     seen: dict[PoolKey, list[str]] = {}
     for name, node in nodes.items():
-        view = inventory.on(node)
-        for pool in view.pools:
-            if pool not in view.local:
-                seen.setdefault(pool, []).append(name)
+        for pool in inventory.on(node).pools:
+            seen.setdefault(pool, []).append(name)
     return seen

@@ -21,7 +21,7 @@ from scheduler.model.plan import (
 from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reason, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
-from scheduler.plan import promises
+from scheduler.plan import foresight, promises
 from scheduler.plan.again import again_ms
 from scheduler.plan.allocate import place_pending
 from scheduler.plan.alternatives import may_pass
@@ -66,12 +66,14 @@ def _plan(snapshot: Snapshot) -> Plan:
     placements = [
         _placement(desk, gang, grant) for gang, parts in desk.placed.items() for part in parts for grant in part.grants
     ]
-    decisions = tuple(_decision(desk, gang) for gang in snapshot.gangs)
+    starts = foresight.starts_ms(desk)
+    decisions = tuple(_decision(desk, gang, starts.get(gang.key)) for gang in snapshot.gangs)
     return Plan(
         now_ms=snapshot.now_ms,
         placements=tuple(sorted(placements, key=lambda placement: (placement.gang, placement.pod))),
         evictions=tuple(sorted(desk.evictions, key=lambda eviction: eviction.pod)),
         promises=tuple(sorted((p for each in desk.promised.values() for p in each), key=lambda p: (p.gang, p.pod))),
+        reserved=foresight.reserved(desk),
         gangs=decisions,
         queues=_queues(desk),
         solver=_solver(desk),
@@ -134,7 +136,7 @@ def _placement(desk: Desk, gang: str, grant: Grant) -> Placement:
     )
 
 
-def _decision(desk: Desk, gang: Gang) -> GangDecision:
+def _decision(desk: Desk, gang: Gang, starts_at_ms: int | None) -> GangDecision:
     resting = desk.resting.get(gang.key)
     if resting is not None:
         return resting
@@ -150,6 +152,7 @@ def _decision(desk: Desk, gang: Gang) -> GangDecision:
         queue=desk.queue_of.get(gang.key, gang.queue),
         verdict=_verdict(desk, gang, reason, placed=placed, bound=bound, needed=needed),
         reason=reason,
+        starts_at_ms=starts_at_ms,
         below_since_ms=gang.below_since_ms if stays_short(desk, gang) else None,
         ends_at_ms=ends_at_ms(desk, gang),
         placed=placed,

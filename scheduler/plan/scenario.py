@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from queues.resources import Resources, total
 from scheduler.model.errors import InvariantError
 from scheduler.model.plan import Eviction, Promise
-from scheduler.model.reasons import Reason, RoomIsBeingMade
+from scheduler.model.reasons import GangDoesNotFit, Reason, RoomIsBeingMade
 from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.allocate import place, seats
 from scheduler.plan.caps import Caps
+from scheduler.plan.departures import leaves, left_behind
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.losses import Loss
@@ -22,9 +23,6 @@ from scheduler.plan.pieces import Wanted, afresh
 from scheduler.plan.realise import realise
 from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
-
-STUCK_MS = 120_000
-"""A pod that should have ended so long ago may never end (KAI: 2 minutes)."""
 
 
 class Scenario:
@@ -152,7 +150,7 @@ class Leaving:
             if queue is not None:
                 relief.append((queue, gang.preemptible, desk.accounts.relief(going)))
         pods = (pod for pod in desk.snapshot.pods if leaves(pod, desk) and pod.node in desk.ledger.nodes)
-        return cls(pods=tuple(pods), relief=tuple(relief), claims=tuple(_left_behind(desk)))
+        return cls(pods=tuple(pods), relief=tuple(relief), claims=tuple(left_behind(desk)))
 
     def depart(self, desk: Desk) -> None:
         """They have left."""
@@ -181,18 +179,6 @@ class Leaving:
         desk.fruitless = fruitless
 
 
-def _left_behind(desk: Desk) -> Iterator[Claim]:
-    """Claims that were made for pods which are gone, and still hold devices."""
-    snapshot = desk.snapshot
-    made = [claim for claim in snapshot.claims.values() if claim.allocation is not None and claim.owner_uid]
-    if made:
-        there = {pod.uid for pod in snapshot.pods}
-        there.update(pod.uid for gang in snapshot.gangs for pod in gang.pods)
-        for claim in made:
-            if claim.owner_uid not in there and not there.intersection(claim.reserved_for):
-                yield claim
-
-
 def caps_of(desk: Desk) -> Caps:
     """How many may still be stopped."""
     if desk.caps is None:
@@ -202,22 +188,26 @@ def caps_of(desk: Desk) -> Caps:
 
 @contextmanager
 def with_what_is_left(desk: Desk, gang: str) -> Iterator[None]:
-    """For as long as this lasts the gang (key) may use what is left of a promise that did not hold; nobody else may
-    before or after."""
-    rest = desk.aside.pop(gang, ())
-    for grant in rest:
+    """For as long as this lasts the gang (key) may use what is left of a promise that did not hold, or is reserved for
+    it or for gangs behind it; nobody else may before or after. Who loses his reservation by that is not told of it."""
+    behind = [key for key in desk.reserved if desk.order[key] > desk.order[gang]] if desk.reserved else []
+    rest = {key: desk.aside.pop(key) for key in (gang, *behind) if key in desk.aside}
+    for grant in (grant for grants in rest.values() for grant in grants):
         desk.ledger.unreserve(grant)
     yield
-    if rest and gang not in desk.promised:
-        for grant in rest:
-            desk.ledger.reserve(grant)
-        desk.aside[gang] = rest
-
-
-def leaves(pod: Pod, desk: Desk) -> bool:
-    """Whether it is on its way out, by this plan too, and not stuck there."""
-    stuck = pod.ends_ms is not None and desk.snapshot.now_ms > pod.ends_ms + STUCK_MS
-    return (pod.terminating or pod.key in desk.leaving) and not (stuck or pod.done)
+    taken = {promise.node for promise in desk.promised.get(gang, ())}
+    for key, grants in rest.items():
+        if key != gang and not taken.isdisjoint(desk.reserved[key].nodes):
+            del desk.reserved[key]
+            reason = desk.reasons[key]
+            if isinstance(reason, GangDoesNotFit):
+                desk.reasons[key] = replace(
+                    reason, starts_at_ms=None, waits_for="", reserved_nodes=0, keeps_until_ms=None
+                )
+        elif key not in desk.promised:
+            for grant in grants:
+                desk.ledger.reserve(grant)
+            desk.aside[key] = grants
 
 
 def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:

@@ -18,6 +18,7 @@ from scheduler.solver.check_company import company_is_kept
 from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
 from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amounts, nodes_take_the_pods
 from scheduler.solver.check_queues import queues_keep_their_limits
+from scheduler.solver.check_reservations import nobody_is_late_by_this_plan, reservations_are_of_those_who_wait
 from scheduler.solver.check_victims import (
     evictions_are_of_running_work,
     nobody_ends_before_his_time,
@@ -109,6 +110,8 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     budgets_are_kept,
     queues_cap_their_evictions,
     promises_are_to_those_who_wait,
+    reservations_are_of_those_who_wait,
+    nobody_is_late_by_this_plan,
     gangs_are_told_what_they_get,
     groups_stay_together,
     queues_keep_their_limits,

@@ -23,6 +23,9 @@ Amounts = dict[str, int]
 _NATIVE = frozenset({"cpu", "memory", "ephemeral-storage", "storage", "pods"})
 _POD_LEVEL = frozenset({"cpu", "memory"})
 
+_GRACE_SECONDS = 30
+"""Kubernetes' default for terminationGracePeriodSeconds."""
+
 
 def translate(
     pod: core.Pod,
@@ -44,6 +47,7 @@ def translate(
         node = status.nominated_node_name
     affinity = spec.affinity.node_affinity if spec.affinity else None
     extended = status.extended_resource_claim_status
+    grace = spec.termination_grace_period_seconds
     return Pod(
         key=meta.key,
         uid=meta.uid,
@@ -71,6 +75,7 @@ def translate(
         gated=bool(spec.scheduling_gates) and not spec.node_name,
         terminating=meta.deletion_timestamp is not None,
         ends_ms=_ends_ms(meta.deletion_timestamp),
+        ending_ms=1000 * (_GRACE_SECONDS if grace is None else grace if grace >= 0 else 1),
         evicted=is_evicted(pod),
         ready=is_ready(status),
         phase=status.phase,

@@ -26,7 +26,7 @@ from scheduler.api.dra import (
 )
 from scheduler.api.meta import ObjectMeta
 from scheduler.dra.selection import only_on
-from scheduler.model.plan import ClaimAllocation, Placement, Plan
+from scheduler.model.plan import ClaimAllocation, Placement, Plan, Verdict
 from scheduler.model.reasons import InvalidGang
 from scheduler.model.workloads import ContainerAsk, Pod, TopologyConstraint
 from scheduler.plan.planner import plan
@@ -54,6 +54,7 @@ from tests.builders import (
     topology,
     world,
 )
+from tests.strategies import carried_out
 
 RACKS = topology("racks", "rack")
 PLAIN = (
@@ -559,3 +560,63 @@ def test_devices_of_one_name_in_two_generations_are_two() -> None:
     good = plan(made)
     assert [placement.node for placement in good.placements] == ["new", "old"]
     assert check(made, good) == ()
+
+
+# --- reservations -----------------------------------------------------------------------------------------------------
+
+
+def late(dra: bool = False) -> World:
+    """One node: two of four GPUs in use for some minutes, and a gang that waits for all four."""
+    made = cluster(gpus=4, dra=dra) + gang("old", gpus=0 if dra else 2, claims={"g": ask(2)} if dra else None)
+    made = carried_out(made, plan(made))
+    (run,) = made.gangs
+    run = replace(run, max_runtime_ms=300_000, pods=tuple(replace(one, started_ms=made.now_ms) for one in run.pods))
+    made = replace(made, gangs=(run,), pods=run.pods)
+    return made + gang("large", gpus=0 if dra else 4, claims={"g": ask(4)} if dra else None, created_ms=1)
+
+
+def test_a_gang_that_was_told_its_time_has_its_room_then():
+    made = late()
+    good = plan(made)
+    assert [(each.pod, each.node) for each in good.reserved] == [("default/large-0", "node-0")]
+    assert check(made, good) == ()
+    sooner = tuple(
+        replace(each, starts_at_ms=each.starts_at_ms - 10_001) if each.starts_at_ms else each for each in good.gangs
+    )
+    (violation,) = check(made, replace(good, gangs=sooner))
+    assert "which has 4 nvidia.com/gpu, and 6 are used then" in violation
+
+
+def test_a_placement_that_outlasts_a_reservation_is_told():
+    made = late() + gang("brief", gpus=2, created_ms=2)
+    good = plan(made)
+    (brief,) = [each for each in made.gangs if each.name == "brief"]
+    seat = Placement(pod=brief.pods[0].key, pod_uid=brief.pods[0].uid, gang=brief.key, node="node-0")
+    decisions = tuple(
+        replace(each, placed=1, verdict=Verdict.PLACED, reason=None) if each.gang == brief.key else each
+        for each in good.gangs
+    )
+    violation, *_ = check(made, replace(good, placements=(seat,), gangs=decisions))
+    assert violation.endswith("on node node-0, which has 4 nvidia.com/gpu, and 6 are used then")
+
+
+def test_a_reserved_device_that_is_held_then_is_told():
+    made = late(dra=True)
+    good = plan(made)
+    assert check(made, good) == ()
+    (run,) = [each for each in made.gangs if each.name == "old"]
+    endless = replace(
+        made, gangs=tuple(replace(each, max_runtime_ms=None) if each.key == run.key else each for each in made.gangs)
+    )
+    violations = check(endless, good)
+    assert len(violations) == 2
+    assert all("which default/old-0-g holds then" in each for each in violations)
+
+
+def test_room_is_reserved_for_those_who_wait_and_get_nothing_else():
+    made = late()
+    good = plan(made)
+    (only,) = good.reserved
+    assert "besides another place" in str(check(made, replace(good, reserved=(only, only))))
+    assert "does not exist" in str(check(made, replace(good, reserved=(replace(only, node="gone"),))))
+    assert "does not wait for any" in str(check(made, replace(good, reserved=(replace(only, pod="default/old-0"),))))

@@ -21,7 +21,17 @@ from tests.builders import NOW_MS, ask, cluster, gang, queue
 def test_every_promised_key_is_there() -> None:
     made = cluster(nodes=1, gpus=2, dra=True) + queue("red", quota=0.5, limit=2) + gang("a", claims={"gpu": ask(1)})
     document = to_json(plan(made + gang("b", pods=2, claims={"gpu": ask(2)}, queue="red")))
-    assert list(document) == ["now", "placements", "evictions", "promises", "gangs", "queues", "solver", "setAside"]
+    assert list(document) == [
+        "now",
+        "placements",
+        "evictions",
+        "promises",
+        "reserved",
+        "gangs",
+        "queues",
+        "solver",
+        "setAside",
+    ]
     (placement,) = document["placements"]
     assert (placement["pod"], placement["node"], placement["gang"]) == ("default/a-0", "node-0", "default/a")
     (part,) = placement["claims"]

@@ -48,6 +48,8 @@ WRONG = {
 def value(name: str, kind: Any, count: int) -> Any:
     if kind is int:
         return count * 1000 if name in THOUSANDTHS else count
+    if kind == int | None:
+        return count or None
     if kind is bool:
         return bool(count)
     if kind is str:

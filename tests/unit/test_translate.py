@@ -261,6 +261,13 @@ def test_times_labels_and_task_priority_reach_the_model() -> None:
     assert (found.started_ms, found.task_priority, dict(found.labels)) == (1_767_225_601_500, -3, labels)
 
 
+@pytest.mark.parametrize(("seconds", "counted"), [(None, 30), (0, 0), (600, 600), (-5, 1)])
+def test_how_long_a_pod_may_take_to_end_is_what_kubernetes_makes_of_it(seconds: int | None, counted: int) -> None:
+    """A negative grace is a second there (the API server's rule for deletion)."""
+    (found,) = seen(pod("p", node="n1", **({} if seconds is None else {"terminationGracePeriodSeconds": seconds}))).pods
+    assert found.ending_ms == counted * 1000
+
+
 # Claims and devices.
 
 
