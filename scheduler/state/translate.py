@@ -4,7 +4,7 @@ Every object is translated once and again only when it changes: a cycle costs wh
 the sorted tuples. `Translation` holds what is remembered; it lives with its ClusterState.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -152,7 +152,7 @@ class Translation:
             changed = {kind: self._state.keys(kind) for kind in self._state.kinds}
             self._fresh = False
         everything = self._context(changed)
-        self._admin_access(changed.get(NAMESPACE, ()))
+        self._admin_access(changed.get(NAMESPACE, ()), frozenset(changed.get(RESOURCE_CLAIM, ())))
         for kind, one in self._one_by_one.items():
             for key in sorted(changed.get(kind, ())):
                 one(key, self._state.change(kind, key), self._state.object(kind, key))
@@ -244,13 +244,14 @@ class Translation:
         # Of several defaults Kubernetes takes the lowest.
         self._global_priority = min(general)[0] if general else 0
 
-    def _admin_access(self, namespaces: Iterable[str]) -> None:
-        """A namespace may have gained or lost the right to look into devices that are in use."""
+    def _admin_access(self, namespaces: Iterable[str], others: Container[str]) -> None:
+        """A namespace may have gained or lost the right to look into devices that are in use: its claims, but for
+        `others`, which are looked at anyhow."""
         names = set(namespaces)
         if not names:
             return
         for key in self._state.keys(RESOURCE_CLAIM):
-            if key.partition("/")[0] in names:
+            if key not in others and key.partition("/")[0] in names:
                 self._claim(key, self._state.change(RESOURCE_CLAIM, key), self._state.object(RESOURCE_CLAIM, key))
 
     def _node(self, key: str, change: Change | None, found: Wire | None) -> None:
