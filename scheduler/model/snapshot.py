@@ -48,7 +48,7 @@ class Policy:
     reserve_after_seconds: int = 0
     """The first gang of a queue that has waited so long and of which that is not known keeps what is free on the nodes
     where the least is missing, for as long again, and so on; 0: never."""
-    stages: tuple[Stage, ...] = ("allocate",)
+    stages: tuple[Stage, ...] = ("allocate", "consolidate", "reclaim", "preempt", "stale")
     """What a plan may do, of "allocate", "consolidate", "reclaim", "preempt" and "stale"; in this order, whatever the
     order here. Gangs that ran for as long as they may are ended under any."""
 

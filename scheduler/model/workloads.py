@@ -30,6 +30,8 @@ class Claim:
     spec: ResourceClaimSpec
     allocation: AllocationResult | None = None
     reserved_for: tuple[str, ...] = ()
+    reserved_otherwise: bool = False
+    """Whether some of these are no pods: nobody can tell when they are gone."""
     owner_uid: str = ""
     terminating: bool = False
     queue: str = ""

@@ -298,3 +298,23 @@ def weights_on(view: NodeDevices, inventory: Inventory) -> tuple[int, ...]:
         known = view.memo["weights"] = tuple(accounting.weight(device, inventory) for device in view.devices)
     assert isinstance(known, tuple)
     return known
+
+
+def shares_gpus(view: NodeDevices, inventory: Inventory) -> bool:
+    """Whether GPUs of a node may be held by several at once: how many are free says nothing then."""
+    return _sharing(view, inventory)[0]
+
+
+def counts_all(view: NodeDevices, inventory: Inventory) -> bool:
+    """Whether who lacks devices of a node lacks GPUs: it has no others, and none are shared."""
+    return _sharing(view, inventory)[1]
+
+
+def _sharing(view: NodeDevices, inventory: Inventory) -> tuple[bool, bool]:
+    known = view.memo.get("sharing")
+    if known is None:
+        weights = weights_on(view, inventory)
+        shared = [weight for weight, device in zip(weights, view.devices, strict=True) if device.shareable]
+        known = view.memo["sharing"] = any(shared), all(weights) and not shared
+    assert isinstance(known, tuple)
+    return known

@@ -64,6 +64,11 @@ class Departure:
                 desk.ledger.take(grant)
 
 
+def tick_ms(now_ms: int) -> int:
+    """By when what may happen at once will have happened, as it is told."""
+    return -(-now_ms // TICK_MS) * TICK_MS
+
+
 def leaves(pod: Pod, desk: Desk) -> bool:
     """Whether it is on its way out, by this plan too, and not stuck there."""
     stuck = pod.ends_ms is not None and desk.snapshot.now_ms > pod.ends_ms + STUCK_MS
@@ -83,7 +88,7 @@ def ends_by_ms(gang: Gang, now_ms: int) -> int | None:
 def of_running(desk: Desk) -> Iterator[Departure]:
     """Of pods on nodes before this plan, and of claims that pods have left behind."""
     now, nodes, of = desk.snapshot.now_ms, desk.ledger.nodes, dict[str, str]()
-    tick = -(-now // TICK_MS) * TICK_MS
+    tick = tick_ms(now)
     for gang in desk.snapshot.gangs:
         for pod in gang.pods if gang.max_runtime_ms is not None else ():
             if pod.node in nodes and not (pod.terminating or pod.done):
@@ -102,15 +107,15 @@ def of_running(desk: Desk) -> Iterator[Departure]:
 
 
 def left_behind(desk: Desk) -> Iterator[Claim]:
-    """Claims that were made for pods which are gone or have ended, and still hold devices: the claim controller is
-    about to take these back."""
+    """Claims whose pods are gone or have ended, and that still hold devices: the claim controller is about to take
+    these back. One that pods share is not among them if somebody has come to join it."""
     snapshot = desk.snapshot
-    made = [claim for claim in snapshot.claims.values() if claim.allocation is not None and claim.owner_uid]
-    if made:
+    held = [c for c in snapshot.claims.values() if c.allocation is not None and not c.reserved_otherwise]
+    if held:
         there = {pod.uid for pod in snapshot.pods if not pod.done}
         there.update(pod.uid for gang in snapshot.gangs for pod in gang.pods if not pod.done)
-        for claim in made:
-            if claim.owner_uid not in there and there.isdisjoint(claim.reserved_for):
+        for claim in held:
+            if claim.owner_uid not in there and there.isdisjoint(desk.ledger.consumers(claim.key)):
                 yield claim
 
 

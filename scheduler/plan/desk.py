@@ -90,11 +90,11 @@ class Desk:
 
     `gang_of`: by pod (key). `paid`: by gang, the claims that its pods placed by this plan consume.
 
-    `promised`: by gang, places that it gets when others have left; `evictions`: of those who have to. `leaving`: the
-    same pods (key). `outlook`: what
-    queues are charged more, or less, in the ledger than is true before all of them have left. `ahead`: whether the
-    ledger is as it will be then. `aside`: by gang, what is left of a promise that did not hold,
-    kept for whom others may make way still. `reserved`: by gang, room that it will have later.
+    `promised`: by gang, places that it gets when others have left; `promised_devices` (driver, pool, name): what they
+    are of. `given_up`: claims (key) that nobody may join any more, or what they hold would never be free. `evictions`:
+    of those who have to leave; `leaving`: the same pods (key). `outlook`: what queues are charged more, or less, in the
+    ledger than is true before all of them have left. `ahead`: whether the ledger is as it will be then. `aside`: by
+    gang, what is left of a promise that did not hold, kept for whom others may make way still, or is reserved.
 
     `caps`: how many pods may still be stopped, known once somebody is to be. `looks`: how many sets of victims may
     still be looked at.
@@ -131,6 +131,8 @@ class Desk:
     gang_of: dict[str, str] = field(default_factory=dict)
     paid: dict[str, set[str]] = field(default_factory=dict)
     promised: dict[str, tuple[Promise, ...]] = field(default_factory=dict)
+    promised_devices: set[tuple[str, str, str]] = field(default_factory=set)
+    given_up: set[str] = field(default_factory=set)
     evictions: list[Eviction] = field(default_factory=list)
     leaving: set[str] = field(default_factory=set)
     outlook: list[tuple[str, Resources]] = field(default_factory=list)
@@ -304,7 +306,13 @@ class Desk:
             if has_run_out(gang, self.snapshot.now_ms):
                 gang = replace(gang, pods=gang.bound)  # what is stopped gets nothing more
             self.wants[gang.key] = Wants(
-                gang, self.snapshot.claims, self.ledger.consumers, self.shapes, self.domains, self.ledger.volumes
+                gang,
+                self.snapshot.claims,
+                self.ledger.consumers,
+                self.shapes,
+                self.domains,
+                self.ledger.volumes,
+                self.given_up,
             )
 
     def _charged(self, named: str, above: Mapping[str, str | None]) -> str | None:

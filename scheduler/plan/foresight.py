@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from scheduler.model.plan import Reserved
 from scheduler.model.reasons import Reason
 from scheduler.model.workloads import Gang
-from scheduler.plan.accounts import GPU
-from scheduler.plan.departures import Departure, leaves
+from scheduler.plan.accounts import GPU, shares_gpus
+from scheduler.plan.departures import FREEING_MS, Departure, leaves, tick_ms
 from scheduler.plan.desk import Desk, Placed
 from scheduler.plan.ledger import Grant
 from scheduler.plan.pieces import Wanted
@@ -87,7 +87,7 @@ def _least(desk: Desk, piece: Wanted, departures: Sequence[Departure], cuts: Seq
     asked = desk.estimate(piece)[GPU]
     if not cuts:
         return None
-    if not asked or any(_shares_devices(desk, node) for node in desk.rooms.nodes):
+    if not asked or any(_shares_gpus(desk, node) for node in desk.rooms.nodes):
         return 0
     free, gone = sum(max(desk.ledger.gpus(node), 0) for node in desk.rooms.nodes), 0
     for index, cut in enumerate(cuts):
@@ -99,12 +99,8 @@ def _least(desk: Desk, piece: Wanted, departures: Sequence[Departure], cuts: Seq
     return None
 
 
-def _shares_devices(desk: Desk, node: str) -> bool:
-    """Whether devices of the node are shared: how many are free says nothing then."""
-    view = desk.inventory.on(desk.ledger.nodes[node])
-    if "shareable" not in view.memo:
-        view.memo["shareable"] = any(device.shareable for device in view.devices)
-    return bool(view.memo["shareable"])
+def _shares_gpus(desk: Desk, node: str) -> bool:
+    return shares_gpus(desk.inventory.on(desk.ledger.nodes[node]), desk.inventory)
 
 
 def helpful(desk: Desk, gang: Gang, piece: Wanted, departures: Iterable[Departure]) -> list[Departure]:
@@ -135,9 +131,9 @@ def starts_ms(desk: Desk) -> dict[str, int]:
                 ends.setdefault(pod.node, []).append(pod.ends_ms)
         for key, promises in desk.promised.items():
             there = [end for node in sorted({each.node for each in promises}) for end in ends.get(node, ())]
-            known = [end for end in there if end is not None]
-            if known and len(known) == len(there):
-                found[key] = max(*known, desk.snapshot.now_ms)
+            known = [end + FREEING_MS for end in there if end is not None]
+            if len(known) == len(there):
+                found[key] = max([tick_ms(desk.snapshot.now_ms), *known])
     return found
 
 

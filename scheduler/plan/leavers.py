@@ -71,8 +71,8 @@ class Stakes:
         """The pod as it would be asked for if its gang were moved: without its node and the devices it has there."""
         desk, pod = self.desk, loss.pod
         if pod.key not in self._moved:
-            there = [each for each in loss.gang.pods if each.node and each.node in desk.ledger.nodes]
-            there = [each for each in there if not leaves(each, desk)]
+            stay = desk.snapshot.spared | self._of_no_use(loss.gang)
+            there = [each for each in loss.gang.pods if each.node and each.key not in stay and not leaves(each, desk)]
             for each in there:
                 desk.ledger.vacate(each, desk.snapshot.claims)
             for each in there:

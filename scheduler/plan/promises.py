@@ -24,7 +24,7 @@ from scheduler.plan.pieces import Wanted
 from scheduler.plan.realise import realise
 from scheduler.plan.rooms import load_of
 from scheduler.plan.scenario import Leaving, book, promise, tell_promise
-from scheduler.plan.shapes import Bundle
+from scheduler.plan.shapes import Bundle, claims_of
 from scheduler.plan.shared import Placing
 from scheduler.plan.wants import Wants
 from scheduler.solver.problem import Group, Move
@@ -73,6 +73,25 @@ def _renew(desk: Desk, owed: Sequence[_Owed], held: frozenset[str]) -> None:
     for each in owed:
         if each.placed is None and each.gang.key not in held:
             _elsewhere(desk, each, leaving)
+    _give_up(desk, leaving)
+
+
+def _give_up(desk: Desk, leaving: Leaving) -> None:
+    """Claims that those who leave have left behind, and that hold what is promised to others, are joined by nobody any
+    more: the next pod of their gang would keep them from ever being released."""
+    claims = desk.snapshot.claims
+    named = {key for pod in leaving.pods for key in claims_of(pod) if key in claims} | {c.key for c in leaving.claims}
+    ending, behind = {pod.uid for pod in leaving.pods}, {claim.key for claim in leaving.claims}
+    for key in sorted(named):
+        held = claims[key].allocation
+        results = held.devices.results or () if held is not None else ()
+        promised = any((each.driver, each.pool, each.device) in desk.promised_devices for each in results)
+        if promised and (key in behind or desk.ledger.consumers(key) <= ending):
+            desk.given_up.add(key)
+    if desk.given_up:
+        for wants in desk.wants.values():
+            if any(key in desk.given_up for pods in wants.waiting_pods() for pod in pods for key in claims_of(pod)):
+                wants.recount()
 
 
 def _held_back(desk: Desk) -> dict[str, Wants]:
@@ -86,7 +105,7 @@ def _held_back(desk: Desk) -> dict[str, Wants]:
 
 def _wants(desk: Desk, gang: Gang) -> Wants:
     ledger = desk.ledger
-    return Wants(gang, desk.snapshot.claims, ledger.consumers, desk.shapes, desk.domains, ledger.volumes)
+    return Wants(gang, desk.snapshot.claims, ledger.consumers, desk.shapes, desk.domains, ledger.volumes, desk.given_up)
 
 
 def _owed(desk: Desk) -> list[_Owed]:

@@ -225,6 +225,9 @@ def book(desk: Desk, gang: Gang, grants: Sequence[Grant], sign: int = +1) -> Non
 
 def tell_promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
     """The plan says so; the room is booked."""
+    for grant in grants:
+        for _, allocation in grant.allocated:
+            desk.promised_devices.update((r.driver, r.pool, r.device) for r in allocation.devices.results or ())
     desk.outlook.append((desk.queue_of[gang.key], total(grant.cost for grant in grants)))
     desk.promised[gang.key] = tuple(
         Promise(pod=grant.pod.key, pod_uid=grant.pod.uid, gang=gang.key, node=grant.node) for grant in grants

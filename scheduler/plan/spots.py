@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from itertools import takewhile
 
 from queues.resources import Resources
-from scheduler.plan.accounts import GPU, weights_on
+from scheduler.plan.accounts import GPU, counts_all, shares_gpus
 from scheduler.plan.desk import Desk
 from scheduler.plan.least import Sets, TooManyLooks
 from scheduler.plan.leavers import Harm, Leavers, Option
@@ -33,23 +33,7 @@ Way = tuple[Option, ...]
 
 def is_vague(desk: Desk, node: str) -> bool:
     """Whether GPUs of the node are shared: how many are free says nothing then."""
-    return _devices_of(desk, node)[0]
-
-
-def _counts_all(desk: Desk, node: str) -> bool:
-    """Whether who lacks devices there lacks GPUs: there are no others, and none are shared."""
-    return _devices_of(desk, node)[1]
-
-
-def _devices_of(desk: Desk, node: str) -> tuple[bool, bool]:
-    view = desk.inventory.on(desk.ledger.nodes[node])
-    known = view.memo.get("vague")
-    if known is None:
-        weights = weights_on(view, desk.inventory)
-        shared = [weight for weight, device in zip(weights, view.devices, strict=True) if device.shareable]
-        known = view.memo["vague"] = any(shared), all(weights) and not shared
-    assert isinstance(known, tuple)
-    return known
+    return shares_gpus(desk.inventory.on(desk.ledger.nodes[node]), desk.inventory)
 
 
 def losses_of(way: Sequence[Option]) -> list[Loss]:
@@ -295,7 +279,11 @@ class Spots:
         concerned = desk.ledger.zones.concern(node)
         tried = not lacking or concerned or self._demand(node)[1]
         options = [option for option in self._leavers.at(node) if ruling.alone(option)]
-        if lacking and not concerned and (not tried or _counts_all(desk, node)):
+        if (
+            lacking
+            and not concerned
+            and (not tried or counts_all(desk.inventory.on(desk.ledger.nodes[node]), desk.inventory))
+        ):
             options = [option for option in options if any(option.gives.get(name, 0) for name in lacking)]
         if not options or (tried and not self._makes_room(node, options, times)):
             return None

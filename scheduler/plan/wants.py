@@ -5,7 +5,7 @@ children. Pods on nodes already count, and tie the rest to their topology domain
 workloads); native gang API (minCount).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -29,6 +29,7 @@ _NO_CLAIM_OF_ITS_OWN = (
     "controller makes another."
 )
 _LEAVING_CLAIM = "Create it again once it is gone: pods that still use it may keep it until they end."
+_GIVEN_UP_CLAIM = "Wait until the claim controller has released it; it gets devices anew then."
 _CROWDED_CLAIM = "Wait until pods that use it end, or let some of them name another claim."
 
 
@@ -72,8 +73,11 @@ class Wants:
         shapes: Shapes,
         domains: Domains,
         volumes: Volumes | None = None,
+        given_up: Container[str] = (),
     ) -> None:
-        """`consumers`: uids of the pods that a claim (key) is reserved for."""
+        """`consumers`: uids of the pods that a claim (key) is reserved for. `given_up`: claims (key) that nobody may
+        join any more."""
+        self._given_up = given_up
         self.gang = gang
         self._claims = claims
         self._consumers = consumers
@@ -192,6 +196,8 @@ class Wants:
         if entry.from_template and claim.owner_uid != pod.uid:
             return "belongs to another pod", _NO_CLAIM_OF_ITS_OWN
         consumers = self._consumers(claim.key)
+        if claim.key in self._given_up and pod.uid not in consumers:
+            return "is being released, and what it holds is promised to others", _GIVEN_UP_CLAIM
         if pod.uid not in consumers and len(consumers | self._joining.get(claim.key, set())) >= MOST_CONSUMERS:
             return f"is wanted by more than {MOST_CONSUMERS} pods, and a claim cannot serve more", _CROWDED_CLAIM
         return None

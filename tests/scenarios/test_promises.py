@@ -11,7 +11,7 @@ from scheduler.commit.held_back import HeldBack
 from scheduler.commit.outcome import CommitFailed, GangOutcome
 from scheduler.commit.writes import nominations
 from scheduler.model.plan import Plan
-from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade, WaitingForPods
+from scheduler.model.reasons import GangDoesNotFit, RoomIsBeingMade, WaitingForClaims, WaitingForPods
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Pod
 from scheduler.plan.planner import plan
@@ -94,6 +94,34 @@ def test_devices_of_pods_that_are_gone_become_free_when_the_claim_controller_see
     assert (evicted(decided), placed(decided), promised(decided)) == ([], {}, {"a-0": "node-0"})
     free = replace(made, claims={key: one for key, one in made.claims.items() if key != "default/left"})
     assert placed(decide(free)) == {"a-0": "node-0"}
+
+
+@pytest.mark.parametrize("left", ["leaving", "gone", "released"])
+def test_the_next_pod_of_a_gang_that_made_way_does_not_take_the_promised_devices_by_its_shared_claim(left: str):
+    """The claim outlives the pod. Whoever joined it before it is released would keep the devices for ever, and the gang
+    that they are promised to would ask for them again and again."""
+    made = cluster(nodes=1, gpus=2, dra=True) + queue("red", quota=0) + queue("blue", quota=2)
+    by = [] if left == "released" else ["pod-default/red-0"]
+    made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=by) + claim("wanted", ask(2))
+    old = replace(pod("red-0", on="node-0", claims={"g": "shared"}), terminating=True)
+    pods = [*([old] if left == "leaving" else []), pod("red-1", claims={"g": "shared"})]
+    made += gang_of("red", pods, minimum=1, queue="red", created_ms=0)
+    made += gang_of("a", [hoping("a-0", "node-0", gpus=0, claims={"g": "wanted"})], queue="blue", created_ms=1)
+    decided = decide(made)
+    assert (evicted(decided), placed(decided), promised(decided)) == ([], {}, {"a-0": "node-0"})
+    why = decided.why("red")
+    assert isinstance(why, WaitingForClaims)
+    assert "is being released" in str(why)
+    free = replace(made, claims={**made.claims, **claim("shared", ask(2)).claims})
+    assert placed(decide(free)) == {"a-0": "node-0"}
+
+
+def test_a_shared_claim_whose_devices_nobody_was_promised_is_joined_by_the_next_pod():
+    made = cluster(nodes=2, gpus=2, dra=True)
+    made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=["pod-default/red-0"])
+    old = replace(pod("red-0", on="node-0", claims={"g": "shared"}), terminating=True)
+    decided = decide(made + gang_of("red", [old, pod("red-1", claims={"g": "shared"})], minimum=1))
+    assert placed(decided) == {"red-1": "node-0"}
 
 
 def test_who_has_room_already_does_not_wait_for_the_others():
