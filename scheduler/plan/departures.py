@@ -110,7 +110,11 @@ def left_behind(desk: Desk) -> Iterator[Claim]:
     """Claims whose pods are gone or have ended, and that still hold devices: the claim controller is about to take
     these back. One that pods share is not among them if somebody has come to join it."""
     snapshot = desk.snapshot
-    held = [c for c in snapshot.claims.values() if c.allocation is not None and not c.reserved_otherwise]
+    held = [
+        claim
+        for claim in snapshot.claims.values()
+        if claim.allocation is not None and (claim.owner_uid or claim.reserved_for) and not claim.reserved_otherwise
+    ]
     if held:
         there = {pod.uid for pod in snapshot.pods if not pod.done}
         there.update(pod.uid for gang in snapshot.gangs for pod in gang.pods if not pod.done)

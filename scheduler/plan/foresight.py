@@ -132,7 +132,7 @@ def starts_ms(desk: Desk) -> dict[str, int]:
         for key, promises in desk.promised.items():
             there = [end for node in sorted({each.node for each in promises}) for end in ends.get(node, ())]
             known = [end + FREEING_MS for end in there if end is not None]
-            if len(known) == len(there):
+            if known and len(known) == len(there):
                 found[key] = max([tick_ms(desk.snapshot.now_ms), *known])
     return found
 

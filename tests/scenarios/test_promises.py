@@ -96,13 +96,12 @@ def test_devices_of_pods_that_are_gone_become_free_when_the_claim_controller_see
     assert placed(decide(free)) == {"a-0": "node-0"}
 
 
-@pytest.mark.parametrize("left", ["leaving", "gone", "released"])
+@pytest.mark.parametrize("left", ["leaving", "gone"])
 def test_the_next_pod_of_a_gang_that_made_way_does_not_take_the_promised_devices_by_its_shared_claim(left: str):
     """The claim outlives the pod. Whoever joined it before it is released would keep the devices for ever, and the gang
     that they are promised to would ask for them again and again."""
     made = cluster(nodes=1, gpus=2, dra=True) + queue("red", quota=0) + queue("blue", quota=2)
-    by = [] if left == "released" else ["pod-default/red-0"]
-    made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=by) + claim("wanted", ask(2))
+    made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=["pod-default/red-0"]) + claim("wanted", ask(2))
     old = replace(pod("red-0", on="node-0", claims={"g": "shared"}), terminating=True)
     pods = [*([old] if left == "leaving" else []), pod("red-1", claims={"g": "shared"})]
     made += gang_of("red", pods, minimum=1, queue="red", created_ms=0)
