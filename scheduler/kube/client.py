@@ -351,7 +351,8 @@ class Client:
                 timeout=self._timeout,
                 proxy=self.identity.proxy,
             ) as answer:
-                self.clock.heard(answer.headers.get("Date"), sent)
+                if answer.status < 500:  # what a proxy says in the server's stead is by its own clock
+                    self.clock.heard(answer.headers.get("Date"), sent)
                 content = await answer.read()
                 if answer.status >= 300:
                     raise from_answer(request, answer.status, content, answer.headers.get("Retry-After"))

@@ -59,5 +59,5 @@ class ServerClock:
 def _read(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() * 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -84,6 +84,8 @@ class Snapshot:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     storage: Storage = field(default_factory=Storage)
     pods: tuple[Pod, ...] = ()
+    binding: frozenset[str] = frozenset()
+    """Uids of other schedulers' pods that have claims and no node yet: what these claims hold they are about to use."""
     gangs: tuple[Gang, ...] = ()
     queues: tuple[Queue, ...] = ()
     topologies: Mapping[str, Topology] = field(default_factory=dict)

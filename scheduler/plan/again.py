@@ -7,9 +7,11 @@ grace or the longest run of a gang. Source: KAI docs (preemption delay, minimum 
 from collections.abc import Iterable, Iterator
 
 from queues.reasons import OverLimit
+from scheduler.model.no_room import Keeper
 from scheduler.model.plan import GangDecision
-from scheduler.model.reasons import GangDoesNotFit
+from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Gang
+from scheduler.plan.departures import tick_ms
 from scheduler.plan.desk import Desk
 from scheduler.plan.stages import settling
 from scheduler.plan.turns import next_turn_ms
@@ -45,10 +47,15 @@ def _for_those_who_wait(desk: Desk) -> Iterator[int]:
     if waiting:
         yield from (gang.may_evict_from_ms for gang in waiting)
         yield from _protections(desk)
-        if "consolidate" in desk.snapshot.policy.stages:
+        if any(_waits_for_who_has_just_started(desk.reasons[gang.key]) for gang in waiting):
             for gang in desk.snapshot.gangs:
                 if gang.preemptible:
-                    yield from settling(desk, gang).values()
+                    yield from map(tick_ms, settling(desk, gang).values())
+
+
+def _waits_for_who_has_just_started(reason: Reason) -> bool:
+    told = reason.no_room if isinstance(reason, GangDoesNotFit) else ()
+    return any(kept.by is Keeper.JUST_STARTED for each in told for kept in each.kept)
 
 
 def _protections(desk: Desk) -> Iterator[int]:

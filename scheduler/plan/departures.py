@@ -58,7 +58,7 @@ class Departure:
         match self.who:
             case Pod() as pod:
                 desk.ledger.reoccupy(pod, desk.snapshot.claims)
-            case Claim() as claim if claim.allocation is not None:
+            case Claim() as claim if claim.allocation is not None and not desk.ledger.holds(claim.key):
                 desk.ledger.hold(claim, claim.allocation)
             case Grant() as grant:
                 desk.ledger.take(grant)
@@ -118,6 +118,7 @@ def left_behind(desk: Desk) -> Iterator[Claim]:
     if held:
         there = {pod.uid for pod in snapshot.pods if not pod.done}
         there.update(pod.uid for gang in snapshot.gangs for pod in gang.pods if not pod.done)
+        there |= snapshot.binding
         for claim in held:
             if claim.owner_uid not in there and there.isdisjoint(desk.ledger.consumers(claim.key)):
                 yield claim

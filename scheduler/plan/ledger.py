@@ -293,11 +293,18 @@ class Ledger:
         self.in_use.take(allocation)
         self._touch((allocation,))
 
-    def release(self, claim: Claim) -> None:
-        """The opposite of `hold`."""
-        allocation = self._held.pop(claim.key)
+    def release(self, claim: Claim) -> bool:
+        """The opposite of `hold`; whether it held anything."""
+        allocation = self._held.pop(claim.key, None)
+        if allocation is None:
+            return False
         self.in_use.give_back(allocation)
         self._touch((allocation,))
+        return True
+
+    def holds(self, claim: str) -> bool:
+        """Whether the claim (key) has devices now."""
+        return claim in self._held
 
     def state(self, node: str) -> int:
         """A number for all that passes on the node: free amounts, ports in use, devices in use, volumes, zones."""

@@ -85,7 +85,8 @@ def _give_up(desk: Desk, leaving: Leaving) -> None:
     for key in sorted(named):
         held = claims[key].allocation
         results = held.devices.results or () if held is not None else ()
-        promised = any((each.driver, each.pool, each.device) in desk.promised_devices for each in results)
+        whole = ((each.driver, each.pool, each.device) for each in results if each.share_id is None)
+        promised = any(device in desk.promised_devices for device in whole)
         if promised and (key in behind or desk.ledger.consumers(key) <= ending):
             desk.given_up.add(key)
     if desk.given_up:

@@ -152,25 +152,26 @@ class Leaving:
         pods = (pod for pod in desk.snapshot.pods if leaves(pod, desk) and pod.node in desk.ledger.nodes)
         return cls(pods=tuple(pods), relief=tuple(relief), claims=tuple(left_behind(desk)))
 
-    def depart(self, desk: Desk) -> None:
-        """They have left."""
+    def depart(self, desk: Desk) -> list[Claim]:
+        """They have left; the claims that are released besides. A claim that this plan has had joined is not."""
         for pod in self.pods:
             desk.ledger.vacate(pod, desk.snapshot.claims)
-        for claim in self.claims:
-            desk.ledger.release(claim)
+        left = [claim for claim in self.claims if desk.ledger.consumers(claim.key) <= frozenset(claim.reserved_for)]
+        released = [claim for claim in left if desk.ledger.release(claim)]
         for queue, preemptible, relief in self.relief:
             desk.ledger.charge(desk.tree, queue, relief * -1, preemptible=preemptible)
+        return released
 
     @contextmanager
     def departed(self, desk: Desk) -> Iterator[None]:
         """For as long as this lasts they have left. What is promised meanwhile stays promised."""
         fruitless, desk.fruitless = desk.fruitless, {}
         zones = desk.ledger.foresee_zones()
-        self.depart(desk)
+        released = self.depart(desk)
         yield
         for queue, preemptible, relief in self.relief:
             desk.ledger.charge(desk.tree, queue, relief, preemptible=preemptible)
-        for claim in reversed(self.claims):
+        for claim in reversed(released):
             if claim.allocation is not None:
                 desk.ledger.hold(claim, claim.allocation)
         for pod in reversed(self.pods):

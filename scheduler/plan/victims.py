@@ -405,12 +405,15 @@ class _Question:
             yield tuple(found)
 
     def _movers(self) -> Iterator[tuple[Seek, tuple[int, ...]]]:
-        alike: dict[int, tuple[Bundle, list[int]]] = {}
+        alike: dict[tuple[int, bool], tuple[Bundle, list[int]]] = {}
         for number, loss in enumerate(self._losses):
             bundle = self._elsewhere(loss)
-            alike.setdefault(bundle.shape, (bundle, []))[1].append(number)
-        for shape, (bundle, numbers) in alike.items():
+            shares = any(entry.claim and not entry.from_template for entry in loss.pod.claims)
+            alike.setdefault((bundle.shape, shares), (bundle, []))[1].append(number)
+        for (shape, shares), (bundle, numbers) in alike.items():
             needs = self._needs(bundle)
+            if shares:
+                needs.pop(GPU, None)  # what they share they need once, on the node where the first of them comes
             yield Seek(shape=shape, count=len(numbers), needs=needs, nodes=self._able(shape)), tuple(numbers)
 
     def _needs(self, bundle: Bundle) -> dict[str, int]:

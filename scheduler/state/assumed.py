@@ -15,6 +15,8 @@ from scheduler.api.changes import Change
 from scheduler.api.core import Pod, PodExtendedResourceClaimStatus
 from scheduler.api.crds import CHARGED_QUEUE_ANNOTATION
 from scheduler.api.dra import ResourceClaim
+from scheduler.api.meta import Condition
+from scheduler.model.times import rfc3339
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +49,9 @@ class AssumedPod:
         pod = told
         if self.node and not pod.spec.node_name:
             pod = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=self.node))
+            bound = Condition(type="PodScheduled", status="True", last_transition_time=rfc3339(self.since_ms))
+            others = tuple(each for each in pod.status.conditions or () if each.type != bound.type)
+            pod = msgspec.structs.replace(pod, status=msgspec.structs.replace(pod.status, conditions=(*others, bound)))
             if self.queue:
                 noted = {**(pod.metadata.annotations or {}), CHARGED_QUEUE_ANNOTATION: self.queue}
                 pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, annotations=noted))

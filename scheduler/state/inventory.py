@@ -51,7 +51,7 @@ def claim(
         allocation=held if held is None else msgspec.structs.replace(held, allocation_timestamp=None),
         reserved_for=tuple(sorted(each.uid for each in found.status.reserved_for or ())),
         reserved_otherwise=any((e.api_group, e.resource) != ("", "pods") for e in found.status.reserved_for or ()),
-        owner_uid=controller.uid if controller is not None else "",
+        owner_uid=controller.uid if controller is not None and controller.kind == "Pod" else "",
         terminating=meta.deletion_timestamp is not None,
         queue=labels.get(QUEUE_LABEL) or labels.get(KAI_QUEUE_LABEL) or "",
         admin_access_allowed=admin_access_allowed,

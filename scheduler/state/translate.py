@@ -119,6 +119,8 @@ class Translation:
         self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
         self._budgets: SortedTable[Budget] = SortedTable()
         self._bound: SortedTable[Pod] = SortedTable()
+        self._binding: dict[str, str] = {}
+        """Pods of others that have claims and no node yet, with their uids."""
         self._aside: SortedTable[SetAside] = SortedTable()
         self._queues: tuple[Queue, ...] = ()
         self._queues_aside: tuple[SetAside, ...] = ()
@@ -180,6 +182,7 @@ class Translation:
             claims=self._claims.mapping(),
             storage=self._stores.storage(),
             pods=self._bound.values(),
+            binding=frozenset(self._binding.values()),
             gangs=found,
             queues=self._queues,
             topologies=self._with_native_labels(found),
@@ -398,6 +401,7 @@ class Translation:
 
     def _pod(self, key: str, change: Change | None, found: Wire | None) -> None:
         self._set_aside(POD, key, change)
+        self._binding.pop(key, None)
         if not isinstance(found, core.Pod):
             self._roster.put(key, None)
             self._bound.put(key, None)
@@ -406,6 +410,8 @@ class Translation:
         if not ours and (found.status.phase in ("Succeeded", "Failed") or not _holds_room(found)):
             self._roster.put(key, None)
             self._bound.put(key, None)
+            if found.spec.resource_claims and found.status.phase not in ("Succeeded", "Failed"):
+                self._binding[key] = found.metadata.uid
             return
         place = membership(found, self._document, self._exists, self._awaited) if ours else None
         sub_group = place.sub_group if place is not None else ""

@@ -115,6 +115,27 @@ def test_the_next_pod_of_a_gang_that_made_way_does_not_take_the_promised_devices
     assert placed(decide(free)) == {"a-0": "node-0"}
 
 
+def test_devices_that_another_scheduler_is_just_binding_a_pod_to_do_not_become_free():
+    """Its pod has no node yet: who were stopped for these devices would be stopped in vain."""
+    made = cluster(nodes=1, gpus=2, dra=True) + claim("wanted", ask(2))
+    made += claim("low", ask(1), holds=holding("node-0", 0), by=["pod-default/low-0"])
+    made += gang_of("low", [pod("low-0", on="node-0", claims={"g": "low"})], priority=1)
+    made += claim("theirs", ask(1), holds=holding("node-0", 1), by=["uid-of-theirs"])
+    made += gang_of("high", [pod("high-0", claims={"g": "wanted"})], priority=9)
+    decided = decide(replace(made, binding=frozenset({"uid-of-theirs"})))
+    assert (evicted(decided), promised(decided)) == ([], {})
+
+
+def test_a_claim_that_a_leaving_pod_names_and_whose_owner_is_gone_is_released_once():
+    made = cluster(nodes=1, gpus=2, dra=True)
+    left = claim("left", ask(2), holds=holding("node-0", 0, 1))
+    left = replace(left, claims={key: replace(one, owner_uid="gone") for key, one in left.claims.items()})
+    made += left + claim("wanted", ask(2))
+    made += gang_of("end", [replace(pod("end-0", on="node-0", claims={"g": "left"}), terminating=True)])
+    made += gang_of("a", [hoping("a-0", "node-0", gpus=0, claims={"g": "wanted"})])
+    assert promised(decide(made)) == {"a-0": "node-0"}
+
+
 def test_a_shared_claim_whose_devices_nobody_was_promised_is_joined_by_the_next_pod():
     made = cluster(nodes=2, gpus=2, dra=True)
     made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=["pod-default/red-0"])

@@ -289,3 +289,20 @@ def test_extended_resources_that_devices_serve_are_no_amounts_of_a_node():
         made += gang_of(f"low-{number}", [low], priority=1)
     decided = decide(made + gang("high", gpus=2, priority=9, topology=("hosts", "kubernetes.io/hostname", None)))
     assert sorted(evicted(decided)) == ["low-0", "low-1"]
+
+
+def test_who_share_a_device_are_moved_together_to_a_node_that_has_one():
+    made = cluster(nodes=3, gpus=2, racks=1, dra=True) + topology("racks", "rack")
+    made += claim("shared", ask(1), holds=holding("node-0", 0), by=["pod-default/v-0", "pod-default/v-1"])
+    made += gang_of("v", [pod(f"v-{number}", on="node-0", claims={"g": "shared"}) for number in range(2)])
+    for number, held in ((1, (0,)), (2, (0, 1))):
+        made += claim(
+            f"f{number}", ask(len(held)), holds=holding(f"node-{number}", *held), by=[f"pod-default/f{number}-0"]
+        )
+        one = pod(f"f{number}-0", on=f"node-{number}", claims={"g": f"f{number}"})
+        made += gang_of(f"f{number}", [one], preemptible=False)
+    made += claim("w", ask(2))
+    wide = gang_of("wide", [pod("wide-0", claims={"g": "w"})], topology=constraint(("racks", "rack", None)))
+    decided = decide(made + wide, "allocate", "consolidate")
+    assert sorted(evicted(decided)) == ["v-0", "v-1"]
+    assert promised(decided) == {"wide-0": "node-0"}

@@ -131,6 +131,7 @@ def everything() -> tuple[ClusterState, Snapshot]:
         node_topology("n1", {"cpu": "64"}),
         pod("w1", node="n1", group="w", labels={"app": "web"}, phase="Running"),
         pod_group("w", min_member=2),
+        merged(pod("theirs", scheduler="other"), spec={"resourceClaims": [{"name": "g", "resourceClaimName": "c"}]}),
         resource_slice("n3", takes),
         resource_claim("gone", allocation=allocation("n3", "a")),
         merged(queue("used"), status={"usageAt": "2026-01-01T00:00:00Z", "usage": {"gpu": "0.5"}}),
