@@ -257,6 +257,7 @@ class Client:
         Raises ApiError if it is refused, or if the connection breaks on the way."""
         request = f"WATCH {kind.url()}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_seconds)
+        sent = self.clock.start()
         try:
             answer = await self._watches.get(
                 self._url(kind.url()),
@@ -266,6 +267,8 @@ class Client:
                 proxy=self.identity.proxy,
             )
             async with answer:
+                if answer.status < 500:
+                    self.clock.heard(answer.headers.get("Date"), sent)
                 if answer.status == 401:
                     await self.identity.renew()
                 if answer.status != 200:

@@ -54,6 +54,13 @@ async def test_the_time_is_the_servers_whatever_this_machine_thinks(
     assert abs(client.clock.now_ms() - time.time() * 1000) < 1_500
 
 
+async def test_a_watch_tells_the_time_too(api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.script("GET", PODS, stream())
+    monkeypatch.setattr("scheduler.kube.clock.time.time_ns", lambda: 0)
+    async with client.watch(POD, {}, silence_seconds=5):
+        assert abs(client.clock.now_ms() - time.time() * 1000) < 1_500
+
+
 async def test_a_list_is_read_page_by_page(api: FakeApi, client: Client) -> None:
     first = {"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [pod("p1")]}
     last = {"metadata": {"resourceVersion": "9"}, "items": [pod("p2")]}
