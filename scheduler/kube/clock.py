@@ -1,7 +1,7 @@
 """The API server's clock, read from its answers.
 
-Whatever has a time was given it by the API server: creations, starts, deletions. So the question how long ago that was
-is for its clock. Ours may be off by an hour, or be set while we run; then a pod that is on its way out would seem to
+Nearly all times were given by the API server: of creations, binds, deletions. So the question how long ago that was is
+for its clock. Ours may be off by an hour, or be set while we run; then a pod that is on its way out would seem to
 have been stuck for long. Every answer carries the server's time, to the second (RFC 9110 6.6.1), so the difference to
 our monotonic clock lies in an interval that each answer narrows, down to the time that answers are under way.
 """

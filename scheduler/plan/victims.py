@@ -151,17 +151,21 @@ class _Crowd:
 
     def leavers(self, gang: Gang) -> Leavers:
         """Who may go for the gang."""
-        rank = self.rank(gang)
+        rank = () if self._has_no_kin(gang) else self.rank(gang)
         if rank not in self._leavers:
-            # Of a queue where nobody runs nobody stays either, and for those nobody outranks nobody goes.
-            queue, name = self._desk.queue_of[gang.key], self._stage.name
-            nobody = queue not in self._priorities and not self._timed if name == "reclaim" else rank[-1] == "0"
-            like = ("", "", name) if nobody and name != "consolidate" and not rank[0] else rank
-            if like not in self._leavers:
-                holdings = (self._stage.holding(self._desk, gang, other) for other in self._desk.snapshot.gangs)
-                self._leavers[like] = Leavers(self._stakes, filter(None, holdings))
-            self._leavers[rank] = self._leavers[like]
+            holdings = (self._stage.holding(self._desk, gang, other) for other in self._desk.snapshot.gangs)
+            self._leavers[rank] = Leavers(self._stakes, filter(None, holdings))
         return self._leavers[rank]
+
+    def _has_no_kin(self, gang: Gang) -> bool:
+        """Whether its queue makes no difference to who may go: to reclaim, since nobody runs there who would stay, nor
+        is safe from some queues for longer than from others; to preempt, since nobody runs there of a lower rank."""
+        own, *of_queue = self.rank(gang)
+        if own or not of_queue:
+            return False
+        if self._stage.name == "reclaim":
+            return of_queue[0] not in self._priorities and not self._timed
+        return of_queue[-1] == "0"
 
     def keepers(self, gang: Gang) -> Keepers:
         """Who may not."""

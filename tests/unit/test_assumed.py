@@ -6,6 +6,8 @@ from scheduler.api import kinds
 from scheduler.api.changes import deleted
 from scheduler.api.core import Pod
 from scheduler.api.dra import ResourceClaim
+from scheduler.model.snapshot import Policy
+from scheduler.state import translate
 from scheduler.state.cluster import ClusterState
 from tests.manifests import allocation, change, merged, node, pod, resource_claim, state
 
@@ -245,3 +247,10 @@ def test_what_is_not_confirmed_for_long_is_named_so_that_it_can_be_read_again() 
     found.assume_claim(TAKEN, now_ms=200)
     assert found.overdue(before_ms=150) == ("Pod/a/p",)
     assert found.overdue(before_ms=300) == ("Pod/a/p", "ResourceClaim/a/c")
+
+
+def test_who_was_just_bound_has_just_come_before_the_watch_tells_it() -> None:
+    found = state(pod("p", uid="u1"))
+    found.assume_bound("a/p", "u1", "n1", now_ms=1_767_225_600_000)
+    (seen,) = translate.snapshot(found, now_ms=1_767_225_600_500, policy=Policy()).pods
+    assert (seen.node, seen.bound_ms) == ("n1", 1_767_225_600_000)
