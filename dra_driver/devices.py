@@ -38,7 +38,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taint:
-    """A DeviceTaint: `effect` is "NoSchedule", "NoExecute" or "None". `since_ms`: when it was first seen, since 1970."""
+    """A DeviceTaint: `effect` is "NoSchedule", "NoExecute" or "None"; first seen at `since_ms` (since 1970)."""
 
     key: str
     value: str
