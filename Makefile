@@ -44,11 +44,13 @@ check: $(READY) ## format, lint, types, floor plan, generated files
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) -m scheduler crds --check deploy/crds
+	$(PY) -m dra_driver.proto.generate --check
 
 format: $(READY) ## put the code into the house's format
 	$(PY) -m ruff check --fix --exit-zero --quiet .
 	$(PY) -m ruff format .
 	$(PY) -m scheduler crds --write deploy/crds
+	$(PY) -m dra_driver.proto.generate --write
 
 kubectl: $(READY) ## build kubectl from source, for machines without one (needs Go)
 	@tests/tools.sh
