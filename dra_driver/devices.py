@@ -106,13 +106,16 @@ class Settings:
     """What the opaque configs of a claim and its class ask of a device, defaults filled in.
 
     `time_slice`: 0 (the driver's default) to 3 (long). `threads_percent`, `memory_bytes`: limits of the claim's
-    processes under MPS; None is no limit. `multi_user`: MPS for clients of several users."""
+    processes under MPS; None is no limit. `multi_user`: MPS for clients of several users. `domain`, `every_channel`:
+    the UID of the ComputeDomain that an IMEX channel is for, and whether all channels are wanted."""
 
     sharing: Sharing = Sharing.NONE
     time_slice: int = 0
     threads_percent: int | None = None
     memory_bytes: int | None = None
     multi_user: bool = False
+    domain: str = ""
+    every_channel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
