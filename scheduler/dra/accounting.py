@@ -230,6 +230,10 @@ def _partition_weight(device: Device, parents: tuple[str, ...], inventory: Inven
     return WHOLE // (1 + sum(1 for other in others if _parent(other, parents) == parent))
 
 
+def _is_partition(device: Device) -> bool:
+    return any(scalar(device.attributes.get(attribute)) == value for attribute, value, _ in _PARTITIONS)
+
+
 def _parent(device: Device, parents: tuple[str, ...]) -> Scalar | None:
     return next((v for name in parents if (v := scalar(device.attributes.get(name))) is not None), None)
 
@@ -313,31 +317,45 @@ def _cheapest(want: Want, inventory: Inventory, measures: Measures) -> tuple[int
     For mode All: the pool whose matching devices cost least, as pools are usually nodes.
     """
     of_its_class = _measuring(want, measures)
-    costs = []
+    question = want.expressions, want.capacity, want.every, inventory.features.list_attributes, of_its_class
+    costs: set[tuple[int, ...]] = set()
     for pool in inventory.slices():
-        each = [cost for read in pool for cost in _costs_in(read, want, inventory, of_its_class)]
+        each = []
+        for read in pool:
+            known = _least_costs(read)
+            cost = known[question] if question in known else _cost_in(read, want, inventory, of_its_class)
+            if question not in known and not any(map(_is_partition, read.devices)):
+                if len(known) >= _MOST_QUESTIONS:
+                    known.clear()
+                known[question] = cost
+            if cost is not None:
+                each.append(cost)
         if each:
-            costs.append(tuple(map(sum if want.every else min, zip(*each, strict=True))))
+            costs.add(_combined(each, every=want.every))
     if not costs:
         return None
-    least = map(min, zip(*costs, strict=True))
-    return tuple(least) if want.every else tuple(part * want.count for part in least)
+    least = _combined(costs, every=False)
+    return least if want.every else tuple(part * want.count for part in least)
 
 
-_MOST_SELECTIONS = 256
-_matching: PerObject[SliceDevices, dict[object, list[Device]]] = PerObject(lambda _: {})
+_MOST_QUESTIONS = 256
+# By slice and question. Not for partitions: what these cost depends on the whole pool.
+_least_costs: PerObject[SliceDevices, dict[object, tuple[int, ...] | None]] = PerObject(lambda _: {})
+
+
+def _combined(costs: Iterable[tuple[int, ...]], *, every: bool) -> tuple[int, ...]:
+    return tuple(map(sum if every else min, zip(*costs, strict=True)))
+
+
+def _cost_in(read: SliceDevices, want: Want, inventory: Inventory, measures: Measures) -> tuple[int, ...] | None:
+    """What the devices of a slice that the want selects would cost it: the least of each, or for mode All the sum."""
+    costs = list(_costs_in(read, want, inventory, measures))
+    return _combined(costs, every=want.every) if costs else None
 
 
 def _costs_in(read: SliceDevices, want: Want, inventory: Inventory, measures: Measures) -> Iterable[tuple[int, ...]]:
     """What each device of a slice that the want selects would cost it."""
-    known = _matching(read)
-    key = (want.expressions, inventory.features.list_attributes)
-    devices = known.get(key)
-    if devices is None:
-        found = [device for device in read.devices if verdict(want.expressions, device, inventory.features) is True]
-        if len(known) >= _MOST_SELECTIONS:
-            known.clear()
-        devices = known[key] = found
+    devices = [device for device in read.devices if verdict(want.expressions, device, inventory.features) is True]
     for device in devices:
         part: Amount = 1
         consumed: dict[str, Amount] | None = None

@@ -97,6 +97,8 @@ class _Pool:
     node: str | None
 
     def newest(self, slices: Sequence[SliceDevices]) -> list[SliceDevices]:
+        if len(slices) == 1:
+            return list(slices)
         generation = max(s.published.spec.pool.generation for s in slices)
         return [s for s in slices if s.published.spec.pool.generation == generation]
 

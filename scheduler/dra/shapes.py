@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from scheduler.api.dra import DeviceAttribute
 from scheduler.dra.devices import Device, values_of
 
 if TYPE_CHECKING:
@@ -56,24 +57,24 @@ def telling(reads: frozenset[str]) -> frozenset[str]:
 def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
     pools = {pool: number for number, pool in enumerate(view.pools)}
     sharing: Counter[Hashable] = Counter()
-    contents: list[tuple[list[Hashable], list[tuple[str, Hashable]]]] = []
+    contents: list[tuple[str, list[tuple[str, Hashable]]]] = []
     for device, taints in zip(view.devices, view.taints, strict=True):
-        exact: list[Hashable] = [
-            device.id.driver,
-            pools[device.id.driver, device.id.pool],
-            device.consumes,
-            tuple(sorted((name, c.value, repr(c.policy)) for name, c in device.capacity.items())),
-            tuple((taint.key, taint.value, taint.effect) for taint in taints),
-            (device.shareable, bool(device.published.binding_conditions)),
-            device.id if device.id in view.avoided else None,
-        ]
-        patterns: list[tuple[str, Hashable]] = []
-        for name, attribute in sorted(device.attributes.items()):
-            if _by_pattern(name, reads):
-                patterns.append((name, values_of(attribute)))
-                sharing[name, values_of(attribute)] += 1
-            else:
-                exact.append((name, values_of(attribute)))
+        exact_names, pattern_names = _parted(tuple(device.attributes), reads)
+        attributes = device.attributes
+        exact = _digest(
+            (
+                device.id.driver,
+                pools[device.id.driver, device.id.pool],
+                device.consumes,
+                tuple([(name, c.value, c.policy) for name, c in device.capacity.items()]),
+                tuple([(taint.key, taint.value, taint.effect) for taint in taints]),
+                (device.shareable, bool(device.published.binding_conditions)),
+                device.id if device.id in view.avoided else None,
+                tuple([(name, _value(attributes[name])) for name in exact_names]),
+            )
+        )
+        patterns: list[tuple[str, Hashable]] = [(name, _value(attributes[name])) for name in pattern_names]
+        sharing.update(patterns)
         contents.append((exact, patterns))
     first_seen: dict[Hashable, int] = {}
     kinds: dict[Hashable, int] = {}
@@ -81,12 +82,33 @@ def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
     lines: list[object] = [sorted(_totals(view, pools)), len(view.invalid), unfinished, view.beyond]
     kind_of = []
     for number, (exact, patterns) in enumerate(contents):
-        seen = [(name, first_seen.setdefault((name, value), number)) for name, value in patterns]
+        seen = [(part[0], first_seen.setdefault(part, number)) for part in patterns]
         lines.append((exact, seen))
-        shared = tuple((name, value if sharing[name, value] > 1 else None) for name, value in patterns)
-        kind_of.append(kinds.setdefault((tuple(exact), shared), len(kinds)))
-    digest = hashlib.blake2b(repr(lines).encode(), digest_size=16).hexdigest()
-    return Shape(digest=digest, kinds=tuple(kind_of))
+        shared = tuple([(part[0], part[1] if sharing[part] > 1 else None) for part in patterns])
+        kind_of.append(kinds.setdefault((exact, shared), len(kinds)))
+    return Shape(digest=_digested(repr(lines)), kinds=tuple(kind_of))
+
+
+@lru_cache(maxsize=4096)
+def _parted(attributes: tuple[str, ...], reads: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of attributes, sorted: those that count by value, and those that count by pattern."""
+    by_pattern = {name for name in attributes if _by_pattern(name, reads)}
+    return tuple(sorted({*attributes} - by_pattern)), tuple(sorted(by_pattern))
+
+
+@lru_cache(maxsize=16_384)
+def _digest(content: Hashable) -> str:
+    """Other than a hash, the same in every process. Most devices of a cluster are of one kind."""
+    return _digested(repr(content))
+
+
+def _digested(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _value(attribute: DeviceAttribute) -> Hashable:
+    """Nearly all are strings."""
+    return attribute.string if attribute.string is not None else values_of(attribute)
 
 
 def _by_pattern(name: str, reads: frozenset[str]) -> bool:

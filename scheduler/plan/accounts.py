@@ -70,7 +70,8 @@ class Accounts:
         on."""
         known = _running(gang)
         _add(amounts, known.plain)
-        _add(amounts, self._of_classes(known.named))
+        if known.named.amounts:
+            _add(amounts, self._of_classes(known.named))
         for pod, keys, named in known.consumers:
             served = False
             for key in keys:
@@ -221,6 +222,8 @@ class _Running:
 
 @PerObject
 def _running(gang: Gang) -> _Running:
+    if len(gang.pods) == 1 and gang.pods[0].node and not claims_of(gang.pods[0]):
+        return _alone(gang.pods[0].requests)
     plain: dict[str, int] = {}
     named: dict[str, int] = {}
     consumers: list[tuple[Pod, tuple[str, ...], Resources]] = []
@@ -233,6 +236,13 @@ def _running(gang: Gang) -> _Running:
             _add(plain, _by_name(pod.requests))
             _add(named, _extended_only(pod.requests))
     return _Running(plain=Resources(plain), named=Resources(named), consumers=tuple(consumers))
+
+
+@PerObject
+def _alone(requests: Resources) -> _Running:
+    """The same of a single pod without claims: most pods ask for the very same."""
+    plain = total([_own(requests), _by_name(requests)])
+    return _Running(plain=plain, named=_extended_only(requests), consumers=())
 
 
 def _add(amounts: dict[str, int], part: Resources) -> None:
@@ -256,12 +266,13 @@ def pool(
 ) -> Resources:
     """What there is to be divided among queues: CPU, memory and GPUs of all nodes, and the devices of these classes.
     `serving`: the class that stands for what a device plugin serves by this name."""
-    amounts: dict[str, int] = {}
+    amounts: dict[str, int] = dict.fromkeys(("cpu", "memory", GPU), 0)
     reached: dict[str, set[DeviceId]] = {name: set() for name in classes}
     for node in nodes:
         view = inventory.on(node)
-        gpus = by_name(node.allocatable)[GPU] + gpus_on(view, inventory)
-        _add(amounts, Resources({"cpu": node.allocatable["cpu"], "memory": node.allocatable["memory"], GPU: gpus}))
+        amounts["cpu"] += node.allocatable["cpu"]
+        amounts["memory"] += node.allocatable["memory"]
+        amounts[GPU] += by_name(node.allocatable)[GPU] + gpus_on(view, inventory)
         if not classes:
             continue
         for resource, count in node.allocatable.amounts.items():

@@ -20,8 +20,10 @@ from scheduler.plan.victims import wait_for_room
 def end_overtime(desk: Desk) -> None:
     """Stop the gangs that ran for as long as they may."""
     for gang in desk.snapshot.gangs:
+        if gang.max_runtime_ms is None:
+            continue
         end, start = endings.overtime_ms(gang), endings.started_ms(gang)
-        if end is None or start is None or gang.max_runtime_ms is None or end > desk.snapshot.now_ms:
+        if end is None or start is None or end > desk.snapshot.now_ms:
             continue
         _stop(desk, gang, OVERTIME)
         if gang.key in desk.wants:

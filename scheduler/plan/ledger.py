@@ -76,7 +76,7 @@ class Ledger:
         self._states: dict[str, tuple[int, int, int]] = {}
         self._known: dict[Hashable, int] = {}
         self._gpus: dict[int, int] = {}
-        self._reaching: Mapping[PoolKey, Sequence[str]] = {}
+        self._reach = _Reach(nodes, inventory)
 
     @classmethod
     def of(
@@ -113,7 +113,6 @@ class Ledger:
                 ledger._held[claim.key] = claim.allocation
             if claim.reserved_for:
                 ledger._consumers[claim.key] = frozenset(claim.reserved_for)
-        ledger._reaching = _reaching(by_name, inventory)
         return ledger
 
     def fork(self) -> "Ledger":
@@ -137,7 +136,7 @@ class Ledger:
         other._nonpreemptible = dict(self._nonpreemptible)
         other._states = dict(self._states)
         other._known, other._gpus = self._known, self._gpus
-        other._reaching = self._reaching
+        other._reach = self._reach
         return other
 
     def free(self, node: str) -> Resources:
@@ -370,7 +369,7 @@ class Ledger:
         touched = dict.fromkeys(nodes)
         for allocation in allocations:
             for result in allocation.devices.results or ():
-                touched.update(dict.fromkeys(self._reaching.get((result.driver, result.pool), ())))
+                touched.update(dict.fromkeys(self._reach.of((result.driver, result.pool))))
         for node in touched:
             self._states.pop(node, None)
         self.changes.extend(touched)
@@ -395,10 +394,19 @@ def _left_of(node: Node, used: list[Resources]) -> Resources:
 _last_left: PerObject[Node, list[tuple[list[Resources], Resources]]] = PerObject(lambda _: [], most=50_000)
 
 
-def _reaching(nodes: Mapping[str, Node], inventory: Inventory) -> dict[PoolKey, list[str]]:
-    """By pool the nodes that reach it."""
-    seen: dict[PoolKey, list[str]] = {}
-    for name, node in nodes.items():
-        for pool in inventory.on(node).pools:
-            seen.setdefault(pool, []).append(name)
-    return seen
+class _Reach:
+    """Which nodes reach a pool; read when it is first asked for."""
+
+    def __init__(self, nodes: Mapping[str, Node], inventory: Inventory) -> None:
+        self._nodes = nodes
+        self._inventory = inventory
+        self._reaching: dict[PoolKey, list[str]] | None = None
+
+    def of(self, pool: PoolKey) -> Sequence[str]:
+        """Names of those that do."""
+        if self._reaching is None:
+            self._reaching = {}
+            for name, node in self._nodes.items():
+                for each in self._inventory.on(node).pools:
+                    self._reaching.setdefault(each, []).append(name)
+        return self._reaching.get(pool, ())

@@ -113,7 +113,6 @@ class Rooms:
         kinds: dict[object, int] = {}
         for name, node in ledger.nodes.items():
             self._kinds[name] = kinds.setdefault((node.taints, node.unschedulable), len(kinds))
-        self._neighbourhood = domains.neighbourhoods()
         self._free_around: dict[str, tuple[int, int]] = {}
         self._lasting: dict[tuple[object, ...], str] = {}
         self._verdicts: dict[tuple[int, Load], Verdict] = {}
@@ -396,7 +395,7 @@ class Rooms:
     def _around(self, node: str) -> int:
         """Free GPUs of the whole NVLink domain, where it spans nodes: a domain that is broken into goes before others,
         so that large ones stay whole."""
-        domain = self._neighbourhood.get(node)
+        domain = self.domains.neighbourhoods().get(node)
         if domain is None:
             return 0
         now = len(self.ledger.changes)
@@ -407,9 +406,10 @@ class Rooms:
 
     def _with_neighbours(self, nodes: Iterable[str]) -> Iterable[str]:
         """The nodes, and those whose rank changes with them."""
-        if not self._neighbourhood:
+        around = self.domains.neighbourhoods()
+        if not around:
             return nodes
-        return dict.fromkeys(other for node in nodes for other in self._neighbourhood.get(node, (node,)))
+        return dict.fromkeys(other for node in nodes for other in around.get(node, (node,)))
 
     def _aversion(self, node: str, shape: int) -> int:
         wanted, of = self.shapes[shape], self.ledger.nodes[node]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from scheduler.api import attributes
 from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.dra.devices import scalar
-from scheduler.dra.pools import Inventory
+from scheduler.dra.pools import Inventory, NodeDevices
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import NodeCount, TopologyUnusable
 from scheduler.model.workloads import TopologyConstraint
@@ -118,11 +118,17 @@ class Domains:
         return node.labels.get(key)
 
     def _read_nvlink(self, node: Node) -> str | None:
-        values = {
-            str(value)
-            for device in self._inventory.devices_on(node)
-            if (value := scalar(device.attributes.get(NVLINK_LEVEL))) is not None
-        }
+        values = _nvlink_domains(self._inventory.on(node))
         if values:
-            return values.pop() if len(values) == 1 else None
+            return values[0] if len(values) == 1 else None
         return node.labels.get(attributes.CLIQUE_LABEL)
+
+
+def _nvlink_domains(view: NodeDevices) -> tuple[str, ...]:
+    """All that the devices of a node say they are in."""
+    known = view.memo.get(NVLINK_LEVEL)
+    if known is None:
+        found = (scalar(device.attributes.get(NVLINK_LEVEL)) for device in view.devices)
+        known = view.remember(NVLINK_LEVEL, tuple(sorted({str(value) for value in found if value is not None})))
+    assert isinstance(known, tuple)
+    return known

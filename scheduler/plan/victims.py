@@ -63,6 +63,8 @@ def preempt(desk: Desk) -> None:
 
 
 def _make_room(desk: Desk, stage: Stage) -> None:
+    if not (desk.waiting or desk.growing):
+        return
     if not any(gang.bound for gang in desk.snapshot.gangs):  # then there is nothing to say of it either
         return
     wait_for_room(desk)

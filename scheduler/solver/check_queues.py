@@ -140,15 +140,23 @@ def _standing(gang: Gang) -> _Standing:
     pods = sorted((pod for pod in gang.pods if pod.node), key=lambda pod: pod.key)
     for pod in pods:
         if not pod.extended_claim:
-            _add(sums, Resources({"cpu": pod.requests["cpu"], "memory": pod.requests["memory"]}))
-            _add(sums, _by_plugin(pod.requests.amounts))
-            _add(named, Resources({name: count for name, count in pod.requests.amounts.items() if "/" in name}))
+            cost, extended = _asked(pod.requests)
+            _add(sums, cost)
+            _add(named, extended)
     return _Standing(
         cost=Resources(sums),
         named=named,
         consumers=tuple(pod for pod in pods if pod.claims and not pod.extended_claim),
         extended=tuple(pod for pod in pods if pod.extended_claim),
     )
+
+
+@PerObject
+def _asked(requests: Resources) -> tuple[Resources, Resources]:
+    """What these cost, and which of them are extended resources."""
+    own = Resources({"cpu": requests["cpu"], "memory": requests["memory"]})
+    extended = Resources({name: count for name, count in requests.amounts.items() if "/" in name})
+    return total([own, _by_plugin(requests.amounts)]), extended
 
 
 def _add(sums: Sums, part: Resources) -> None:
