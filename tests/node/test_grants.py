@@ -109,8 +109,8 @@ def test_the_kind_of_a_device_is_read_from_its_name():
     config = opaque_config("GpuConfig", requests=["m"], sharing={"strategy": "MPS"})
     text = refusal(claim(result("m", "gpu-0-mig-1g10gb-19-0"), config=[config]))
     assert text == (
-        "claim team/pair: config 0 (FromClaim): GpuConfig names request m, which was given a device of type mig, and is "
-        "for type gpu; name other requests in it, or use the kind of config for mig"
+        "claim team/pair: config 0 (FromClaim): GpuConfig names request m, which was given a device of type mig, and "
+        "is for type gpu; name other requests in it, or use the kind of config for mig"
     )
 
 
