@@ -51,7 +51,7 @@ class Device:
     """One device as it is published. `gpu`: UUID of the GPU it is, or is part of; empty for a channel.
 
     `instance`: UUID of an operator's MIG instance, which is never made nor destroyed; empty for one made on demand.
-    `counters`: what it consumes of its GPU's counter set; empty where the GPU is in one piece or has none."""
+    `counters`: what it consumes of `counter_set`, its GPU's; empty where the GPU is in one piece or has none."""
 
     name: str
     kind: Kind
@@ -62,6 +62,7 @@ class Device:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     capacity: Mapping[str, Capacity] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
+    counter_set: str = ""
     shareable: bool = False
     taints: tuple[Taint, ...] = ()
 
