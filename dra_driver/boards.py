@@ -5,16 +5,20 @@ Where there is hardware, NVML is the truth; nothing but `dra_driver.fake` and te
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from dra_driver.facts import MigProfile, Placement
+from dra_driver.facts import Fabric, FabricState, MigProfile, Placement, Rack
 
 MIB = 1 << 20
 MOST_GPUS = 32
+NAMES = uuid.UUID("6c1b2f0e-6f0a-5d0b-9a58-0f4c3a1d7e21")  # of ours, for what is derived from names
+TRAYS = 18  # compute trays of a GB200 NVL72 rack; nine switch trays stand between the tenth and the eleventh
+CLIQUE = 32766
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,40 @@ def shape(text: str) -> tuple[Board, ...]:
     if len(found) > MOST_GPUS:
         raise ValueError(f"Fake machine {text!r}: {len(found)} GPUs are more than a node has; {MOST_GPUS} at most")
     return tuple(found)
+
+
+def pci_bus(index: int) -> str:
+    """Where a machine's GPU sits: eight to a PCI domain, spread over its buses."""
+    return f"{index // 8:04x}:{0x18 + 0x1A * (index % 8):02x}:00.0"
+
+
+def links(machine: tuple[Board, ...], index: int) -> Mapping[str, int]:
+    """The NVLinks of one GPU of a machine, as `Gpu.links` tells them."""
+    board, neighbour = machine[index], index ^ 1
+    if board.linked == "switch":
+        return {"switch": board.links}
+    if board.linked == "pair" and neighbour < len(machine) and machine[neighbour] is board:
+        return {pci_bus(neighbour): board.links}
+    return {}
+
+
+def fabric(board: Board, rack: str) -> Fabric | None:
+    """The fabric a board has joined: that of its rack, or one that ends at the node and has no UUID."""
+    if board.fabric == "none":
+        return None
+    if board.fabric == "node":
+        return Fabric(state=FabricState.COMPLETED, cluster="", clique=0)
+    return Fabric(state=FabricState.COMPLETED, cluster=str(uuid.uuid5(NAMES, f"rack/{rack}")), clique=CLIQUE)
+
+
+def position(board: Board, node: str, rack: str, index: int) -> Rack | None:
+    """Where a GPU stands in a rack; the tray is the number at the end of the node's name."""
+    if board.fabric != "rack":
+        return None
+    number = re.search(r"([0-9]+)$", node)
+    tray = int(number[1]) % TRAYS if number else 0
+    chassis = str(1_820_000_000_000 + uuid.uuid5(NAMES, f"chassis/{rack}").int % 10**9)
+    return Rack(chassis_serial=chassis, slot=tray + (1 if tray < 10 else 10), tray=tray, host=1, module=index + 1)
 
 
 def _board(entry: Mapping[str, Any]) -> Board:

@@ -5,7 +5,6 @@ recovery actions, lost GPUs, resets and reboots, memory limits, and refusals of 
 what no plugin has: the hands of whoever stands at the machine.
 """
 
-import re
 import threading
 import time
 import uuid
@@ -16,13 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dra_driver.boards import Board, shape
+from dra_driver.boards import NAMES, Board, fabric, links, pci_bus, position, shape
 from dra_driver.facts import (
     ComputeMode,
     Driver,
     EventKind,
-    Fabric,
-    FabricState,
     Failure,
     Gpu,
     GpuError,
@@ -33,17 +30,13 @@ from dra_driver.facts import (
     MigProfile,
     Placement,
     Process,
-    Rack,
     Recovery,
     Usage,
 )
 from dra_driver.hardware import EVENTS_KEPT, Card, Client, Cut, Happening, Keeper, Machine, Refusal, allowed, placement
 
-NAMES = uuid.UUID("6c1b2f0e-6f0a-5d0b-9a58-0f4c3a1d7e21")  # of ours, for what is derived from names
 DRIVER = Driver(version="580.126.20", cuda=(13, 0))
 LOOKS_SECONDS = 0.02  # how often a file is looked at for events that another process has told
-TRAYS = 18  # compute trays of a GB200 NVL72 rack; nine switch trays stand between the tenth and the eleventh
-CLIQUE = 32766
 
 
 class FakeGpus(Gpus):
@@ -446,41 +439,18 @@ class FakeGpus(Gpus):
             architecture=board.architecture,
             compute_capability=board.compute_capability,
             memory_bytes=board.memory_bytes,
-            pci_bus=_pci_bus(index),
+            pci_bus=pci_bus(index),
             module=index + 1 if board.sxm else None,
             addressing_mode=board.addressing_mode,
             compute_mode=ComputeMode(card.compute_mode),
             ecc=True,
             memory_limits=self._memory_limits,
             mig=mig if board.profiles else None,
-            fabric=self._fabric(board),
-            rack=self._place(index, board),
-            links=self._links(index, board),
+            fabric=fabric(board, self._rack),
+            rack=position(board, self._node, self._rack, index),
+            links=links(self._boards, index),
         )
         return replace(gpu, **self._altered.get(index, {}))
-
-    def _fabric(self, board: Board) -> Fabric | None:
-        if board.fabric == "none":
-            return None
-        if board.fabric == "node":
-            return Fabric(state=FabricState.COMPLETED, cluster="", clique=0)
-        return Fabric(state=FabricState.COMPLETED, cluster=str(uuid.uuid5(NAMES, f"rack/{self._rack}")), clique=CLIQUE)
-
-    def _place(self, index: int, board: Board) -> Rack | None:
-        if board.fabric != "rack":
-            return None
-        number = re.search(r"([0-9]+)$", self._node)
-        tray = int(number[1]) % TRAYS if number else 0
-        chassis = str(1_820_000_000_000 + uuid.uuid5(NAMES, f"chassis/{self._rack}").int % 10**9)
-        return Rack(chassis_serial=chassis, slot=tray + (1 if tray < 10 else 10), tray=tray, host=1, module=index + 1)
-
-    def _links(self, index: int, board: Board) -> dict[str, int]:
-        if board.linked == "switch":
-            return {"switch": board.links}
-        neighbour = index ^ 1
-        if board.linked == "pair" and neighbour < len(self._boards) and self._boards[neighbour] is board:
-            return {_pci_bus(neighbour): board.links}
-        return {}
 
 
 def _profile(board: Board, cut: Cut) -> MigProfile:
@@ -490,8 +460,3 @@ def _profile(board: Board, cut: Cut) -> MigProfile:
             f"State of a {board.name}: an instance of profile {cut.profile_id}, which it lacks; remove the file"
         )
     return profile
-
-
-def _pci_bus(index: int) -> str:
-    """Eight to a PCI domain, spread over its buses."""
-    return f"{index // 8:04x}:{0x18 + 0x1A * (index % 8):02x}:00.0"
