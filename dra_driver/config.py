@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dra_driver import boards
 
@@ -33,6 +33,13 @@ class ConfigError(Exception):
     def __init__(self, setting: str, cause: str, cure: str) -> None:
         super().__init__(f"{setting}: {cause}; {cure}.")
         self.setting = setting
+
+
+def _listed(value: object) -> object:
+    """A list may be written as one word, with commas."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # the index of a GPU, as YAML reads it
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Config(BaseModel):
@@ -57,11 +64,26 @@ class Config(BaseModel):
         None, description="A machine made up instead of the node's own, as boards with counts: h100x8, a100x4+t4x2."
     )
     fake_state: Path | None = Field(
-        None, description="File that the made-up machine is kept in, so that it outlives us; absent: memory."
+        None, description="File that the made-up machine is kept in; absent: fake-machine.json in plugin_dir."
     )
     host_root: Path = Field(Path("/"), description="Where the host's root directory is seen from here.")
     driver_root: Path = Field(Path("/"), description="Folder on the host that NVIDIA's driver is installed in.")
-    dynamic_mig: bool = Field(True, description="Offer the instances that GPUs can be cut into, and cut on demand.")
+    dynamic_mig: bool = Field(
+        False,
+        description="Offer the instances that GPUs can be cut into, and cut on demand (Kubernetes 1.36, or the gate "
+        "DRAPartitionableDevices).",
+    )
+    shared_gpus: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="GPUs that claims share by memory: indexes, UUIDs, PCI bus ids with commas, or all (Kubernetes "
+        "1.36, or the gate DRAConsumableCapacity).",
+    )
+    share_step_mib: int = Field(
+        256, ge=1, le=1_048_576, description="Shares of a GPU's memory are multiples of so many MiB."
+    )
+    mps: bool = Field(
+        True, description="MPS daemons may run on this node, for claims that ask for them and for shares."
+    )
 
     # The kubelet and the container runtime.
     kubelet_dir: Path = Field(Path("/var/lib/kubelet"), description="The kubelet's --root-dir.")
@@ -86,6 +108,11 @@ class Config(BaseModel):
     # What is said.
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "text"] = Field("json", description="Form of a log line.")
+
+    @property
+    def fake_file(self) -> Path:
+        """Where the machine that is made up is kept."""
+        return self.fake_state or self.data_dir / "fake-machine.json"
 
     @property
     def data_dir(self) -> Path:

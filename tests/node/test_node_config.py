@@ -37,6 +37,14 @@ def test_what_must_outlive_the_plugin_is_beside_its_socket_if_nothing_else_is_sa
     assert chosen.data_dir == Path("/srv/tutti")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("all", ("all",)), ("0, 3,GPU-7", ("0", "3", "GPU-7")), (2, ("2",)), (["0", "1"], ("0", "1")), ("", ())],
+)
+def test_a_list_may_be_one_word_with_commas(written: object, read: tuple[str, ...]):
+    assert config.load(flags={"shared_gpus": written}, environment={}).shared_gpus == read
+
+
 def test_an_unknown_key_stops_the_start_and_is_named_where_it_stands(tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text("nodeName: n1\n")

@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,6 @@ from tests.node.kubelet import FakeKubelet, Handed
 
 DRIVER = "gpu.nvidia.com"
 UID = "0b6a7f4e-6a1c-4d1f-9a53-2f9c7f1b8f10"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Short enough for sockets, wherever tests keep their files."""
-    made = Path(tempfile.mkdtemp(prefix="kubelet-", dir="/tmp"))
-    yield made
-    shutil.rmtree(made)
 
 
 def claim(name: str) -> ClaimRef:

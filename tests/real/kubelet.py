@@ -66,6 +66,25 @@ class Kubelet:
     ) -> None:
         self._cleanup.close()
 
+    @property
+    def folder(self) -> Path:
+        """The kubelet's own (its --root-dir): plugins and their registry are in it."""
+        return self._folder / "kubelet"
+
+    @property
+    def cdi(self) -> Path:
+        """Where containerd looks for CDI specifications."""
+        return self._folder / "cdi"
+
+    async def restart(self) -> None:
+        """Kill the kubelet, and start it anew. Its containers run on."""
+        restarts = self._folder / "restarts"
+        before = _lines(restarts)
+        os.kill(self._first(), signal.SIGUSR1)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while _lines(restarts) == before:
+                await asyncio.sleep(_LOOK_SECONDS)
+
     async def work(self) -> None:
         """Until the block ends. Raises KubeletError if its programs end before."""
         await asyncio.to_thread(self._process.wait)
@@ -83,6 +102,12 @@ class Kubelet:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+
+    def _first(self) -> int:
+        """The first process of the namespaces, by its number out here."""
+        pid = self._process.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(child)
 
     def _end(self) -> None:
         """Kill the first process of the namespaces, and wait: it is gone when all the others are."""
@@ -146,6 +171,10 @@ def hierarchies() -> Iterator[Path]:
         _, where, kind, *_ = line.split()
         if kind in ("cgroup", "cgroup2"):
             yield Path(where)
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def _read_only(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The first process of a node's namespaces: starts containerd and the kubelet there, and ends when one of them does.
+# At the signal USR1 the kubelet is killed and started anew; then there is one line more in the file restarts.
 # Runs in the node's folder, which has their configurations. Arguments: the kubelet's folder, the containers', the name.
 set -euo pipefail
 node=$PWD kubernetes=$1 containers=$2 name=$3
@@ -25,6 +26,22 @@ until "${ask[@]}" version >/dev/null 2>&1; do
     sleep 0.05
 done
 "${ask[@]}" images import --local --snapshotter native image.tar >>containerd.log 2>&1
-kubernetes/kubelet --config kubelet.json --kubeconfig kubeconfig --root-dir "$node/kubelet" \
-    --cert-dir "$node/kubelet/pki" --hostname-override "$name" --v 2 >kubelet.log 2>&1 &
-wait -n
+start_kubelet() {
+    kubernetes/kubelet --config kubelet.json --kubeconfig kubeconfig --root-dir "$node/kubelet" \
+        --cert-dir "$node/kubelet/pki" --hostname-override "$name" --v 2 >>kubelet.log 2>&1 &
+    kubelet=$!
+}
+restart_kubelet() {
+    kill -KILL $kubelet
+    wait $kubelet || true
+    start_kubelet
+    echo "$kubelet" >>restarts
+    restarted=yes
+}
+trap restart_kubelet USR1
+start_kubelet
+while :; do
+    restarted=
+    wait -n || true
+    [ -n "$restarted" ] || exit 1
+done

@@ -43,6 +43,8 @@ sandbox = "{image}"
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
+enable_cdi = true
+cdi_spec_dirs = ["{folder}/cdi"]
 
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["{folder}/network"]
@@ -77,7 +79,7 @@ exec {folder}/containers/runc "$@"
 def write_files(folder: Path, admin: Path, *, name: str, cgroup: str) -> None:
     """All that a node of this name needs in its folder. `admin`: an administrator's kubeconfig; the node uses it as
     itself. `cgroup`: the control group of its pods, from the root, as "/name"."""
-    for made in ("bin", "network", "sysctl"):
+    for made in ("bin", "cdi", "network", "sysctl"):
         (folder / made).mkdir()
     (folder / "containerd.toml").write_text(_CONTAINERD.format(folder=folder, image=IMAGE))
     (folder / "kubelet.json").write_text(json.dumps(_kubelet(folder, cgroup), indent=2))

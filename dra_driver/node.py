@@ -1,0 +1,114 @@
+"""The node as the plugin sees it: its GPUs and host, made up or not, and what is offered of them now."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dra_driver import libraries
+from dra_driver.config import Config
+from dra_driver.devices import Entry, Inventory, Kind, Taint
+from dra_driver.facts import Gpus, Placement
+from dra_driver.fake import FakeGpus
+from dra_driver.host import Host, fake_host
+from dra_driver.inventory import MIB, Memory, Offer, Shares, inventory
+from dra_driver.libraries import Libraries
+
+log = structlog.get_logger(__name__)
+
+_NUMBER = re.compile(r"gpu-(\d+)(-mig-.+)?")
+"""Of the GPU, in a device's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What is asked and told. `libraries`: what of the driver goes into containers."""
+
+    gpus: Gpus
+    host: Host
+    libraries: Libraries
+
+
+def hardware(config: Config, *, fake_state: Path | None, fake_folder: Path) -> Hardware:
+    """The node's own, or the machine that the configuration makes up: kept in `fake_state` (None: in memory), and what
+    its host would show written below `fake_folder`. Raises GpuError where there is no driver."""
+    if config.fake is not None:
+        gpus: Gpus = FakeGpus(config.fake, node=config.node_name or "node-1", state=fake_state)
+        host = fake_host(fake_folder, gpus.gpus())
+        return Hardware(gpus=gpus, host=host, libraries=libraries.discover(fake_folder, gpus.driver().version))
+    # Loads the driver's library, which a machine without one does not have.
+    from dra_driver.nvml import Nvml
+
+    seen = config.host_root / config.driver_root.relative_to("/")
+    real = Nvml(seen)
+    try:
+        found = libraries.discover(seen, real.driver().version, host_root=str(config.driver_root))
+    except BaseException:
+        real.close()
+        raise
+    return Hardware(gpus=real, host=Host(config.host_root, dev="/dev"), libraries=found)
+
+
+def offer(config: Config) -> Offer:
+    """What the configuration lets be offered."""
+    shares = Shares(gpus=config.shared_gpus, step_bytes=config.share_step_mib * MIB) if config.shared_gpus else None
+    return Offer(dynamic_mig=config.dynamic_mig, shares=shares, mps=config.mps)
+
+
+class Offered:
+    """What the node offers, as of the last look. All but `inventory` and `uuids` is done under the node's lock."""
+
+    def __init__(self, node: str, hardware: Hardware, offer: Offer) -> None:
+        self._node = node
+        self._hardware = hardware
+        self._offer = offer
+        self._memory = Memory()
+        self._refused: frozenset[tuple[str, str]] = frozenset()
+        self.inventory = Inventory(devices=())
+        self.taints: Mapping[str, tuple[Taint, ...]] = {}
+        """By UUID or device name; taken in with the next look."""
+        self.lost: frozenset[str] = frozenset()
+        """UUIDs of GPUs that do not answer."""
+
+    def remember(self, devices: Iterable[tuple[str, str]]) -> None:
+        """Names of devices that claims may hold, each with the UUID of its GPU: that GPU keeps its number."""
+        known = dict(self._memory.numbers)
+        for name, gpu in devices:
+            match = _NUMBER.fullmatch(name)
+            if match and gpu and int(match[1]) not in known.values():
+                known.setdefault(gpu, int(match[1]))
+        self._memory = Memory(gpus=self._memory.gpus, numbers=known)
+
+    def look(self, entries: Iterable[Entry]) -> Inventory:
+        """Look anew. `entries`: all that is prepared, or is being. Raises GpuError."""
+        made = (device for entry in entries for device in entry.devices if device.made)
+        owned: set[tuple[str, Placement]] = {(each.gpu, each.placement) for each in made if each.placement is not None}
+        gpus, lost = self._hardware.gpus.gpus(), self._hardware.gpus.lost()
+        memory = self._memory.seen(gpus, lost)
+        self.inventory = inventory(
+            self._node,
+            self._hardware.gpus.driver(),
+            memory.gpus,
+            self._hardware.host.facts(gpu.pci_bus for gpu in memory.gpus),
+            self._offer,
+            owned,
+            self.taints,
+            memory.numbers,
+        )
+        self._memory, self.lost = memory, frozenset(lost)
+        self._tell(self.inventory)
+        return self.inventory
+
+    def uuids(self) -> dict[str, str]:
+        """UUIDs of the devices that exist already, by name: opaque configs may name them so."""
+        known = {each.name: each.gpu if each.kind is Kind.GPU else each.instance for each in self.inventory.devices}
+        return {name: uuid for name, uuid in known.items() if uuid}
+
+    def _tell(self, found: Inventory) -> None:
+        """What is not offered is said once, and again when it changes."""
+        refused = frozenset(found.refused)
+        for about, why in sorted(refused - self._refused):
+            log.warning("not offered", device=about, why=why)
+        self._refused = refused
