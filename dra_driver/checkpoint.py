@@ -8,9 +8,9 @@ A field that an older plugin may overlook does not raise the version (it is igno
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -36,9 +36,10 @@ class CheckpointTooNew(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The entries by uid, and what was wrong, in words for an event.
+    """The entries by uid, and what is wrong, in words for an event.
 
-    `lost`: the newest generation could not be read: what is here is older than that, or nothing."""
+    `lost`: the newest generation is not there: what is here is older, or nothing; so it is on a node that never had
+    one, too. Then nothing may be given away before `rebuild`."""
 
     entries: tuple[Entry, ...] = ()
     problems: tuple[str, ...] = ()
@@ -70,20 +71,18 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 class Checkpoint:
-    """The checkpoint in a folder. All calls under the node's lock; all raise DiskError.
+    """The checkpoint in a folder. All calls under the node's lock; all raise DiskError."""
 
-    `now`: the time, for the name of what is set aside."""
-
-    def __init__(self, folder: Path, disk: Disk, now: Callable[[], datetime]) -> None:
+    def __init__(self, folder: Path, disk: Disk) -> None:
         self.path = folder / NAME
         self._previous = folder / PREVIOUS
         self._disk = disk
-        self._now = now
 
     def load(self) -> Loaded:
-        """The newest generation that is whole. A damaged one is moved aside, and its name says when and why.
+        """The newest generation that is whole. What is damaged stays where it is until `rebuild`: an end before that
+        must not make it look as if nothing had been lost.
 
-        Raises CheckpointTooNew; then nothing has changed."""
+        Raises CheckpointTooNew."""
         problems: list[str] = []
         for path in (self.path, self._previous):
             written = self._disk.read(path)
@@ -92,26 +91,48 @@ class Checkpoint:
             try:
                 entries = _decoded(path, written)
             except _Damaged as damage:
-                aside = self._set_aside(path, damage.why)
-                problems.append(f"Checkpoint {path}: {damage}; kept as {aside} for you to look at.")
+                problems.append(f"Checkpoint {path}: {damage}; it is set aside, and rebuilt from what can be seen.")
                 continue
-            if path == self._previous:
-                cause = "" if problems else " is gone: somebody has removed it"
-                problems.append(f"Checkpoint {self.path}{cause or ' is damaged'}; the generation before it is used.")
-            return Loaded(entries=entries, problems=tuple(problems), lost=bool(problems))
-        return Loaded(problems=tuple(problems), lost=bool(problems))
+            if path == self.path:
+                return Loaded(entries=entries)
+            if not problems:
+                problems.append(f"Checkpoint {self.path}: somebody has removed it; the generation before it is used.")
+            return Loaded(entries=entries, problems=tuple(problems), lost=True)
+        return Loaded(problems=tuple(problems), lost=True)
 
     def save(self, entries: Iterable[Entry]) -> None:
         """There for good when this returns; what was there before is the previous generation."""
         self._disk.write(self.path, encoded(entries), mode=OURS_ALONE, previous=self._previous)
 
-    def _set_aside(self, path: Path, why: str) -> Path:
-        """Two of one second do not overwrite each other."""
-        name = f"{path.name}.damaged-{self._now():%Y%m%dT%H%M%SZ}-{why}"
-        there = self._disk.names(path.parent)
-        free = next(each for each in (name, *(f"{name}-{n}" for n in range(2, len(there) + 3))) if each not in there)
-        self._disk.move(path, path.with_name(free))
-        return path.with_name(free)
+    def rebuild(self, entries: Iterable[Entry]) -> tuple[Path, ...]:
+        """As `save`, after a loss: what is damaged is kept beside, under names that say of when it is and why it was
+        set aside. Those names."""
+        aside = []
+        previous_is_damaged = False
+        for path in (self.path, self._previous):
+            written = self._disk.read(path)
+            if written is None:
+                continue
+            try:
+                _decoded(path, written)
+            except _Damaged as damage:
+                aside.append(self._set_aside(path, written, damage.why))
+                previous_is_damaged = path == self._previous
+        self._disk.write(self.path, encoded(entries), mode=OURS_ALONE)
+        if previous_is_damaged:
+            self._disk.remove(self._previous)
+        return tuple(aside)
+
+    def _set_aside(self, path: Path, written: bytes, why: str) -> Path:
+        """A copy: done twice it is one, and two that differ do not overwrite each other."""
+        of = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+        copy, number = path.with_name(f"{path.name}.damaged-{of:%Y%m%dT%H%M%SZ}-{why}"), 1
+        first = copy
+        while self._disk.read(copy) not in (None, written):
+            number += 1
+            copy = first.with_name(f"{first.name}-{number}")
+        self._disk.write(copy, written, mode=OURS_ALONE)
+        return copy
 
 
 def encoded(entries: Iterable[Entry]) -> bytes:

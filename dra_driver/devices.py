@@ -150,7 +150,8 @@ class Prepared:
     """A grant with the hardware behind it: enough to give it back when nothing but the checkpoint is left.
 
     `kind`, `gpu`, `minor`, `profile_id`, `placement`: of the device; `made`: we made the instance, and destroy it.
-    `instance`: its UUID, empty before it is there. `enforcement`: of its share of memory, None where it has no share.
+    `switched`: we put its GPU into MIG mode, and take it out of it after the last. `instance`: its UUID, empty before
+    it is there. `enforcement`: of its share of memory, None where it has no share.
     `cdi`: its fully qualified names in the CDI specification ("k8s.gpu.nvidia.com/claim=<uid>-<device>")."""
 
     grant: Grant
@@ -161,6 +162,7 @@ class Prepared:
     profile_id: int | None = None
     placement: Placement | None = None
     made: bool = False
+    switched: bool = False
     instance: str = ""
     enforcement: Enforcement | None = None
     cdi: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dra_driver.devices import (
 )
 from dra_driver.disk import Disk
 from dra_driver.facts import Placement
+from tests.node.endings import Ended, Ends
 
 NOON = datetime(2026, 5, 6, 12, 0, 7, tzinfo=UTC)
 _names = st.text("abc-0", min_size=1, max_size=12)
@@ -92,7 +94,12 @@ _entries = st.lists(
 
 
 def checkpoint(folder: Path) -> Checkpoint:
-    return Checkpoint(folder, Disk(), lambda: NOON)
+    return Checkpoint(folder, Disk())
+
+
+def written_at_noon(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    os.utime(path, (NOON.timestamp(), NOON.timestamp()))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -105,25 +112,29 @@ def test_whatever_was_written_is_read_and_order_makes_no_difference(entries: lis
     assert [entry_from(entry_text(each)) for each in entries] == entries
 
 
-def test_a_node_that_never_prepared_anything_has_no_checkpoint_and_lost_none(tmp_path: Path) -> None:
+def test_without_any_checkpoint_nothing_is_known_until_it_is_rebuilt(tmp_path: Path) -> None:
+    assert checkpoint(tmp_path).load() == Loaded(lost=True)
+    assert checkpoint(tmp_path).rebuild([]) == ()
     assert checkpoint(tmp_path).load() == Loaded()
 
 
 @pytest.mark.parametrize("size", [0, 1, 40, -60, -3])
-def test_a_checkpoint_cut_short_is_set_aside_and_the_generation_before_it_counts(tmp_path: Path, size: int) -> None:
+def test_a_checkpoint_cut_short_is_set_aside_and_the_generation_before_it_is_what_is_known(
+    tmp_path: Path, size: int
+) -> None:
     saved = checkpoint(tmp_path)
     saved.save([entry("1")])
     saved.save([entry("1"), entry("2")])
-    whole = saved.path.read_bytes()
-    saved.path.write_bytes(whole[:size])
+    cut = saved.path.read_bytes()[:size]
+    written_at_noon(saved.path, cut)
     loaded = saved.load()
-    assert loaded.entries == (entry("1"),)
-    assert loaded.lost
-    aside = tmp_path / "checkpoint.json.damaged-20260506T120007Z-unreadable"
-    assert aside.read_bytes() == whole[:size]
+    assert (loaded.entries, loaded.lost) == ((entry("1"),), True)
     assert "cut short" in loaded.problems[0]
-    assert str(aside) in loaded.problems[0]
-    assert "is damaged; the generation before it is used" in loaded.problems[1]
+    assert saved.load() == loaded, "to look changes nothing"
+    aside = tmp_path / "checkpoint.json.damaged-20260506T120007Z-unreadable"
+    assert saved.rebuild([entry("1"), entry("2")]) == (aside,)
+    assert aside.read_bytes() == cut
+    assert saved.load() == Loaded(entries=(entry("1"), entry("2")))
 
 
 def test_every_single_wrong_byte_is_noticed(tmp_path: Path) -> None:
@@ -131,31 +142,27 @@ def test_every_single_wrong_byte_is_noticed(tmp_path: Path) -> None:
     whole = encoded([entry("1")])
     for place in range(len(whole) - 1):
         saved.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        loaded = saved.load()
-        assert loaded.lost, place
-        assert loaded.entries == ()
-        for aside in tmp_path.iterdir():
-            aside.unlink()
+        assert saved.load().lost, place
 
 
-def test_two_damaged_in_one_second_are_both_kept(tmp_path: Path) -> None:
+def test_two_damaged_of_one_second_are_both_kept_and_one_that_is_seen_twice_is_kept_once(tmp_path: Path) -> None:
     saved = checkpoint(tmp_path)
-    for content in (b"first", b"second", b"third"):
-        saved.path.write_bytes(content)
-        saved.load()
-    kept = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
-    assert kept == [b"first", b"second", b"third"]
+    for content in (b"first", b"second", b"first"):
+        written_at_noon(saved.path, content)
+        saved.rebuild([])
+    kept = [path.read_bytes() for path in sorted(tmp_path.iterdir()) if "damaged" in path.name]
+    assert kept == [b"first", b"second"]
 
 
 def test_with_both_generations_damaged_all_is_lost_and_both_are_kept(tmp_path: Path) -> None:
     saved = checkpoint(tmp_path)
     for name in ("checkpoint.json", "checkpoint.json.previous"):
-        (tmp_path / name).write_bytes(b"{}")
+        written_at_noon(tmp_path / name, b"{}")
     loaded = saved.load()
-    assert loaded.lost
-    assert loaded.entries == ()
-    assert len(loaded.problems) == 2
+    assert (loaded.entries, loaded.lost, len(loaded.problems)) == ((), True, 2)
+    saved.rebuild([])
     assert Disk().names(tmp_path) == (
+        "checkpoint.json",
         "checkpoint.json.damaged-20260506T120007Z-unreadable",
         "checkpoint.json.previous.damaged-20260506T120007Z-unreadable",
     )
@@ -168,7 +175,33 @@ def test_a_checkpoint_that_somebody_removed_is_lost_too(tmp_path: Path) -> None:
     saved.path.unlink()
     loaded = saved.load()
     assert (loaded.entries, loaded.lost) == ((entry("1"),), True)
-    assert "is gone: somebody has removed it" in loaded.problems[0]
+    assert "somebody has removed it" in loaded.problems[0]
+
+
+@pytest.mark.parametrize("damaged", [("checkpoint.json",), ("checkpoint.json", "checkpoint.json.previous")])
+def test_whenever_a_rebuild_ends_the_loss_is_still_seen_or_the_checkpoint_is_whole(
+    tmp_path: Path, damaged: tuple[str, ...]
+) -> None:
+    def broken(name: str) -> Path:
+        saved = checkpoint(tmp_path / name)
+        saved.save([entry("1")])
+        saved.save([entry("2")])
+        for file in damaged:
+            written_at_noon(tmp_path / name / file, b"garbage of " + file.encode())
+        return tmp_path / name
+
+    count = Ends()
+    Checkpoint(broken("dry"), count).rebuild([entry("3")])
+    whole = Disk().names(tmp_path / "dry")
+    for before in range(1, len(count.steps) + 1):
+        folder = broken(str(before))
+        with pytest.raises(Ended):
+            Checkpoint(folder, Ends(before)).rebuild([entry("3")])
+        loaded = checkpoint(folder).load()
+        assert loaded.lost or loaded.entries == (entry("3"),), before
+        checkpoint(folder).rebuild([entry("3")])
+        assert checkpoint(folder).load() == Loaded(entries=(entry("3"),)), before
+        assert Disk().names(folder) == whole, before
 
 
 def rewritten(path: Path, version: int, change: Any) -> bytes:
@@ -218,8 +251,8 @@ def test_what_no_plugin_of_this_version_writes_is_damage(tmp_path: Path, change:
     saved.save([entry("1")])
     rewritten(saved.path, 1, change)
     loaded = saved.load()
-    assert loaded.lost
-    assert Disk().names(tmp_path) == ("checkpoint.json.damaged-20260506T120007Z-content",)
+    assert (loaded.entries, loaded.lost) == ((), True)
+    assert [path.name.rpartition("-")[2] for path in saved.rebuild([])] == ["content"]
 
 
 def test_the_checkpoint_is_for_us_alone(tmp_path: Path) -> None:

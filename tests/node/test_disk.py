@@ -3,48 +3,14 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from dra_driver.disk import Disk, DiskError, Locked
-
-T = TypeVar("T")
+from tests.node.endings import Ended, Ends, Refuses
 
 OLD, NEW, NEWER = b"old " * 3000, b"new " * 5000, b"newer " * 2000
-
-
-class Ended(BaseException):
-    """Stands for the end of the process: no handler of an error sees it."""
-
-
-class Ends(Disk):
-    """Ends before its n-th step (from 1); counts them."""
-
-    def __init__(self, before: int = 0) -> None:
-        self.before = before
-        self.steps: list[str] = []
-
-    def change(self, step: str, path: Path, act: Callable[[], T]) -> T:
-        self.steps.append(step)
-        if len(self.steps) == self.before:
-            raise Ended
-        return super().change(step, path, act)
-
-
-class Refuses(Disk):
-    """One kind of step fails as the kernel would say it."""
-
-    def __init__(self, step: str, error: int) -> None:
-        self.step = step
-        self.error = error
-
-    def change(self, step: str, path: Path, act: Callable[[], T]) -> T:
-        if step == self.step:
-            raise OSError(self.error, os.strerror(self.error))
-        return super().change(step, path, act)
 
 
 def test_a_file_is_read_as_it_was_written_and_its_folders_are_made(tmp_path: Path) -> None:
