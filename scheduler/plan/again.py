@@ -11,10 +11,10 @@ from scheduler.model.no_room import Keeper
 from scheduler.model.plan import GangDecision
 from scheduler.model.reasons import GangDoesNotFit, Reason
 from scheduler.model.workloads import Gang
-from scheduler.plan.departures import tick_ms
+from scheduler.plan.ahead.departures import tick_ms
+from scheduler.plan.ahead.turns import next_turn_ms
 from scheduler.plan.desk import Desk
-from scheduler.plan.stages import settling
-from scheduler.plan.turns import next_turn_ms
+from scheduler.plan.making_room.stages import settling
 
 
 def again_ms(desk: Desk, decisions: Iterable[GangDecision]) -> int | None:

@@ -20,18 +20,18 @@ from scheduler.model.plan import Eviction, GangDecision, Promise, SolverReport
 from scheduler.model.reasons import NodeCount, Reason, Scattered
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
-from scheduler.plan.accounts import Accounts, counted_classes, pool
 from scheduler.plan.caps import Caps
-from scheduler.plan.causes import causes
-from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.neighbours import Guests, Neighbours
+from scheduler.plan.ground.accounts import Accounts, counted_classes, pool
+from scheduler.plan.ground.causes import causes
+from scheduler.plan.ground.ledger import Grant, Ledger
+from scheduler.plan.ground.neighbours import Guests, Neighbours
+from scheduler.plan.ground.rooms import Patience, Rooms
+from scheduler.plan.ground.scatter import scattered
+from scheduler.plan.ground.shapes import Bundle, Shapes
+from scheduler.plan.ground.topology import Domains
+from scheduler.plan.ground.volumes import Volumes
 from scheduler.plan.pieces import Wanted
 from scheduler.plan.rest import at_rest
-from scheduler.plan.rooms import Patience, Rooms
-from scheduler.plan.scatter import scattered
-from scheduler.plan.shapes import Bundle, Shapes
-from scheduler.plan.topology import Domains
-from scheduler.plan.volumes import Volumes
 from scheduler.plan.wants import Wants
 from scheduler.solver.greedy import Short
 from scheduler.solver.problem import Group, Move

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from scheduler.model.workloads import Pod
-from scheduler.plan.shapes import Bundle, Shapes
+from scheduler.plan.ground.shapes import Bundle, Shapes
 from scheduler.solver.problem import Group, Unit
 
 

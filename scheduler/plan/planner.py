@@ -21,15 +21,16 @@ from scheduler.model.plan import (
 from scheduler.model.reasons import ClaimRefused, InvalidGang, NoNodeFits, Reason, TopologyUnusable, Unreadable
 from scheduler.model.snapshot import Snapshot
 from scheduler.model.workloads import Gang
-from scheduler.plan import foresight, promises
 from scheduler.plan.again import again_ms
-from scheduler.plan.allocate import place_pending
-from scheduler.plan.alternatives import may_pass
+from scheduler.plan.ahead import foresight
 from scheduler.plan.desk import SEARCHES, Desk
-from scheduler.plan.endings import end_overtime, end_stale, ends_at_ms, stays_short
-from scheduler.plan.ledger import Grant
-from scheduler.plan.shapes import MADE_CLAIM
-from scheduler.plan.victims import consolidate, preempt, reclaim
+from scheduler.plan.ground.ledger import Grant
+from scheduler.plan.ground.shapes import MADE_CLAIM
+from scheduler.plan.making_room import promises
+from scheduler.plan.making_room.endings import end_overtime, end_stale, ends_at_ms, stays_short
+from scheduler.plan.making_room.victims import consolidate, preempt, reclaim
+from scheduler.plan.placing.allocate import place_pending
+from scheduler.plan.placing.alternatives import may_pass
 from scheduler.plan.wants import least_pods
 from scheduler.solver.check import check
 

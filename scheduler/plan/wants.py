@@ -13,10 +13,10 @@ from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods, WaitingForVolumes
 from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim, TopologyConstraint
+from scheduler.plan.ground.shapes import Bundle, Shapes, claims_of
+from scheduler.plan.ground.topology import Domains, Ladder
+from scheduler.plan.ground.volumes import Volumes
 from scheduler.plan.pieces import Wanted
-from scheduler.plan.shapes import Bundle, Shapes, claims_of
-from scheduler.plan.topology import Domains, Ladder
-from scheduler.plan.volumes import Volumes
 from scheduler.solver.problem import Group, Unit
 
 _NO_CLAIM = "Create it in the pod's namespace, or correct spec.resourceClaims of the pod."

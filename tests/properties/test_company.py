@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scheduler.dra.pools import Inventory
 from scheduler.model.plan import Placement
 from scheduler.model.workloads import Pod
-from scheduler.plan.ledger import Ledger
-from scheduler.plan.neighbours import Guests, Neighbours
+from scheduler.plan.ground.ledger import Ledger
+from scheduler.plan.ground.neighbours import Guests, Neighbours
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from scheduler.solver.check_case import Case

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.plan.least import Sets, TooManyLooks
+from scheduler.plan.making_room.least import Sets, TooManyLooks
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from queues.tree import Queue, QueueResource
 from scheduler.model.plan import Plan
 from scheduler.model.workloads import Gang
-from scheduler.plan.losses import lost
+from scheduler.plan.making_room.losses import lost
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import NOW_MS, World, budget, cluster, gang, world

@@ -10,7 +10,8 @@ from scheduler.model.no_room import Hindrance, Keeper
 from scheduler.model.plan import Plan, Verdict
 from scheduler.model.reasons import GangDoesNotFit
 from scheduler.model.snapshot import Stage
-from scheduler.plan import allocate, victims
+from scheduler.plan.making_room import victims
+from scheduler.plan.placing import allocate
 from scheduler.plan.planner import plan
 from scheduler.solver.check import check
 from tests.builders import NOW_MS, World, cluster, gang, node, queue, topology

@@ -3,9 +3,9 @@
 from queues.resources import Resources
 from scheduler.api.dra import AllocationResult, DeviceAllocationResult, DeviceRequestAllocationResult
 from scheduler.dra.pools import Inventory
-from scheduler.plan import accounts
-from scheduler.plan.accounts import Accounts
-from scheduler.plan.shapes import Shapes
+from scheduler.plan.ground import accounts
+from scheduler.plan.ground.accounts import Accounts
+from scheduler.plan.ground.shapes import Shapes
 from tests.builders import (
     World,
     ask,

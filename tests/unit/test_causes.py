@@ -1,8 +1,8 @@
 """What rules out how many nodes for one more pod: what is lacking, and how much of it there is at best."""
 
 from scheduler.model.reasons import GangDoesNotFit, NodeCount, NoNodeFits
-from scheduler.plan.causes import asks
 from scheduler.plan.desk import Desk
+from scheduler.plan.ground.causes import asks
 from scheduler.plan.planner import plan
 from tests.builders import World, ask, cluster, gang, node
 

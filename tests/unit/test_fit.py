@@ -15,8 +15,8 @@ from scheduler.api.dra import AllocationResult
 from scheduler.dra.selection import only_on
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import HostPort, Pod
-from scheduler.plan import fit
-from scheduler.plan.fit import Need, Seat
+from scheduler.plan.ground import fit
+from scheduler.plan.ground.fit import Need, Seat
 from tests.builders import label_in, node, pod
 
 

@@ -10,7 +10,7 @@ from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.pools import Inventory
 from scheduler.model.errors import InvariantError
 from scheduler.model.workloads import Claim
-from scheduler.plan.ledger import Grant, Ledger
+from scheduler.plan.ground.ledger import Grant, Ledger
 from tests.builders import (
     World,
     ask,

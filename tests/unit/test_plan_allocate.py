@@ -11,11 +11,11 @@ from scheduler.dra.pools import Inventory
 from scheduler.model.nodes import Node
 from scheduler.model.plan import Verdict
 from scheduler.model.reasons import GangDoesNotFit
-from scheduler.plan import joint, realise
-from scheduler.plan.allocate import place_pending
 from scheduler.plan.desk import SEARCHES, Desk
+from scheduler.plan.ground.rooms import EASY, HARD_QUESTIONS
+from scheduler.plan.placing import joint, realise
+from scheduler.plan.placing.allocate import place_pending
 from scheduler.plan.planner import plan
-from scheduler.plan.rooms import EASY, HARD_QUESTIONS
 from tests.builders import World, ask, cluster, gang, gang_of, pod, queue
 
 

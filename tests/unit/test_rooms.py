@@ -7,11 +7,11 @@ from scheduler.dra.allocate import Allocated, Ask, allocate
 from scheduler.dra.pools import Inventory
 from scheduler.model.snapshot import Policy
 from scheduler.model.workloads import Pod
-from scheduler.plan.causes import causes
-from scheduler.plan.ledger import Grant, Ledger
-from scheduler.plan.rooms import EASY, LOOK, QUESTION, STEP, Effort, Exhausted, Patience, Rooms
-from scheduler.plan.shapes import Shapes
-from scheduler.plan.topology import Domains
+from scheduler.plan.ground.causes import causes
+from scheduler.plan.ground.ledger import Grant, Ledger
+from scheduler.plan.ground.rooms import EASY, LOOK, QUESTION, STEP, Effort, Exhausted, Patience, Rooms
+from scheduler.plan.ground.shapes import Shapes
+from scheduler.plan.ground.topology import Domains
 from tests.builders import (
     GPU,
     World,
@@ -125,7 +125,7 @@ def test_hard_questions_share_the_patience_of_a_plan_and_easy_ones_are_always_an
 
 
 def test_without_patience_left_a_hard_question_is_answered_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.plan.rooms.EASY", 1)
+    monkeypatch.setattr("scheduler.plan.ground.rooms.EASY", 1)
     made = gpu_class() + node("a", gpus=8, dra=True) + node("b", gpus=4, dra=True)
     made += claim("c", ask(4, match="gpu.nvidia.com/nvlinkDomain"))
     here = rooms(made)

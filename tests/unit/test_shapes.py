@@ -5,7 +5,7 @@ from dataclasses import replace
 from scheduler.api.dra import AllocationResult
 from scheduler.dra.selection import only_on
 from scheduler.model.workloads import Pod
-from scheduler.plan.shapes import Shapes
+from scheduler.plan.ground.shapes import Shapes
 from tests.builders import World, ask, claim, cluster, gang, gpu_class, label_in, node, pod
 
 

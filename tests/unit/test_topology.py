@@ -4,7 +4,7 @@ from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import TopologyUnusable
 from scheduler.model.workloads import TopologyConstraint
-from scheduler.plan.topology import NO_LADDER, Domains, Ladder
+from scheduler.plan.ground.topology import NO_LADDER, Domains, Ladder
 from tests.builders import World, cluster, devices, gpu, node, topology
 
 SITE = topology("site", "zone", "rack", "kubernetes.io/hostname")

@@ -4,7 +4,7 @@ from scheduler.dra.selection import matches
 from scheduler.model.reasons import WaitingForVolumes
 from scheduler.model.snapshot import Policy, Snapshot
 from scheduler.model.workloads import Pod
-from scheduler.plan.volumes import Volumes
+from scheduler.plan.ground.volumes import Volumes
 from scheduler.state.translate import snapshot
 from tests.manifests import Document, merged, node, pod, state
 from tests.storage import (

@@ -8,10 +8,10 @@ import pytest
 from scheduler.dra.pools import Inventory
 from scheduler.model.reasons import WaitingForClaims, WaitingForPods
 from scheduler.model.workloads import Pod, PodClaim
-from scheduler.plan.ledger import Ledger
+from scheduler.plan.ground.ledger import Ledger
+from scheduler.plan.ground.shapes import Bundle, Shapes
+from scheduler.plan.ground.topology import Domains
 from scheduler.plan.pieces import Wanted
-from scheduler.plan.shapes import Bundle, Shapes
-from scheduler.plan.topology import Domains
 from scheduler.plan.wants import Wants
 from scheduler.solver.problem import Group
 from tests.builders import World, ask, claim, cluster, gang, gang_of, pod, sub_group, topology

@@ -7,7 +7,7 @@ import pytest
 from queues.resources import Resources
 from scheduler.model.workloads import Pod
 from scheduler.model.zones import Aligned, Zone, Zones
-from scheduler.plan.zones import Zoned
+from scheduler.plan.ground.zones import Zoned
 from tests import builders
 
 
