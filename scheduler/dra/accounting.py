@@ -20,9 +20,10 @@ from scheduler.dra.capacity import taken_by
 from scheduler.dra.cel.selectors import CelCompileError
 from scheduler.dra.devices import Amount, Device, DeviceId, Scalar, SliceDevices, amount, scalar
 from scheduler.dra.measures import Measures, taken, would_take
-from scheduler.dra.pools import Inventory, NodeDevices, PoolKey, Told
+from scheduler.dra.pools import Inventory, Told
 from scheduler.dra.requests import Question, Want, question
 from scheduler.dra.verdicts import Expressions, verdict
+from scheduler.dra.views import NodeDevices, PoolKey
 from scheduler.model.workloads import Claim
 
 GPU = "gpu"

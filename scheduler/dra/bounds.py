@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 from scheduler.dra.devices import Amount
 from scheduler.dra.items import Group, Item
-from scheduler.dra.pools import CounterKey
 from scheduler.dra.room import Room
+from scheduler.dra.views import CounterKey
 
 UNITS = ""
 """Stands for all counters of size one together: the slices of a board, of which each partition takes some."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from scheduler.dra.devices import PLACES, Amount, Device, Scalar
-from scheduler.dra.pools import NodeDevices
 from scheduler.dra.room import Room
+from scheduler.dra.views import NodeDevices
 
 BoardKey: TypeAlias = tuple[str, str, str]
 """(driver, pool, counter set)"""

@@ -9,7 +9,8 @@ from scheduler.api.dra import AllocationResult, DeviceRequestAllocationResult
 from scheduler.api.quantity import QuantityError
 from scheduler.dra import shapes
 from scheduler.dra.devices import Amount, DeviceId, amount
-from scheduler.dra.pools import Inventory, NodeDevices, PoolKey
+from scheduler.dra.pools import Inventory
+from scheduler.dra.views import NodeDevices, PoolKey
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim
 

@@ -4,9 +4,9 @@ Source: KEP 4381 (pools, generations), KEP 4815 (perDeviceNodeSelection), KEP 50
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from scheduler.api import dra
 from scheduler.api.attributes import OUTSIDE_FENCE
@@ -30,20 +30,11 @@ from scheduler.dra.devices import (
     values_of,
 )
 from scheduler.dra.selection import matches
+from scheduler.dra.views import NodeDevices, PoolKey
 from scheduler.model.nodes import Node
-
-PoolKey: TypeAlias = tuple[str, str]
-"""(driver, pool name)"""
-
-CounterKey: TypeAlias = tuple[str, str, str, str]
-"""(driver, pool name, counter set, counter)"""
 
 Told: TypeAlias = tuple[tuple[SliceDevices, ...], tuple[dra.Device, ...]]
 """What is known of a pool: its slices, and devices that left them."""
-
-T = TypeVar("T")
-
-_MOST_ANSWERS = 128
 
 _read = PerObject(read_slice)
 
@@ -53,36 +44,6 @@ def _devices_by_name(read: SliceDevices) -> Mapping[str, Device]:
 
 
 _names = PerObject(_devices_by_name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class NodeDevices:
-    """What one node can use, in the order in which kube-scheduler would try it. Devices are numbered from 0.
-
-    `taints`: per device, those that stop a claim unless tolerated. `counters`: what the pools have in total.
-    `local`: pools that no other node can use. `invalid`, `incomplete`: pools left out, in pool order. `beyond`: fields
-    newer than us, for which devices or whole pools are left out. `avoided`: devices that some claim avoids; none is
-    like them. `memo`: answers derived from the rest, by question.
-    """
-
-    devices: tuple[Device, ...] = ()
-    numbers: Mapping[DeviceId, int] = field(default_factory=dict)
-    taints: tuple[tuple[dra.DeviceTaint, ...], ...] = ()
-    counters: Mapping[CounterKey, Amount] = field(default_factory=dict)
-    pools: tuple[PoolKey, ...] = ()
-    local: frozenset[PoolKey] = frozenset()
-    invalid: tuple[str, ...] = ()
-    incomplete: tuple[str, ...] = ()
-    beyond: tuple[str, ...] = ()
-    avoided: frozenset[tuple[str, str, str]] = frozenset()
-    memo: dict[Hashable, object] = field(default_factory=dict)
-
-    def remember(self, question: Hashable, answer: T) -> T:
-        """Keep an answer. A view lives as long as its slices, so the memo is emptied now and then."""
-        if len(self.memo) >= _MOST_ANSWERS:
-            self.memo.clear()
-        self.memo[question] = answer
-        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,10 +16,11 @@ from scheduler.dra.caches import PerObject
 from scheduler.dra.capacity import taken_by
 from scheduler.dra.cel.selectors import CelCompileError
 from scheduler.dra.devices import Amount, Features, amount
-from scheduler.dra.pools import Inventory, NodeDevices
+from scheduler.dra.pools import Inventory
 from scheduler.dra.shapes import EVERY_ATTRIBUTE
 from scheduler.dra.taints import tolerated
 from scheduler.dra.verdicts import Expressions, Failure, attributes_read, selected, selector, shortened
+from scheduler.dra.views import NodeDevices
 from scheduler.model.workloads import Claim
 
 

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from scheduler.dra.capacity import taken_by
 from scheduler.dra.counters import InUse
 from scheduler.dra.devices import Amount, Device, DeviceId
-from scheduler.dra.pools import CounterKey, NodeDevices
 from scheduler.dra.requests import Want
+from scheduler.dra.views import CounterKey, NodeDevices
 
 Part: TypeAlias = tuple[tuple[str, Amount], ...]
 """What a share takes of each capacity."""

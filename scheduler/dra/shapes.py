@@ -9,13 +9,10 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from scheduler.api.dra import DeviceAttribute
 from scheduler.dra.devices import Device, values_of
-
-if TYPE_CHECKING:
-    from scheduler.dra.pools import NodeDevices
+from scheduler.dra.views import NodeDevices
 
 EVERY_ATTRIBUTE = "*"
 """In a set of attribute names: all of them, because an expression goes through the whole map."""
@@ -37,7 +34,7 @@ class Shape:
     kinds: tuple[int, ...]
 
 
-def shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
+def shape(view: NodeDevices, reads: frozenset[str]) -> Shape:
     """The shape of a node's devices for claims whose selectors read the attributes `reads` (fully qualified)."""
     by_value = telling(reads)
     key = ("shape", by_value)
@@ -54,7 +51,7 @@ def telling(reads: frozenset[str]) -> frozenset[str]:
     return frozenset(n for n in reads if n == EVERY_ATTRIBUTE or n.rpartition("/")[2] in TELLING_APART)
 
 
-def _shape(view: "NodeDevices", reads: frozenset[str]) -> Shape:
+def _shape(view: NodeDevices, reads: frozenset[str]) -> Shape:
     pools = {pool: number for number, pool in enumerate(view.pools)}
     sharing: Counter[Hashable] = Counter()
     contents: list[tuple[str, list[tuple[str, Hashable]]]] = []
@@ -115,7 +112,7 @@ def _by_pattern(name: str, reads: frozenset[str]) -> bool:
     return name.rpartition("/")[2] in TELLING_APART and name not in reads and EVERY_ATTRIBUTE not in reads
 
 
-def _totals(view: "NodeDevices", pools: dict[tuple[str, str], int]) -> list[tuple[int, str, str, str]]:
+def _totals(view: NodeDevices, pools: dict[tuple[str, str], int]) -> list[tuple[int, str, str, str]]:
     return [(pools[key[0], key[1]], key[2], key[3], str(value)) for key, value in view.counters.items()]
 
 

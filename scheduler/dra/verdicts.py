@@ -13,7 +13,7 @@ import msgspec
 from scheduler.dra.cel.selectors import CelDevice, CelError, Selector, cel_device, compile_selector
 from scheduler.dra.cel.values import NO_SUCH_KEY
 from scheduler.dra.devices import Device, Features
-from scheduler.dra.pools import NodeDevices
+from scheduler.dra.views import NodeDevices
 
 Expressions: TypeAlias = tuple[str, ...]
 """Selectors in the order in which they are asked: the class's, then the request's; the first "no" ends it."""

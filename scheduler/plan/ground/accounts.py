@@ -23,7 +23,8 @@ from scheduler.dra import accounting
 from scheduler.dra.caches import PerObject
 from scheduler.dra.devices import DeviceId
 from scheduler.dra.measures import Measures
-from scheduler.dra.pools import Inventory, NodeDevices
+from scheduler.dra.pools import Inventory
+from scheduler.dra.views import NodeDevices
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.ground.shapes import Bundle, Shapes, claims_of

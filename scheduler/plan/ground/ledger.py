@@ -14,7 +14,8 @@ from scheduler.api.dra import AllocationResult
 from scheduler.dra.caches import PerObject
 from scheduler.dra.counters import InUse
 from scheduler.dra.extended import ExtendedClaim
-from scheduler.dra.pools import Inventory, PoolKey
+from scheduler.dra.pools import Inventory
+from scheduler.dra.views import PoolKey
 from scheduler.model.errors import InvariantError
 from scheduler.model.nodes import Node
 from scheduler.model.volumes import Storage

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from scheduler.api import attributes
 from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.dra.devices import scalar
-from scheduler.dra.pools import Inventory, NodeDevices
+from scheduler.dra.pools import Inventory
+from scheduler.dra.views import NodeDevices
 from scheduler.model.nodes import Node, Topology
 from scheduler.model.reasons import NodeCount, TopologyUnusable
 from scheduler.model.workloads import TopologyConstraint

@@ -14,7 +14,7 @@ from scheduler.api.core import NodeSelector
 from scheduler.api.dra import AllocationResult
 from scheduler.dra.allocate import Allocated, Ask, NoRoom, Refused, ask_shape
 from scheduler.dra.caches import PerObject
-from scheduler.dra.pools import NodeDevices
+from scheduler.dra.views import NodeDevices
 from scheduler.model.nodes import Node
 from scheduler.model.workloads import Claim
 from scheduler.plan.desk import Desk
