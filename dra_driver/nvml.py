@@ -6,6 +6,7 @@ offer is None in the facts, never an error. Source: nvml.h of CUDA 13.
 """
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ class Nvml(Gpus):
         self._parents: dict[str, str] = {}  # of MIG devices, by UUID
         self._silent: set[str] = set()  # GPUs that the last reading of all had to leave out
         self._unheard: set[str] = set()  # GPUs whose events nobody has registered for yet
-        self._events = _call("nvmlEventSetCreate", "")
-        self._find()
+        self._heard = False  # whether any GPU has events to wait for
+        try:
+            self._events = _call("nvmlEventSetCreate", "")
+            self._find()
+        except GpuError:
+            _call("nvmlShutdown", "")
+            raise
 
     def driver(self) -> Driver:
         cuda = _call("nvmlSystemGetCudaDriverVersion", "")
@@ -207,6 +213,9 @@ class Nvml(Gpus):
     def wait(self, milliseconds: int) -> GpuEvent | None:
         """As `Gpus.wait`. While a GPU is lost, the driver refuses at once with GPU_IS_LOST instead of waiting."""
         self._listen()
+        if not self._heard:  # what the driver does with a set of nothing is not specified
+            time.sleep(milliseconds / 1000)
+            return None
         try:
             event = _call("nvmlEventSetWait_v2", "", self._events, milliseconds)
         except GpuError as error:
@@ -308,6 +317,7 @@ class Nvml(Gpus):
             wanted = offered & sum(KINDS)
             if wanted:
                 _call("nvmlDeviceRegisterEvents", gpu, handle, wanted, self._events)
+                self._heard = True
             self._unheard.discard(gpu)
 
     def _whose(self, handle: Handle) -> str | None:

@@ -123,7 +123,7 @@ static void happen(gpu_t *gpu, uint64_t type, uint64_t data, unsigned instance) 
 
 int nvmlInitWithFlags(unsigned flags) { ENTER; world.sessions++; world.flags = flags; return OK; }
 int nvmlShutdown(void) { ENTER; world.sessions--; return OK; }
-const char *nvmlErrorString(int code) { return code == IN_USE ? "In use by another client" : "Refused"; }
+const char *nvmlErrorString(int code) { (void)enter(__func__); return code == IN_USE ? "In use by another client" : "Refused"; }
 int nvmlSystemGetDriverVersion(char *to, unsigned length) { ENTER; return tell(to, length, "580.126.20"); }
 int nvmlSystemGetCudaDriverVersion(int *to) { ENTER; *to = 13000; return OK; }
 int nvmlSystemGetConfComputeState(confidential_t *to) { ENTER; to->feature = world.confidential; return OK; }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dra_driver import counters
 from dra_driver.boards import Board, boards, shape
 from dra_driver.facts import (
     ComputeMode,
@@ -23,6 +25,7 @@ from dra_driver.facts import (
     Failure,
     GpuError,
     GpuEvent,
+    Mig,
     MigInstance,
     MigProfile,
     Placement,
@@ -148,15 +151,12 @@ def machines_and_parts(draw: st.DrawFn) -> tuple[Board, Parts]:
     return board, draw(st.lists(st.sampled_from(every), max_size=9))
 
 
-def admitted(board: Board, parts: Parts) -> bool:
-    """Whether shared counters let these parts be there together: 1 of each memory slice, 1 optical flow accelerator,
-    and as many decoders as the whole board has where those of its parts add up to them (so +me.all takes every one)."""
-    whole = max(board.profiles, key=lambda profile: (profile.memory_slices, profile.decoders))
-    slices = [slice_ for _, place in parts for slice_ in range(place.start, place.start + place.size)]
-    flow = sum(profile.ofa_engines for profile, _ in parts)
-    media = any(profile.name.endswith("+me.all") for profile in board.profiles)
-    decoders = sum(profile.decoders for profile, _ in parts) <= whole.decoders if media else True
-    return len(slices) == len(set(slices)) and flow <= 1 and decoders
+def admitted(mig: Mig, parts: Parts) -> bool:
+    """Whether the GPU's shared counters have enough for all of them together."""
+    drawn: Counter[str] = Counter()
+    for profile, place in parts:
+        drawn.update(counters.drawn(mig, profile, place))
+    return counters.fits(drawn, counters.total(mig))
 
 
 @given(machines_and_parts(), st.randoms(use_true_random=False))
@@ -169,7 +169,9 @@ def test_what_the_counters_admit_can_be_made_in_any_order_and_nothing_else_can(
     random.shuffle(order)  # type: ignore[attr-defined]
     fake, gpu = cuttable(board.name)
     made = [try_to_make(fake, gpu, profile, place) for profile, place in order]
-    assert all(made) is admitted(board, parts)
+    mig = fake.gpus()[0].mig
+    assert mig is not None
+    assert all(made) is admitted(mig, parts)
 
 
 @given(st.sampled_from(sorted(PARTS)), st.lists(st.tuples(st.booleans(), st.integers(0, 999)), max_size=25))
