@@ -99,23 +99,28 @@ def changes(
 ) -> tuple[Write, ...]:
     """What to write, in this order, so that `wanted` stands in place of `published`; nothing if it does.
 
-    One slice to change, and nothing else: it is updated, and the pool keeps its generation. Slices that are missing
-    beside others that are right are made in the same generation, for nobody reads the pool without them. In any other
-    case all move to the next generation: obsolete ones are deleted, then the others updated, then new ones made.
-    `kept`: how the server keeps a slice, if it is known to leave something out."""
+    One slice to change, and nothing else: it is updated, and the pool keeps its generation. Slices that are missing, or
+    of an older generation, beside newest ones that are all right, join these: nobody reads the pool without them, and
+    two who write the same finish each other's work. In any other case all move to the next generation: obsolete ones
+    are deleted, then the others updated, then new ones made. `kept`: how the server keeps a slice, if it is known to
+    leave something out."""
     there = {document["metadata"]["name"]: document for document in published}
     names = {document["metadata"]["name"] for document in wanted}
     obsolete = [document for name, document in sorted(there.items()) if name not in names]
     named = [(document, there.get(document["metadata"]["name"])) for document in wanted]
     missing = [new for new, old in named if old is None]
     present = [(new, old) for new, old in named if old is not None]
-    differing = [(new, old) for new, old in present if content(old) != kept(new)]
-    generations = {_pool(old)["generation"] for _, old in present}
-    counts = {_pool(old)["resourceSliceCount"] for _, old in present}
     newest = max((_pool(document)["generation"] for document in there.values()), default=FIRST_GENERATION - 1)
-    level = generations <= {newest} and counts <= {len(wanted)}
-    if present and level and (not differing or (len(differing) == 1 and not missing and not obsolete)):
-        generation, rewritten = newest, differing
+    late = [(new, old) for new, old in present if _pool(old)["generation"] < newest]
+    wrong = [(new, old) for new, old in present if _pool(old)["generation"] == newest and content(old) != kept(new)]
+    counted = all(
+        _pool(document)["generation"] < newest
+        or (document["metadata"]["name"] in names and _pool(document)["resourceSliceCount"] == len(wanted))
+        for document in there.values()
+    )
+    standing = len(present) - len(late)
+    if standing and counted and (not wrong or (len(wrong) == 1 and not late and not missing)):
+        generation, rewritten = newest, [*wrong, *late]
     else:
         generation, rewritten = newest + 1, present
     return (

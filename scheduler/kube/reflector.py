@@ -73,10 +73,13 @@ class _Broken(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Reflector:
-    """Follows one kind for ever: `await reflector.run(queue)` puts lists of changes, in order, until cancelled."""
+    """Follows one kind for ever: `await reflector.run(queue)` puts lists of changes, in order, until cancelled.
+
+    `field_selector`: only objects that it selects; one that it no longer selects is told as deleted."""
 
     client: Client
     kind: Kind
+    field_selector: str | None = None
     rhythm: Rhythm = Rhythm()
     jitter: random.Random = field(default_factory=random.Random)
     _versions: dict[str, str] = field(default_factory=dict)
@@ -168,13 +171,15 @@ class Reflector:
                     raise
                 self._streams = False
         else:
-            items, version = await self.client.list_raw(self._served)
+            items, version = await self.client.list_raw(self._served, field_selector=self.field_selector)
             self._from = version
             await self._tell_list(queue, [change for item in items if (change := self._read(item, "ADDED"))])
 
     async def _watch(self, queue: Changes, query: dict[str, str], *, streamed_list: bool) -> None:
         seconds = int(jittered(self.rhythm.server, self.jitter))
         query |= {"allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        if self.field_selector:
+            query["fieldSelector"] = self.field_selector
         async with self.client.watch(self._served, query, silence_seconds=self.rhythm.silence) as chunks:
             batches = _lines(chunks)
             if streamed_list and not await self._streamed_list(queue, batches):

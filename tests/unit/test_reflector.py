@@ -42,10 +42,12 @@ class Told:
 
 
 @asynccontextmanager
-async def following(api: FakeApi, kind: Kind = POD, rhythm: Rhythm = QUICK) -> AsyncIterator[Told]:
+async def following(
+    api: FakeApi, kind: Kind = POD, rhythm: Rhythm = QUICK, fields: str | None = None
+) -> AsyncIterator[Told]:
     told = Told()
     async with Client(Identity(server=api.url), attempts=1) as client:
-        reflector = Reflector(client=client, kind=kind, rhythm=rhythm, jitter=random.Random(1))
+        reflector = Reflector(client=client, kind=kind, rhythm=rhythm, jitter=random.Random(1), field_selector=fields)
         task = asyncio.create_task(reflector.run(told.queue))
         try:
             yield told
@@ -67,6 +69,14 @@ def at(version: str, name: str = "p", **fields: object) -> dict[str, object]:
 def listing(*replies: Reply) -> tuple[Reply, ...]:
     """A server that does not stream lists, then these replies."""
     return (failure(422, "Invalid", "sendInitialEvents is forbidden"), *replies)
+
+
+async def test_who_follows_some_objects_asks_for_these_in_lists_and_watches(api: FakeApi) -> None:
+    page = {"metadata": {"resourceVersion": "9"}, "items": [at("3", "p1")]}
+    api.script("GET", PODS, *listing(answer(page), stream(event("ADDED", at("10", "p2")), stay=True)))
+    async with following(api, fields="spec.nodeName=n1") as told:
+        await told.until(lambda told: len(told.changes) == 3)
+    assert [query["fieldSelector"] for query in api.queries(PODS)] == ["spec.nodeName=n1"] * 3
 
 
 async def test_a_streamed_list_is_told_whole_and_then_what_follows(api: FakeApi) -> None:
