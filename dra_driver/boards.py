@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from dra_driver.facts import Fabric, FabricState, MigProfile, Placement, Rack
+from dra_driver.readings import size_order
 
 MIB = 1 << 20
 MOST_GPUS = 32
@@ -119,7 +120,7 @@ def _board(entry: Mapping[str, Any]) -> Board:
         linked=entry["linked"],
         fabric=entry["fabric"],
         sxm=entry["module"],
-        profiles=tuple(_profile(profile) for profile in entry["profiles"]),
+        profiles=tuple(sorted((_profile(profile) for profile in entry["profiles"]), key=size_order)),
     )
 
 

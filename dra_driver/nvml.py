@@ -8,6 +8,7 @@ offer is None in the facts, never an error. Source: nvml.h of CUDA 13.
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ KINDS = {
 }
 SILENT = (Failure.GPU_IS_LOST, Failure.RESET_REQUIRED, Failure.UNKNOWN)  # of a GPU that cannot be read now
 Handle = Any  # pynvml has no types
+Parts = dict[int, list[tuple[int | None, str, Handle]]]  # compute instance id, UUID, handle
 
 
 class Nvml(Gpus):
@@ -159,6 +161,9 @@ class Nvml(Gpus):
         handle = _call("nvmlDeviceGetGpuInstanceById", gpu, self._handle("nvmlDeviceGetGpuInstanceById", gpu), there.id)
         if there.compute_id is not None:
             about = instance.uuid or gpu
+            if len(self._parts(gpu)[there.id]) > 1:
+                text = "somebody has cut it into several compute instances; remove those that the plugin has not made"
+                raise GpuError(Failure.IN_USE, "nvmlComputeInstanceDestroy", about, text)
             compute = _call("nvmlGpuInstanceGetComputeInstanceById", about, handle, there.compute_id)
             _call("nvmlComputeInstanceDestroy", about, compute)
         _call("nvmlGpuInstanceDestroy", instance.uuid or gpu, handle)
@@ -272,11 +277,10 @@ class Nvml(Gpus):
             self._profiles[gpu] = _profiles(gpu, handle, _memory(gpu, handle)[0])
         return self._profiles[gpu]
 
-    def _parts(self, gpu: str) -> dict[int, tuple[int, str, Handle]]:
-        """Compute instance id, UUID and handle of the MIG device in each GPU instance; of the first, where an operator
-        has cut one into several."""
+    def _parts(self, gpu: str) -> Parts:
+        """MIG devices in each GPU instance, by its id. An operator may have cut one into several."""
         handle = self._handle("nvmlDeviceGetMigDeviceHandleByIndex", gpu)
-        parts: dict[int, tuple[int, str, Handle]] = {}
+        parts: Parts = {}
         for index in range(_maybe("nvmlDeviceGetMaxMigDeviceCount", gpu, handle, default=0)):
             part = _maybe("nvmlDeviceGetMigDeviceHandleByIndex", gpu, handle, index, but=(Failure.NOT_FOUND,))
             if part is None:
@@ -284,22 +288,20 @@ class Nvml(Gpus):
             uuid = _text(_call("nvmlDeviceGetUUID", gpu, part))
             self._parents[uuid] = gpu
             compute = _call("nvmlDeviceGetComputeInstanceId", uuid, part)
-            parts.setdefault(_call("nvmlDeviceGetGpuInstanceId", uuid, part), (compute, uuid, part))
+            parts.setdefault(_call("nvmlDeviceGetGpuInstanceId", uuid, part), []).append((compute, uuid, part))
         return parts
 
     def _part(self, uuid: str) -> Handle:
         """Handle of a MIG device: looked up anew, as it dies with its instance."""
         candidates = [self._parents[uuid]] if uuid in self._parents else list(self._handles)
         for gpu in candidates:
-            for _, found, handle in self._parts(gpu).values():
+            for _, found, handle in chain.from_iterable(self._parts(gpu).values()):
                 if found == uuid:
                     return handle
         raise GpuError(Failure.NOT_FOUND, "nvmlDeviceGetMigDeviceHandleByIndex", uuid)
 
-    def _instance(
-        self, gpu: str, profile: MigProfile, info: Any, parts: dict[int, tuple[int, str, Handle]]
-    ) -> MigInstance:
-        compute, uuid, _ = parts.get(info.id, (None, "", None))
+    def _instance(self, gpu: str, profile: MigProfile, info: Any, parts: Parts) -> MigInstance:
+        compute, uuid, _ = parts.get(info.id, [(None, "", None)])[0]
         return MigInstance(
             gpu=gpu,
             id=info.id,
@@ -433,7 +435,7 @@ def _memory(device: str, handle: Handle) -> tuple[int | None, int | None]:
 
 
 def _profiles(gpu: str, handle: Handle, total: int | None) -> tuple[MigProfile, ...]:
-    """Kinds of instance a board can be cut into, with a compute instance of their whole size; largest first."""
+    """Kinds of instance a board can be cut into, with a compute instance of their whole size."""
     told = []
     for enumerator in range(readings.PROFILES):
         call, refused = "nvmlDeviceGetGpuInstanceProfileInfo", (Failure.INVALID_ARGUMENT,)
@@ -445,7 +447,7 @@ def _profiles(gpu: str, handle: Handle, total: int | None) -> tuple[MigProfile, 
             told.append((enumerator, info, places))
     slices = max((places[0].size for _, _, places in told), default=0)
     found = [_profile(enumerator, info, places, slices, total or 0) for enumerator, info, places in told]
-    return tuple(sorted(found, key=lambda profile: (-profile.slices, -profile.memory_slices, profile.name)))
+    return tuple(sorted(found, key=readings.size_order))
 
 
 def _profile(enumerator: int, info: Any, places: tuple[Placement, ...], slices: int, total: int) -> MigProfile:
@@ -487,11 +489,18 @@ def _listed(gpu: str, handle: Handle, profile: MigProfile) -> list[Handle]:
 
 
 def _limits_memory(gpu: str, handle: Handle) -> bool:
-    """Whether the driver can hold a cgroup to a limit: it can, if it tells the limits of one."""
+    """Whether the driver can hold a cgroup to a limit: it can, if it knows the root to have one, or none.
+
+    Where the driver counts by itself instead of the kernel (no dmem controller), it says NOT_SUPPORTED also of a cgroup
+    that only has no limit; that is taken for no, as nothing but a write would tell. Source: NVIDIA's MPS v3 guide."""
     limits = pynvml.c_nvmlGetMemoryLimits_v1_t(nameSpace=b"/sys/fs/cgroup")
-    refused, refusals = object(), (Failure.INVALID_ARGUMENT, Failure.NO_PERMISSION, Failure.UNKNOWN)
-    told = _maybe("nvmlDeviceGetMemoryLimits_v1", gpu, handle, limits, default=refused, but=refusals)
-    return told is not refused
+    try:
+        _call("nvmlDeviceGetMemoryLimits_v1", gpu, handle, limits)
+    except GpuError as error:
+        if error.failure is Failure.GPU_IS_LOST:
+            raise
+        return error.failure is Failure.NOT_FOUND
+    return True
 
 
 def _fabric(ask: Callable[..., Any]) -> Fabric | None:

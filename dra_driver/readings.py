@@ -2,7 +2,7 @@
 
 import uuid
 
-from dra_driver.facts import Failure
+from dra_driver.facts import Failure, MigProfile
 
 # Source: nvml.h, NVML_DEVICE_ARCH_*.
 ARCHITECTURES = {
@@ -98,6 +98,11 @@ def fabric_healthy(mask: int, summary: int) -> bool:
     if summary in (_UNHEALTHY, _LIMITED) or any(mask >> shift & 0x3 == _TRUE for shift in _FLAG_SHIFTS):
         return False
     return (mask >> _CONFIGURATION_SHIFT & _CONFIGURATION_MASK) <= _CONFIGURATION_GOOD
+
+
+def size_order(profile: MigProfile) -> tuple[int, int, str]:
+    """Sort key of a board's profiles: the smallest first."""
+    return profile.slices, profile.memory_slices, profile.name
 
 
 def profile_name(told: str, enumerator: int, slices: int, memory_slices: int, of: int, total_bytes: int) -> str:

@@ -259,7 +259,7 @@ int nvmlDeviceSetMemoryLimits_v1(void *handle, limits_t *limits) {
     return limits->soft ? INVALID_ARGUMENT : OK;
 }
 
-int nvmlDeviceGetMemoryLimits_v1(void *handle, limits_told_t *limits) { ENTER_GPU; if (!gpu->memory_limits) return NOT_SUPPORTED; limits->hard = gpu->limit; return OK; }
+int nvmlDeviceGetMemoryLimits_v1(void *handle, limits_told_t *limits) { ENTER_GPU; if (!gpu->memory_limits) return NOT_SUPPORTED; if (strcmp(limits->group, gpu->limit_group)) return NOT_FOUND; limits->hard = gpu->limit; return OK; }
 
 /* Processes */
 
@@ -335,7 +335,7 @@ int nvmlDeviceGetGpuInstances(void *handle, unsigned id, void **to, unsigned *co
     MIG_ON;
     unsigned found = 0;
     for (int at = 0; at < INSTANCES; at++)
-        if (gpu->parts[at].there && gpu->parts[at].profile == id) to[found++] = &gpu->parts[at];
+        if (gpu->parts[at].there == 1 && gpu->parts[at].profile == id) to[found++] = &gpu->parts[at];
     *count = found;
     return OK;
 }
@@ -343,7 +343,7 @@ int nvmlDeviceGetGpuInstances(void *handle, unsigned id, void **to, unsigned *co
 int nvmlDeviceGetGpuInstanceById(void *handle, unsigned id, void **to) {
     MIG_ON;
     for (int at = 0; at < INSTANCES; at++)
-        if (gpu->parts[at].there && gpu->parts[at].id == id) return *to = &gpu->parts[at], OK;
+        if (gpu->parts[at].there == 1 && gpu->parts[at].id == id) return *to = &gpu->parts[at], OK;
     return NOT_FOUND;
 }
 
@@ -351,8 +351,8 @@ int nvmlGpuInstanceGetInfo(void *handle, instance_info_t *to) { ENTER_PART; *to 
 int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *to) { ENTER_GPU; *to = gpu->mig ? 7 : 0; return OK; }
 int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned index, void **to) { MIG_ON; *to = &gpu->parts[index]; return gpu->parts[index].there && gpu->parts[index].compute ? OK : NOT_FOUND; }
 int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *to) { ENTER_PART; *to = part->id; return OK; }
-int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *to) { ENTER_PART; *to = 0; return OK; }
-int nvmlGpuInstanceGetComputeInstanceById(void *handle, unsigned id, void **to) { ENTER_PART; *to = part; return part->compute && !id ? OK : NOT_FOUND; }
+int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *to) { ENTER_PART; *to = part->compute - 1; return OK; }
+int nvmlGpuInstanceGetComputeInstanceById(void *handle, unsigned id, void **to) { ENTER_PART; *to = part; return part->compute && id == (unsigned)part->compute - 1 ? OK : NOT_FOUND; }
 
 /* MIG: made and destroyed */
 
@@ -455,6 +455,12 @@ void stub_limits_memory(int at) { world.gpu[at].memory_limits = 1; }
 const char *stub_limit_group(int at) { return world.gpu[at].limit_group; }
 uint64_t stub_limit(int at) { return world.gpu[at].limit; }
 void stub_settle(int at) { world.gpu[at].on = world.gpu[at].pending; } /* a reset */
+void stub_second_compute_instance(int at, unsigned id) { /* an operator's, in the GPU instance of this id */
+    part_t *first = &world.gpu[at].parts[id - 1], *second = &world.gpu[at].parts[6];
+    *second = *first;
+    second->there = second->compute = 2;
+    snprintf(second->uuid, sizeof second->uuid, "MIG-00000000-0000-0000-0000-%012d", ++world.made);
+}
 void stub_old_names(int at) { for (int i = 0; i < PROFILES; i++) world.gpu[at].kinds[i].info.name[0] = 0; }
 
 int stub_gpu(const char *uuid, const char *serial, const char *name, const char *bus, const char *peer, const unsigned *facts, uint64_t mib) {

@@ -245,6 +245,8 @@ def test_a_cgroup_is_limited_and_let_go(bench: tuple[Nvml, Stub]) -> None:
     assert (stub.library.stub_limit_group(1), stub.library.stub_limit(1)) == (b"/sys/fs/cgroup/pod", 10 * GIB)
     nvml.limit_memory(gpu, "/sys/fs/cgroup/pod", None)
     assert stub.library.stub_limit(1) == (1 << 64) - 1
+    nvml.limit_memory(gpu, "/sys/fs/cgroup", 10 * GIB)
+    assert nvml.gpus()[1].memory_limits
     with pytest.raises(GpuError) as refusal:
         nvml.limit_memory(gpu, "pod", GIB)
     assert refusal.value.failure is Failure.INVALID_ARGUMENT
@@ -275,6 +277,20 @@ def test_an_instance_that_can_neither_be_finished_nor_undone_is_told_with_both_r
     ):
         nvml.create_instance(gpu, 9, Placement(start=0, size=4))
     assert [(half.compute_id, half.placement.size) for half in nvml.instances(gpu)] == [(None, 4)]
+
+
+def test_what_an_operator_has_cut_further_is_left_alone(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    gpu = first(nvml).uuid
+    nvml.set_mig(gpu, True)
+    instance = nvml.create_instance(gpu, 9, Placement(start=0, size=4))
+    stub.library.stub_second_compute_instance(0, instance.id)
+    assert nvml.instances(gpu) == (instance,)
+    with pytest.raises(GpuError, match="several compute instances") as refusal:
+        nvml.destroy_instance(instance)
+    assert refusal.value.failure is Failure.IN_USE
+    assert nvml.instances(gpu) == (instance,)
+    assert nvml.usage("MIG-00000000-0000-0000-0000-000000000002").memory_used_bytes == 0
 
 
 def test_an_event_of_a_gpu_in_one_piece_names_no_instance(bench: tuple[Nvml, Stub]) -> None:
