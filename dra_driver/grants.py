@@ -73,6 +73,12 @@ def grants(
     return tuple(found.values())
 
 
+def pods(document: Mapping[str, object]) -> tuple[str, ...]:
+    """UIDs of the pods that the claim is reserved for. Raises ClaimRefused."""
+    consumers = _read(document).status.reserved_for or ()
+    return tuple(consumer.uid for consumer in consumers if consumer.resource == "pods" and not consumer.api_group)
+
+
 def _read(document: Mapping[str, object]) -> ResourceClaim:
     try:
         # By way of bytes: parameters of configs are kept as they are written (msgspec.Raw).

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from dra_driver.devices import Grant, Settings, Sharing
-from dra_driver.grants import ClaimRefused, grants
+from dra_driver.grants import ClaimRefused, grants, pods
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 GIB = 1 << 30
@@ -141,6 +141,17 @@ def test_devices_of_another_node_are_refused_even_beside_ours():
 def test_a_claim_made_anew_under_the_same_name_is_refused():
     assert "its UID is uid-1, and uid-0 was asked for" in refusal(claim(result("a", "gpu-0")), uid="uid-0")
     assert len(grants(claim(result("a", "gpu-0")), DRIVER, NODE, uid="uid-1")) == 1
+
+
+def test_the_pods_that_a_claim_is_reserved_for():
+    document = claim(result("a", "gpu-0"))
+    assert pods(document) == ()
+    document["status"]["reservedFor"] = [
+        {"resource": "pods", "name": "p", "uid": "1"},
+        {"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "2"},
+        {"resource": "pods", "name": "q", "uid": "3"},
+    ]
+    assert pods(document) == ("1", "3")
 
 
 @pytest.mark.parametrize("share", [{}, {"shareID": "s1"}])
