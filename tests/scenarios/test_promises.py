@@ -136,6 +136,34 @@ def test_a_claim_that_a_leaving_pod_names_and_whose_owner_is_gone_is_released_on
     assert promised(decide(made)) == {"a-0": "node-0"}
 
 
+def _left_behind(**more: Any) -> World:
+    """Two GPUs of the only node, held by a claim for a pod that is gone; "high" wants one that "low" has."""
+    made = cluster(nodes=1, gpus=3, dra=True) + claim("wanted", ask(1))
+    left = claim("left", ask(2), holds=holding("node-0", 0, 1), by=["gone"])
+    made += replace(left, claims={key: replace(one, **more) for key, one in left.claims.items()})
+    made += claim("low", ask(1), holds=holding("node-0", 2), by=["pod-default/low-0"])
+    made += gang_of("low", [pod("low-0", on="node-0", claims={"g": "low"})], priority=1)
+    return made + gang_of("high", [pod("high-0", claims={"g": "wanted"})], priority=9)
+
+
+def test_what_a_pod_that_is_gone_has_left_is_waited_for_and_nobody_is_stopped():
+    decided = decide(_left_behind())
+    assert (evicted(decided), promised(decided)) == ([], {"high-0": "node-0"})
+
+
+def test_what_is_reserved_for_another_kind_of_object_than_a_pod_does_not_become_free():
+    """Whether that object is still there is nothing that can be known here."""
+    decided = decide(_left_behind(reserved_otherwise=True))
+    assert (evicted(decided), promised(decided)) == (["low-0"], {"high-0": "node-0"})
+
+
+def test_a_claim_left_behind_that_this_plan_has_a_pod_join_does_not_become_free():
+    joined = gang_of("next", [pod("next-0", claims={"g": "left"})], priority=10)
+    decided = decide(_left_behind() + joined)
+    assert placed(decided) == {"next-0": "node-0"}
+    assert (evicted(decided), promised(decided)) == (["low-0"], {"high-0": "node-0"})
+
+
 def test_a_shared_claim_whose_devices_nobody_was_promised_is_joined_by_the_next_pod():
     made = cluster(nodes=2, gpus=2, dra=True)
     made += claim("shared", ask(2), holds=holding("node-0", 0, 1), by=["pod-default/red-0"])
