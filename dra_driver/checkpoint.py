@@ -123,6 +123,10 @@ class Checkpoint:
             self._disk.remove(self._previous)
         return tuple(aside)
 
+    def sweep(self) -> tuple[str, ...]:
+        """What an end in the middle of a write had left goes."""
+        return self._disk.sweep(self.path.parent, lambda name: name.startswith(NAME))
+
     def _set_aside(self, path: Path, written: bytes, why: str) -> Path:
         """A copy: done twice it is one, and two that differ do not overwrite each other."""
         of = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)

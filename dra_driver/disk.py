@@ -148,9 +148,11 @@ class Disk:
             self._sync_folder(folder.parent)
             return True
 
-    def sweep(self, folder: Path) -> tuple[str, ...]:
-        """Names of what an end in the middle of `write` had left in a folder, now gone. Under the node's lock only."""
-        left = tuple(name for name in self._listed(folder) if _unfinished(name))
+    def sweep(self, folder: Path, ours: Callable[[str], bool] = bool) -> tuple[str, ...]:
+        """Names of what an end in the middle of `write` had left in a folder, now gone. Under the node's lock only.
+
+        `ours`: of which files, by name, in a folder where others write, too."""
+        left = tuple(name for name in self._listed(folder) if _unfinished(name) and ours(_finished(name)))
         for name in left:
             self.remove(folder / name)
         return left
@@ -237,6 +239,11 @@ def _write_all(descriptor: int, content: bytes) -> None:
 def _beside(path: Path) -> Path:
     """Where a file is written before it is moved to `path`: one name per path, so that leftovers do not pile up."""
     return path.with_name(f".{path.name}.part")
+
+
+def _finished(name: str) -> str:
+    """The name that it was to have."""
+    return name.removeprefix(".").removesuffix(".part")
 
 
 def _unfinished(name: str) -> bool:

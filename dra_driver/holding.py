@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from dra_driver.devices import Capacity, ClaimRef, Entry, Kind, Phase, Prepared
+from dra_driver.devices import Capacity, ClaimRef, Entry, Grant, Kind, Phase, Prepared
 from dra_driver.facts import Placement
 
 
@@ -59,6 +59,12 @@ def asked(device: Prepared, name: str, capacity: Capacity) -> int:
     return capacity.amount if capacity.default is None else capacity.default
 
 
+def same_grants(devices: Iterable[Prepared], grants: Iterable[Grant]) -> bool:
+    """Whether devices are what these grants give. What is asked of them does not change while they are allocated, but
+    another version of the plugin may read it another way: that is no reason to take them from who runs on them."""
+    return {_identity(device.grant) for device in devices} == {_identity(grant) for grant in grants}
+
+
 def described(device: Prepared) -> str:
     """A device, for who reads a refusal."""
     if device.kind is Kind.MIG and device.placement is not None:
@@ -73,3 +79,7 @@ def holder(entry: Entry, claim: ClaimRef) -> str:
     if (entry.claim.namespace, entry.claim.name) == (claim.namespace, claim.name):
         return f"its predecessor of the same name (uid {entry.claim.uid}), which is deleted but not given back yet,"
     return f"{name}, which is being given back," if entry.phase is Phase.ENDING else name
+
+
+def _identity(grant: Grant) -> tuple[str, str, bool]:
+    return grant.device, grant.share_id, grant.admin

@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from dra_driver.checkpoint import Checkpoint, CheckpointTooNew
 from dra_driver.devices import ClaimRef, Device, Entry, Grant, Inventory, Kind, Phase, Prepared
 from dra_driver.disk import DiskError
 from dra_driver.facts import Failure, Gpu, GpuError, Gpus
-from dra_driver.holding import asked, described, excludes, holder, same_device
+from dra_driver.holding import asked, described, excludes, holder, same_device, same_grants
 from dra_driver.host import HostError
 from dra_driver.partitions import InTheWay, Partitions
 from dra_driver.specs import SpecError, Specs
@@ -96,8 +97,7 @@ class Preparer:
                 raise PrepareError(f"its uid {claim.uid!r} is none; the kubelet should ask with the claim's own")
             entry = self._entries.get(claim.uid)
             if entry is not None and not self._continues(entry, grants):
-                self.end(entry)
-                if claim.uid in self._entries:
+                if not self.end(entry):
                     raise PrepareError("what it had before cannot be given back while its GPU is lost; reset the GPU")
                 entry = None
             if entry is None:
@@ -142,11 +142,11 @@ class Preparer:
                 self._roll_back(begun, error)
             raise
 
-    def end(self, entry: Entry) -> None:
+    def end(self, entry: Entry) -> bool:
         """Undo all of an entry, and drop it; after a reboot there is only its file to remove. Call `load` before.
 
-        A device whose GPU is lost keeps the entry, with that device alone. Raises one of FAILURES, of the first device
-        that could not be given back; the others have been."""
+        False for an entry that stays, with those devices alone whose GPU is lost. Raises one of FAILURES, of the first
+        device that could not be given back; the others have been."""
         if entry.phase is Phase.DONE:
             entry = self._save(replace(entry, phase=Phase.ENDING))
         self._node.specs.remove(entry.claim.uid)
@@ -162,14 +162,20 @@ class Preparer:
                 self._save(replace(entry, devices=tuple(left), phase=Phase.ENDING))
             if errors:
                 raise errors[0]
-            return
+            return False
         self._drop(entry.claim.uid)
+        return True
 
-    def adopt(self, entries: Iterable[Entry]) -> None:
-        """Begin anew with these: what a loss has left. The damaged files are kept aside. Raises DiskError."""
+    def adopt(self, entries: Iterable[Entry]) -> tuple[Path, ...]:
+        """Begin anew with these: what a loss has left. Where the damaged files are kept. Raises DiskError."""
         adopted = {entry.claim.uid: entry for entry in entries}
-        self._node.checkpoint.rebuild(adopted.values())
+        aside = self._node.checkpoint.rebuild(adopted.values())
         self._entries = adopted
+        return aside
+
+    def take(self, entry: Entry) -> None:
+        """One entry more, as it is: nobody else has its devices (`conflict`). Raises DiskError. After `load`."""
+        self._save(entry)
 
     def conflict(self, claim: ClaimRef, device: Prepared, beside: Iterable[Prepared] = ()) -> str:
         """Who of the entries, or of `beside`, has what this device needs, in words; "" if nobody. After `load`."""
@@ -185,8 +191,11 @@ class Preparer:
 
     def _continues(self, entry: Entry, grants: tuple[Grant, ...]) -> bool:
         """Whether what an entry says is still what is wanted, of hardware that may be there still."""
-        same = tuple(device.grant for device in entry.devices) == grants
-        return same and entry.phase is not Phase.ENDING and entry.boot == self._node.boot()
+        if entry.phase is Phase.ENDING or entry.boot != self._node.boot():
+            return False
+        if entry.phase is Phase.DONE:
+            return same_grants(entry.devices, grants)
+        return tuple(device.grant for device in entry.devices) == grants
 
     def _start(self, claim: ClaimRef, grants: tuple[Grant, ...]) -> Entry:
         """The plan, on disk. Refused before anything is changed."""

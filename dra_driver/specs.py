@@ -74,7 +74,7 @@ class Specs:
 
     def sweep(self) -> tuple[str, ...]:
         """What an end in the middle of a write had left goes."""
-        return self._disk.sweep(self.folder)
+        return self._disk.sweep(self.folder, lambda name: cdi.claim_of(name, self._driver) is not None)
 
     def _path(self, uid: str) -> Path:
         return self.folder / cdi.file_name(uid, self._driver)
