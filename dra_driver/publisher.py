@@ -7,6 +7,7 @@ Source: KEP 4381 (publishing, pool generations), KEP 4815 (shared counters).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ import structlog
 from dra_driver.devices import Inventory, Kind
 from dra_driver.slices import MARK, Document, Target, Write, changes, content, documents, slice_name
 from scheduler.api.changes import Change
-from scheduler.api.kinds import RESOURCE_SLICE
+from scheduler.api.kinds import NODE, RESOURCE_SLICE
 from scheduler.kube.backoff import Backoff
 from scheduler.kube.client import ApiError, Client
 from scheduler.kube.reflector import Reflector, Rhythm
@@ -37,10 +38,10 @@ class ForeignSlicesError(Exception):
 class Publisher:
     """What is wanted is told with `want`; `run` makes it so, for ever.
 
-    `resync_seconds`: so often what is published is compared though nothing was heard. `quiet_seconds`: what others do
-    is answered when nothing has been heard for so long: another instance may be in the middle of its writes, a kubelet
-    of its deletes. `on_problem` is told, once each time it changes, why what is published is not what is wanted, and ""
-    when it is again (also `problem`). `backoff`: the waits after failures and repairs."""
+    `resync_seconds`: so often what is not settled is looked at, though nothing was heard. `quiet_seconds`: what others
+    do is answered when nothing has been heard for so long: another instance may be in the middle of its writes, a
+    kubelet of its deletes. `on_problem` is told, once each time it changes, why what is published is not what is
+    wanted, and "" when it is again (also `problem`). `backoff`: the waits after failures and repairs."""
 
     def __init__(
         self,
@@ -163,8 +164,8 @@ class Publisher:
         clock = asyncio.get_running_loop().time
         trouble = clock()
         while True:
-            await self._hear()
-            if not self._listed or self._inventory is None:
+            heard = await self._hear()
+            if not self._listed or self._inventory is None or (self._settled.is_set() and not heard):
                 continue
             fresh = self._fresh.is_set()
             self._fresh.clear()
@@ -173,19 +174,23 @@ class Publisher:
             writes = self._due()
             if not writes or (not fresh and not await self._quiet()):
                 continue
-            failure = await self._write(writes)
+            failure = await self._owner(writes) if not fresh else None
+            if failure is None and not self._fresh.is_set():
+                failure = await self._write(writes)
             self._wake.set()
             if failure is not None or not fresh:
                 trouble = clock()
                 least = failure.retry_after or 0.0 if failure is not None else 0.0
                 await self._rest(min(max(self._backoff.seconds(), least), _LONGEST_WAIT_SECONDS))
 
-    async def _hear(self) -> None:
-        """Wait until something has happened, or it is time to look again."""
+    async def _hear(self) -> bool:
+        """Wait until something has happened (True), or it is time to look again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._resync_seconds):
                 await self._wake.wait()
+        heard = self._wake.is_set()
         self._wake.clear()
+        return heard
 
     async def _quiet(self) -> bool:
         """Whether nothing has been heard for a while; else wait for that, and look again: what was to be written may
@@ -220,6 +225,22 @@ class Publisher:
             self._tell(self._losses())
         return writes
 
+    async def _owner(self, writes: tuple[Write, ...]) -> ApiError | None:
+        """Who makes slices anew asks first whose they are: those of a Node that was deleted are collected, and it may
+        have come back as another. Then all is wanted with that one as its owner."""
+        if not any(write.verb == "create" for write in writes):
+            return None
+        try:
+            node = await self._client.get(NODE, None, self._target.node)
+        except ApiError as error:
+            self._tell(f"ResourceSlices of node {self._target.node} wait for their owner: {error}")
+            return error
+        uid = node["metadata"]["uid"]
+        if uid != self._target.node_uid:
+            self._target = replace(self._target, node_uid=uid)
+            self._renew()
+        return None
+
     async def _write(self, writes: tuple[Write, ...]) -> ApiError | None:
         """Do it in this order, up to what fails. What the server has instead of what we thought is looked up."""
         counts = self._counts
@@ -234,7 +255,9 @@ class Publisher:
                 return error
             if self._counts != counts:
                 return None  # before anything is published that would draw on them
-        log.info("slices are written", node=self._target.node, writes=[f"{one.verb} {one.name}" for one in writes])
+        generation = max(write.document["spec"]["pool"]["generation"] for write in writes)
+        verbs = Counter(str(write.verb) for write in writes)
+        log.info("slices are written", node=self._target.node, generation=generation, **verbs)
         return None
 
     async def _send(self, write: Write) -> None:

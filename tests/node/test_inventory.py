@@ -1,9 +1,12 @@
 """From facts about GPUs to the devices that are offered."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +23,7 @@ from tests.node.offers import MIB, cut, device, gpus, mig_of, names, offered, sa
 
 PLAIN = Offer()
 SHARED = Offer(shares=Shares())
+VECTORS = json.loads(Path(__file__).with_name("mig_vectors.json").read_text())["vectors"]
 CUT_BOARDS = sorted(name for name, board in boards().items() if board.profiles)
 
 
@@ -520,48 +524,11 @@ def test_the_order_of_the_facts_makes_no_difference(seed: int, machine: str):
     assert offered(shuffled) == offered(known)
 
 
-# Board, how many of each profile, whether they fit on it together. Source: NVIDIA's MIG User Guide, the configurations
-# of mig-parted's default file and the cases of its tests, and what follows from the geometry.
-VECTORS = [
-    ("a100-40", "7x1g.5gb", True),
-    ("a100-40", "8x1g.5gb", False),
-    ("a100-40", "3x1g.5gb 2x2g.10gb", True),
-    ("a100-40", "4x1g.5gb 2x2g.10gb", False),
-    ("a100-40", "2x1g.5gb 1x2g.10gb 1x3g.20gb", True),
-    ("a100-40", "4x1g.10gb", True),
-    ("a100-40", "5x1g.10gb", False),
-    ("a100-40", "1x4g.20gb 1x3g.20gb", True),
-    ("a100-40", "2x4g.20gb", False),
-    ("a100-40", "2x3g.20gb 1x1g.5gb", False),
-    ("a100-40", "2x1g.5gb+me", False),
-    ("h100", "1x3g.40gb 1x1g.10gb", True),
-    ("h100", "1x3g.40gb 4x1g.10gb", True),
-    ("h100", "1x3g.40gb 5x1g.10gb", False),
-    ("h100", "3x1g.20gb 1x2g.20gb", True),
-    ("h100", "1x7g.80gb 1x1g.10gb", False),
-    ("h200", "2x1g.18gb 1x2g.35gb 1x3g.71gb", True),
-    ("b200", "2x1g.23gb 1x2g.45gb 1x3g.90gb", True),
-    ("gb200", "2x1g.23gb 1x2g.47gb 1x3g.93gb", True),
-    ("gb300", "2x1g.35gb 1x2g.70gb 1x3g.139gb", True),
-    ("b300", "2x1g.34gb 1x2g.67gb 1x3g.135gb", True),
-    ("h100-nvl", "2x1g.12gb 1x2g.24gb 1x3g.47gb", True),
-    ("gh200", "2x1g.12gb 1x2g.24gb 1x3g.48gb", True),
-    ("gh200-144", "2x1g.18gb 1x2g.36gb 1x3g.72gb", True),
-    ("a30", "2x1g.6gb 1x2g.12gb", True),
-    ("rtx-pro-6000", "2x1g.24gb 1x2g.48gb", True),
-    ("gb300", "7x1g.35gb", True),
-    ("h200", "4x1g.35gb", True),
-    ("h200", "5x1g.35gb", False),
-    ("a30", "4x1g.6gb", True),
-    ("a30", "1x2g.12gb 3x1g.6gb", False),
-]
-
-
-@pytest.mark.parametrize(("board", "wanted", "fits"), VECTORS)
-def test_what_is_known_to_fit_on_a_board_is_admitted_and_nothing_else(board: str, wanted: str, fits: bool):
-    found = offered([replace(gpus(f"{board}x1")[0], mig=mig_of(board))])
-    profiles = [name for each in wanted.split() for count, _, name in [each.partition("x")] for _ in range(int(count))]
-    assert _admits(found, profiles, dict(found.counter_sets[0].counters)) == fits
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: f"{vector['board']}-{vector['profiles']}")
+def test_what_is_known_to_fit_on_a_board_is_admitted_and_nothing_else(vector: dict[str, Any]):
+    found = offered([replace(gpus(f"{vector['board']}x1")[0], mig=mig_of(vector["board"]))])
+    profiles = [name for name, count in vector["profiles"].items() for _ in range(count)]
+    assert _admits(found, profiles, dict(found.counter_sets[0].counters)) == vector["fits"]
 
 
 def _admits(found: Inventory, profiles: list[str], left: dict[str, int]) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,6 +85,7 @@ async def publishing(
     node: Node, inventory: Inventory | None = None, client: type[Client] = Client, **more: Any
 ) -> AsyncIterator[Publisher]:
     async with await client.connect(node.kubeconfig) as connected:
+        more = {"backoff": Backoff(first_seconds=0.02, most_seconds=0.5), **more}
         publisher = Publisher(connected, node.target, rhythm=QUICK, quiet_seconds=QUIET, **more)
         if inventory is not None:
             publisher.want(inventory)
@@ -260,6 +261,29 @@ async def test_other_nodes_and_drivers_are_left_alone(node: Node):
     async with publishing(node, EIGHT):
         assert len(node.slices) == 11
         assert [each for each in node.writes if each.startswith(("update", "delete"))] == []
+
+
+async def test_a_node_that_comes_back_as_another_owns_its_slices_again(node: Node):
+    store = node.cluster.store
+    async with publishing(node, EIGHT) as publisher:
+        store.delete(kinds.NODE, "", "n1")
+        node.delete(*range(len(node.slices)))
+        again = store.create(kinds.NODE, {"metadata": {"name": "n1"}})
+        target = replace(node.target, node_uid=again["metadata"]["uid"])
+        await node.until(lambda: node.shows(EIGHT, target))
+        await settled(publisher)
+        assert target.node_uid != node.target.node_uid
+
+
+async def test_slices_wait_for_a_node_that_is_gone(node: Node):
+    store = node.cluster.store
+    problems: asyncio.Queue[str] = asyncio.Queue()
+    async with publishing(node, EIGHT, on_problem=problems.put_nowait):
+        store.delete(kinds.NODE, "", "n1")
+        node.delete(*range(len(node.slices)))
+        async with asyncio.timeout(10):
+            assert "wait for their owner" in await problems.get()
+        assert node.slices == []
 
 
 # --- beside another driver ---

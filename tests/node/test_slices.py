@@ -203,6 +203,31 @@ def test_gpus_of_a_node_are_given_in_one_domain():
     assert given_devices(slices(gpus("h100x8")), claim("c", request("r", count=8), match=NVLINK)) is not None
 
 
+def share(name: str, memory: str, **cores: str) -> Claim:
+    return claim(name, request("r", capacity={"memory": memory, **cores}))
+
+
+def test_claims_share_a_gpu_until_its_memory_is_used_up():
+    made = slices(gpus("h100x1"), Offer(dynamic_mig=True, shares=Shares()))
+    assert given_devices(made, share("a", "10G"), share("b", "20G", cores="30")) == [["gpu-0"], ["gpu-0"]]
+    assert given_devices(made, share("a", "40Gi"), share("b", "39Gi")) == [["gpu-0"], ["gpu-0"]]
+    assert given_devices(made, share("a", "40Gi"), share("b", "40Gi")) is None
+    assert given_devices(made, share("a", "1Gi", cores="60"), share("b", "1Gi", cores="50")) is None
+
+
+def test_who_says_nothing_has_a_shared_gpu_alone():
+    made = slices(gpus("h100x1"), Offer(shares=Shares()))
+    assert given_devices(made, claim("c", request("r"))) == [["gpu-0"]]
+    assert given_devices(made, claim("c", request("r")), share("d", "256Mi")) is None
+
+
+def test_a_shared_gpu_is_not_cut_and_a_cut_one_is_not_shared():
+    made = slices(gpus("h100x1"), Offer(dynamic_mig=True, shares=Shares()))
+    part = claim("c", request("r", profile("1g.10gb"), of="mig.nvidia.com"))
+    assert given_devices(made, share("a", "1Gi"), part) is None
+    assert given_devices(made, part, share("a", "1Gi")) is None
+
+
 # --- changes ---
 
 
