@@ -64,7 +64,7 @@ typedef struct {
 } gpu_t;
 
 static struct {
-    int sessions, flags, gpus, made, processes, events, refusals, calls, sets, confidential;
+    int sessions, flags, gpus, cuda, made, processes, events, refusals, calls, sets, confidential;
     gpu_t gpu[GPUS];
     struct { int gpu, list; process_t process; } process[PROCESSES];
     event_t event[EVENTS];
@@ -125,7 +125,7 @@ int nvmlInitWithFlags(unsigned flags) { ENTER; world.sessions++; world.flags = f
 int nvmlShutdown(void) { ENTER; world.sessions--; return OK; }
 const char *nvmlErrorString(int code) { (void)enter(__func__); return code == IN_USE ? "In use by another client" : "Refused"; }
 int nvmlSystemGetDriverVersion(char *to, unsigned length) { ENTER; return tell(to, length, "580.126.20"); }
-int nvmlSystemGetCudaDriverVersion(int *to) { ENTER; *to = 13000; return OK; }
+int nvmlSystemGetCudaDriverVersion(int *to) { ENTER; *to = world.cuda ? world.cuda : 13000; return OK; }
 int nvmlSystemGetConfComputeState(confidential_t *to) { ENTER; to->feature = world.confidential; return OK; }
 int nvmlDeviceGetCount_v2(unsigned *to) { ENTER; *to = world.gpus; return OK; }
 
@@ -448,6 +448,7 @@ int stub_flags(void) { return world.flags; }
 int stub_event_sets(void) { return world.sets; }
 int stub_calls(void) { return world.calls; }
 const char *stub_call(int at) { return world.call[at]; }
+void stub_cuda(int version) { world.cuda = version; }
 void stub_confidential(int on) { world.confidential = on; }
 void stub_lose(int at, int lost) { world.gpu[at].lost = lost; }
 void stub_busy(int at, unsigned percent) { world.gpu[at].busy = percent; }

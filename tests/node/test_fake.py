@@ -141,6 +141,14 @@ def test_one_instance_with_all_media_engines_tolerates_none_that_has_any() -> No
     assert try_to_make(fake, gpu, by_name["1g.24gb-me"], Placement(start=1, size=1)) is not None
 
 
+def test_two_kinds_of_instance_with_media_extensions_share_one_accelerator() -> None:
+    fake, gpu = cuttable("a30")
+    by_name = {profile.name: profile for profile in PARTS["a30"].profiles}
+    fake.create_instance(gpu, by_name["1g.6gb+me"].id, Placement(start=0, size=1))
+    assert try_to_make(fake, gpu, by_name["2g.12gb+me"], Placement(start=2, size=2)) is None
+    assert try_to_make(fake, gpu, by_name["2g.12gb"], Placement(start=2, size=2)) is not None
+
+
 Parts = list[tuple[MigProfile, Placement]]
 
 
@@ -350,6 +358,14 @@ def test_an_event_that_another_process_tells_is_heard(tmp_path: Path) -> None:
     hands.inject(event)
     waiting.join(20)
     assert heard == [event]
+
+
+def test_who_listens_too_late_hears_the_newest_events() -> None:
+    fake = FakeGpus("h100x1")
+    for code in range(300):
+        fake.inject(GpuEvent(gpu=fake.uuids[0], kind=EventKind.XID, code=code))
+    heard = [event.code for event in iter(lambda: fake.wait(0), None) if event is not None]
+    assert heard == list(range(44, 300))
 
 
 KILLED = """

@@ -179,6 +179,14 @@ def test_an_instance_in_use_stays_and_goes_once_it_is_left(bench: Bench) -> None
     assert bench.refused("destroy_instance", instance) is Failure.NOT_FOUND
 
 
+def test_a_process_holds_its_own_instance_and_no_other(bench: Bench) -> None:
+    bench.gpus.set_mig(bench.h100, True)
+    held, idle = bench.cut(9, 0, 4), bench.cut(9, 4, 4)
+    bench.hands.use(held.uuid, 12)
+    bench.gpus.destroy_instance(idle)
+    assert bench.gpus.instances(bench.h100) == (held,)
+
+
 def test_half_an_instance_is_told_as_such_and_can_be_destroyed(bench: Bench) -> None:
     bench.gpus.set_mig(bench.h100, True)
     instance = bench.cut(9, 0, 4)

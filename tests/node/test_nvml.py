@@ -86,6 +86,12 @@ def test_no_gpu_is_attached_at_the_start_and_all_is_given_back(bench: tuple[Nvml
     assert (stub.library.stub_sessions(), stub.library.stub_event_sets()) == (1, 1)
 
 
+def test_versions_of_cuda_are_taken_apart(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    stub.library.stub_cuda(12080)
+    assert nvml.driver().cuda == (12, 8)
+
+
 def test_a_session_that_cannot_begin_leaves_none_open() -> None:
     stub = Stub(FakeGpus("h100x1").gpus())
     before, pynvml.nvmlLib = pynvml.nvmlLib, stub.library
@@ -225,15 +231,18 @@ def test_one_process_in_several_lists_is_one(bench: tuple[Nvml, Stub]) -> None:
     gpu = nvml.gpus()[1].uuid
     stub.use(gpu, 40, 2 * GIB, kind=0)
     stub.use(gpu, 40, 3 * GIB, kind=2)
+    stub.use(gpu, 41, 5 * GIB, kind=0)
+    stub.use(gpu, 41, 4 * GIB, kind=2)
     stub.use(gpu, 7, GIB, kind=1)
     stub.use(gpu, 8, (1 << 64) - 1, kind=0)
     assert nvml.processes(gpu) == (
         Process(pid=7, memory_bytes=GIB),
         Process(pid=8, memory_bytes=None),
         Process(pid=40, memory_bytes=3 * GIB),
+        Process(pid=41, memory_bytes=5 * GIB),
     )
     refuse(stub, "nvmlDeviceGetMPSComputeRunningProcesses_v3", FUNCTION_NOT_FOUND)
-    assert [process.memory_bytes for process in nvml.processes(gpu)] == [GIB, None, 2 * GIB]
+    assert [process.memory_bytes for process in nvml.processes(gpu)] == [GIB, None, 2 * GIB, 5 * GIB]
 
 
 def test_a_cgroup_is_limited_and_let_go(bench: tuple[Nvml, Stub]) -> None:
