@@ -2,7 +2,7 @@
 
     <folder>/<key>/device      the UUID that the daemon serves: written first, so that whatever follows is found again
     <folder>/<key>/pipe, log   CUDA_MPS_PIPE_DIRECTORY, CUDA_MPS_LOG_DIRECTORY
-    <shm>/<key>                what daemon and clients see as /dev/shm
+    <folder>/<key>/shm         what daemon and clients see as /dev/shm; <shm>/<key> where another place is given
 
 `key` is short, since the names of sockets are (107 bytes). Every call may be repeated, and may end anywhere.
 Source: NVIDIA's Multi-Process Service guide.
@@ -48,7 +48,8 @@ def ceiling(clients: Iterable[Limits]) -> Limits:
 
 
 class Daemons:
-    """All MPS daemons of the node. `folder`, `shm`: as above, at paths that the host knows them by, too.
+    """All MPS daemons of the node. `folder`, `shm`: as above, at paths that the host knows them by, too. `shm` should
+    be on a tmpfs, or the kernel writes to a disk what is shared.
 
     Calls are made under the node's lock. They raise SharingError and DiskError."""
 
@@ -64,7 +65,7 @@ class Daemons:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder = folder
-        self._shm = shm or folder / "shm"
+        self._shm = shm
         self._disk, self._commands, self._processes, self._tools = disk, commands, processes, tools
         self._pause = pause
 
@@ -78,12 +79,16 @@ class Daemons:
         found = (self._disk.read(self._folder / key / "device") for key in self._disk.names(self._folder))
         return tuple(device.decode() for device in found if device)
 
+    def answers(self, device: str) -> bool:
+        """Whether the device has a daemon that listens."""
+        return bool(self._tools.mps_control) and self._ask(device, "get_server_list").code == 0
+
     def start(self, device: str, *, multi_user: bool = False) -> bool:
         """A daemon serves the device when this returns; whether it was started for that."""
         if not self._tools.mps_control:
             raise SharingError(
-                f"MPS on {device}: {MPS_CONTROL} is not below the driver's root; install the driver's compute "
-                "programs, or do without MPS"
+                f"MPS on {device}: {MPS_CONTROL} is not below the driver's root; install the driver's "
+                "compute programs, or do without MPS"
             )
         place = self._place(device)
         if self._disk.read(place / "device") != device.encode():
@@ -94,7 +99,7 @@ class Daemons:
         for folder in (place / "log", self._shm_of(device)):
             if folder.stat().st_mode & 0o7777 != 0o1777:
                 self._disk.change("mode", folder, lambda folder=folder: folder.chmod(0o1777))  # type: ignore[misc]
-        if self._ask(device, "get_server_list").code == 0:
+        if self.answers(device):
             return False
         self._end_deaf(device)
         self._launch(device, multi_user)
@@ -156,7 +161,7 @@ class Daemons:
         if answer.code != 0:
             raise SharingError(f"MPS on {device}: the daemon does not start ({answer.words}); see {self._log(device)}")
         for _ in range(_READY_TRIES):
-            if self._ask(device, "get_server_list").code == 0:
+            if self.answers(device):
                 return
             self._pause(_READY_SECONDS)
         raise SharingError(
@@ -211,7 +216,7 @@ class Daemons:
         return self._folder / _key(device)
 
     def _shm_of(self, device: str) -> Path:
-        return self._shm / _key(device)
+        return self._shm / _key(device) if self._shm is not None else self._place(device) / "shm"
 
 
 def _key(device: str) -> str:

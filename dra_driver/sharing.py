@@ -17,6 +17,7 @@ from dra_driver.commands import SMI, Commands, Tools
 from dra_driver.devices import ClaimRef, Enforcement, Grant, Kind, Prepared, Sharing
 from dra_driver.disk import Disk
 from dra_driver.facts import ComputeMode, Failure, Gpu, GpuError, Gpus
+from dra_driver.holding import same_device
 from dra_driver.mps import Daemons, Limits, ceiling
 from dra_driver.prepare import Effects, SharingError
 
@@ -104,7 +105,7 @@ class Sharer(Effects):
         self._lift_memory(_record_name(claim, prepared))
 
     def collect(self, kept: tuple[tuple[ClaimRef, Prepared], ...]) -> tuple[str, ...]:
-        """End whatever is of none of these, which are all that is prepared. What it was, in words."""
+        """End whatever is of none of these, which are all that is prepared, and let live what they need. In words."""
         done: list[str] = []
         users = tuple(prepared for _, prepared in kept if not prepared.grant.admin)
         served = {_served(user) for user in users if uses_mps(user)}
@@ -112,6 +113,7 @@ class Sharer(Effects):
             if device not in served:
                 self._daemons.stop(device)
                 done.append(f"MPS daemon of {device}")
+        done += self._revived(users)
         for uuid in self._disk.names(self._modes):
             here = tuple(user for user in users if user.gpu == uuid and user.kind is Kind.GPU)
             gpu = next((gpu for gpu in self._gpus.gpus() if gpu.uuid == uuid), None)
@@ -194,6 +196,26 @@ class Sharer(Effects):
         several = any(client.grant.settings.multi_user or _is_share(client.grant) for client in clients)
         self._daemons.start(served, multi_user=several)
         self._daemons.limit(served, ceiling(_limits(client.grant) for client in clients), gpu.memory_bytes)
+
+    def _revived(self, users: Iterable[Prepared]) -> list[str]:
+        """Daemons that have died while claims need them run again. One that does not start is told, and is tried again
+        with the next call: it must not keep the others from being looked at."""
+        found: dict[str, list[Prepared]] = {}
+        for user in users:
+            if uses_mps(user) and _served(user):
+                found.setdefault(_served(user), []).append(user)
+        gpus = {gpu.uuid: gpu for gpu in self._gpus.gpus()} if found else {}
+        done = []
+        for served, clients in sorted(found.items()):
+            gpu = gpus.get(clients[0].gpu)
+            if gpu is None or self._daemons.answers(served):
+                continue
+            try:
+                self._serve(served, clients, gpu)
+                done.append(f"dead MPS daemon of {served}, started anew")
+            except SharingError as error:
+                done.append(str(error))
+        return done
 
     def _set_mode(self, gpu: Gpu, users: Sequence[Prepared]) -> None:
         """Exclusive while all who use the GPU do so by its daemon, or it is somebody's alone; else as it was before."""
@@ -280,26 +302,6 @@ def uses_mps(prepared: Prepared) -> bool:
     return by_mps and not prepared.grant.admin
 
 
-def pod_cgroups(sys: Path, pods: Iterable[str]) -> tuple[str, ...]:
-    """The cgroups of pods by their UIDs (`grants.pods`), by the names of both of the kubelet's cgroup drivers.
-
-    `sys`: where the host's /sys is seen; a pod without a cgroup is left out. Paths are as the host has them.
-    Source: kubelet, pkg/kubelet/cm."""
-    top = sys / "fs" / "cgroup"
-    found = []
-    for pod in pods:
-        slices = pod.replace("-", "_")
-        for qos in ("", "burstable", "besteffort"):
-            dashed = f"-{qos}" if qos else ""
-            outer = f"kubepods{dashed}.slice/" if qos else ""
-            names = (
-                f"kubepods.slice/{outer}kubepods{dashed}-pod{slices}.slice",
-                f"kubepods/{qos + '/' if qos else ''}pod{pod}",
-            )
-            found += [f"/sys/fs/cgroup/{name}" for name in names if (top / name).is_dir()]
-    return tuple(found)
-
-
 def _served(prepared: Prepared) -> str:
     """What its daemon serves: the instance, or the GPU."""
     return prepared.instance if prepared.kind is Kind.MIG else prepared.gpu
@@ -307,12 +309,7 @@ def _served(prepared: Prepared) -> str:
 
 def _users(prepared: Prepared, others: Iterable[Prepared]) -> tuple[Prepared, ...]:
     """Of the others of a GPU, those who have the same device. Its UUID may not be there yet, its place is."""
-    return tuple(
-        other
-        for other in others
-        if (other.kind, other.gpu, other.placement) == (prepared.kind, prepared.gpu, prepared.placement)
-        and not other.grant.admin
-    )
+    return tuple(other for other in others if same_device(other, prepared) and not other.grant.admin)
 
 
 def _is_share(grant: Grant) -> bool:

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from dra_driver import cdi
+from dra_driver.cgroups import PodCgroups, pod_cgroups
 from dra_driver.commands import MPS_CONTROL, Answer, HostProcesses, Subprocesses, Tools, tools
 from dra_driver.devices import ClaimRef, Enforcement, Grant, Kind, Prepared, Settings, Sharing
 from dra_driver.disk import Disk
@@ -20,7 +21,7 @@ from dra_driver.fake_tools import fake_tools
 from dra_driver.libraries import Libraries
 from dra_driver.mps import Daemons, Limits, ceiling
 from dra_driver.prepare import SharingError
-from dra_driver.sharing import Sharer, pod_cgroups, uses_mps
+from dra_driver.sharing import Sharer, uses_mps
 from tests.node.endings import Ended, Ends
 from tests.node.test_cdi import SCHEMA, UID, Nodes
 
@@ -245,6 +246,20 @@ def test_a_daemon_that_died_is_started_anew_while_claims_need_it(node):
     assert node.running() != [pid]
 
 
+def test_collecting_starts_a_dead_daemon_anew_and_tells_one_that_does_not_start(node):
+    device = node.sharer.apply(A, node.gpu(MPS), ())
+    assert node.sharer.collect(((A, device),)) == ()
+    assert HostProcesses().end(node.pids()[0], MPS_CONTROL, 5)
+    node.start(commands=Broken("-d"))
+    (words,) = node.sharer.collect(((A, device),))
+    assert words.startswith(f"MPS on {node.first}: the daemon does not start (exit status 3: it is broken)")
+    assert node.start().sharer.collect(((A, device),)) == (f"dead MPS daemon of {node.first}, started anew",)
+    assert len(node.running()) == 1
+    node.gpus.lose(node.first)
+    assert HostProcesses().end(node.pids()[0], MPS_CONTROL, 5)
+    assert node.sharer.collect(((A, device),)) == ()
+
+
 def test_a_daemon_that_does_not_answer_is_ended_before_another_is_started(node):
     device = node.sharer.apply(A, node.gpu(MPS), ())
     (pid,) = node.pids()
@@ -436,6 +451,20 @@ def test_the_cgroups_of_pods_are_found_under_either_driver_of_the_kubelet(tmp_pa
         folder.mkdir(parents=True)
         assert pod_cgroups(tmp_path, ["other", uid]) == (f"/sys/fs/cgroup/{name}",)
         folder.rmdir()
+
+
+def test_the_cgroups_of_a_claim_are_those_of_the_pods_that_it_was_last_reserved_for(tmp_path):
+    for pod in ("p1", "p2"):
+        (tmp_path / "fs" / "cgroup" / "kubepods" / f"pod{pod}").mkdir(parents=True)
+    cgroups = PodCgroups(tmp_path)
+    assert cgroups(A) == ()
+    for pod in ("p1", "p2"):
+        reserved = [{"resource": "pods", "name": pod, "uid": pod}]
+        cgroups.seen({"metadata": {"uid": A.uid}, "spec": {}, "status": {"reservedFor": reserved}})
+        assert cgroups(A) == (f"/sys/fs/cgroup/kubepods/pod{pod}",)
+    for number in range(2000):
+        cgroups.seen({"metadata": {"uid": f"other-{number}"}, "spec": {}})
+    assert cgroups(A) == ()
 
 
 # --- what goes wrong ---

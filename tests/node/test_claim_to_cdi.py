@@ -1,0 +1,180 @@
+"""From a claim, as the API server tells it, to its CDI file: grants, preparing, sharing and CDI together.
+
+What a container gets is read from the file. The GPUs are made up, the MPS daemons are processes.
+"""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from dra_driver import cdi
+from dra_driver.commands import HostProcesses, Subprocesses
+from dra_driver.devices import ClaimRef, Enforcement
+from dra_driver.facts import ComputeMode
+from dra_driver.fake_tools import fake_tools
+from dra_driver.grants import ClaimRefused, grants
+from dra_driver.libraries import Libraries
+from dra_driver.mps import Daemons
+from dra_driver.prepare import PrepareError
+from dra_driver.sharing import Sharer
+from tests.node.plants import Plant, _AnyMinor
+from tests.node.test_cdi import SCHEMA
+from tests.node.test_grants import claim as document_of
+from tests.node.test_grants import opaque_config, result
+
+
+class Whole(Plant):
+    """A plant whose sharing is the real one."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        tools, commands = fake_tools(self.folder / "bin"), Subprocesses()
+        daemons = Daemons(
+            self.folder / "mps", disk=self.disk, commands=commands, processes=HostProcesses(), tools=tools
+        )
+        self.sharer = Sharer(
+            self.folder / "sharing", gpus=self.gpus, disk=self.disk, daemons=daemons, commands=commands, tools=tools
+        )
+        self.served = daemons.devices
+        object.__setattr__(self.node, "sharing", self.sharer)
+
+    def _specification(self, uid, devices):
+        uuids = sorted({device.gpu for device in devices})
+        return cdi.specification(
+            uid,
+            devices,
+            host=_AnyMinor(self.host),
+            libraries=Libraries(),
+            instances=[each for uuid in uuids for each in self.gpus.instances(uuid)],
+            edits=self.sharer.edits(devices),
+        )
+
+    def prepared(self, uid, *results, config=()):
+        """The claim's devices, and by CDI device name what its file says of them."""
+        document = document_of(*results, config=config, uid=uid)
+        found = grants(document, "gpu.nvidia.com", "node-1", uid=uid)
+        devices = self.preparer.prepare(ClaimRef(namespace="team", name=uid, uid=uid), found)
+        written = json.loads((self.folder / "cdi" / cdi.file_name(uid)).read_bytes())
+        jsonschema.validate(written, SCHEMA)
+        edits = {f"{written['kind']}={each['name']}": each["containerEdits"] for each in written["devices"]}
+        assert [name for device in devices for name in device.cdi] == list(edits)
+        return devices, list(edits.values())
+
+    def unprepare(self, uid):
+        self.preparer.unprepare(ClaimRef(namespace="team", name=uid, uid=uid))
+
+
+@pytest.fixture
+def plant(tmp_path: Path):
+    made = Whole(tmp_path / "node").begun()
+    yield made
+    made.sharer.collect(())
+
+
+@pytest.fixture
+def shared(tmp_path: Path):
+    made = Whole(tmp_path / "node", shares=True).begun()
+    yield made
+    made.sharer.collect(())
+
+
+def paths(edits):
+    return [node["path"] for node in edits["deviceNodes"]]
+
+
+def env(edits):
+    return dict(each.split("=", 1) for each in edits.get("env", []))
+
+
+def test_a_large_and_a_small_slice_of_one_gpu(plant):
+    """The seeds' claim: 3g.40gb and 1g.10gb, of one GPU, each for a container of its own."""
+    devices, (large, small) = plant.prepared(
+        "seed", result("large-slice", "gpu-0-mig-3g40gb-9-4"), result("small-slice", "gpu-0-mig-1g10gb-19-0")
+    )
+    assert [device.grant.requests for device in devices] == [("large-slice",), ("small-slice",)]
+    assert plant.cut == {"gpu-0": ["1g.10gb@0", "3g.40gb@4"]}
+    assert paths(large)[0] == paths(small)[0] == "/dev/nvidia0"
+    assert not set(paths(large)[1:]) & set(paths(small)[1:])
+    plant.unprepare("seed")
+    assert plant.left == {}
+
+
+def test_four_profiles_on_one_gpu(plant):
+    names = ("3g40gb-9-4", "2g20gb-14-0", "1g10gb-19-2", "1g10gb-me-20-3")
+    devices, edits = plant.prepared(
+        "four",
+        *(result(f"r{number}", f"gpu-0-mig-{name}") for number, name in enumerate(names)),
+    )
+    assert plant.cut == {"gpu-0": ["2g.20gb@0", "1g.10gb@2", "1g.10gb+me@3", "3g.40gb@4"]}
+    assert [device.profile for device in devices] == ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb+me"]
+    assert len({path for each in edits for path in paths(each)}) == 1 + 4 * 2
+    plant.unprepare("four")
+    assert plant.left == {}
+
+
+def test_shares_of_ten_and_twenty_gibibytes_of_one_gpu(shared):
+    (small,), (small_edits,) = shared.prepared(
+        "small", result("r", "gpu-1", shareID="s1", consumedCapacity={"memory": "10Gi"})
+    )
+    (large,), (large_edits,) = shared.prepared(
+        "large", result("r", "gpu-1", shareID="s2", consumedCapacity={"memory": "20Gi"})
+    )
+    assert (small.enforcement, large.enforcement) == (Enforcement.MPS, Enforcement.MPS)
+    assert env(small_edits)["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=10240M"
+    assert env(large_edits)["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=20480M"
+    assert small_edits["mounts"] == large_edits["mounts"]
+    assert shared.served() == (shared.gpus.uuids[1],)
+    shared.unprepare("small")
+    assert shared.served() == (shared.gpus.uuids[1],)
+    shared.unprepare("large")
+    assert (shared.served(), shared.left) == ((), {})
+
+
+def test_mps_on_one_gpu_while_another_is_cut_on_demand(plant):
+    mps = {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 40}}
+    _, (whole, part) = plant.prepared(
+        "both",
+        result("mps", "gpu-1"),
+        result("part", "gpu-0-mig-1g10gb-19-4"),
+        config=[opaque_config("GpuConfig", source="FromClass", requests=["mps"], sharing=mps)],
+    )
+    assert env(whole)["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "40"
+    assert env(part) == {}
+    modes = [gpu.compute_mode for gpu in plant.gpus.gpus()]
+    assert modes == [ComputeMode.DEFAULT, ComputeMode.EXCLUSIVE_PROCESS]
+    plant.unprepare("both")
+    assert (plant.served(), plant.left) == ((), {})
+
+
+def test_mps_on_an_instance_that_was_made_for_it(plant):
+    config = opaque_config("MigDeviceConfig", sharing={"strategy": "MPS"})
+    (device,), (edits,) = plant.prepared("part", result("m", "gpu-0-mig-3g40gb-9-0"), config=[config])
+    assert plant.served() == (device.instance,)
+    assert env(edits) == {"CUDA_MPS_PIPE_DIRECTORY": "/tmp/nvidia-mps"}
+    plant.unprepare("part")
+    assert (plant.served(), plant.left) == ((), {})
+
+
+def test_a_claim_that_only_looks_on_has_the_nodes_and_nothing_is_set(plant):
+    config = opaque_config("GpuConfig", sharing={"strategy": "MPS"})
+    plant.prepared("user", result("r", "gpu-0"), config=[config])
+    before = plant.served()
+    _, (edits,) = plant.prepared("watch", result("w", "gpu-0", adminAccess=True), config=[config])
+    assert set(edits) == {"deviceNodes"}
+    plant.unprepare("watch")
+    assert plant.served() == before
+
+
+def test_two_gpus_by_mps_in_one_request_are_refused_and_nothing_is_left(plant):
+    config = opaque_config("GpuConfig", sharing={"strategy": "MPS"})
+    with pytest.raises(PrepareError, match="no container can be the client of two daemons"):
+        plant.prepared("two", result("r", "gpu-0"), result("r", "gpu-1"), config=[config])
+    assert (plant.served(), plant.left) == ((), {})
+
+
+def test_a_bad_config_is_refused_before_anything_is_changed(plant):
+    with pytest.raises(ClaimRefused, match=r'sharing.strategy is "mps"; write TimeSlicing or MPS'):
+        plant.prepared("bad", result("r", "gpu-0"), config=[opaque_config("GpuConfig", sharing={"strategy": "mps"})])
+    assert plant.left == {}
