@@ -193,8 +193,9 @@ def _whole(gpu: Gpu, context: _Context, drawn: Mapping[str, int]) -> tuple[Devic
     """The GPU in one piece, and why it is not shared although it was asked for."""
     amount, shares, refused = gpu.memory_bytes, context.offer.shares, []
     shared = shares is not None and _chosen(gpu, shares)
-    if shares is not None and shared and (amount is None or amount < shares.step_bytes):
-        why = "the driver does not tell its memory" if amount is None else "it has less memory than a share's step"
+    # The API wants room for two steps.
+    if shares is not None and shared and (amount is None or amount < 2 * shares.step_bytes):
+        why = "the driver does not tell its memory" if amount is None else "it has less memory than two shares"
         refused.append((context.name(gpu), f"not shared: {why}."))
         shared = False
     capacity = {"memory": Capacity(amount=amount)} if amount is not None else {}

@@ -311,7 +311,8 @@ class Publisher:
             self._renew()
 
     def _losses(self) -> str:
-        fields = sorted({path for paths in self._lacks.values() for path in paths})
+        names = {document["metadata"]["name"] for document in self._wanted}
+        fields = sorted({path for name, paths in self._lacks.items() if name in names for path in paths})
         if not self._counts:
             return (
                 "The API server keeps no counters of devices (Kubernetes before 1.36, or feature gate "
@@ -320,7 +321,8 @@ class Publisher:
         if fields:
             return (
                 f"The API server keeps ResourceSlices without or with other {', '.join(fields)}: it is older than "
-                "these fields, or their feature gate is off; what they say has no effect."
+                "these fields, or their feature gate is off; what they say has no effect. Upgrade it, and restart this "
+                "plugin."
             )
         return ""
 

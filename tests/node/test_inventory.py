@@ -236,6 +236,14 @@ def test_a_gpu_that_does_not_tell_its_memory_is_not_shared():
     assert "does not tell its memory" in found.refused[0][1]
 
 
+def test_a_gpu_with_room_for_one_share_only_is_not_shared():
+    gpu = replace(gpus("h100x1")[0], memory_bytes=511 * MIB)
+    found = offered([gpu], SHARED)
+    assert not found.devices[0].shareable
+    assert found.refused == (("gpu-0", "not shared: it has less memory than two shares."),)
+    assert offered([replace(gpu, memory_bytes=512 * MIB)], SHARED).devices[0].shareable
+
+
 # --- what devices say ---
 
 
