@@ -10,8 +10,9 @@ import structlog
 from dra_driver import libraries
 from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Kind, Taint
-from dra_driver.facts import Gpus, Placement
+from dra_driver.facts import Gpus
 from dra_driver.fake import FakeGpus
+from dra_driver.holding import owned
 from dra_driver.host import Host, fake_host
 from dra_driver.inventory import MIB, Memory, Offer, Shares, inventory
 from dra_driver.libraries import Libraries
@@ -82,9 +83,8 @@ class Offered:
         self._memory = Memory(gpus=self._memory.gpus, numbers=known)
 
     def look(self, entries: Iterable[Entry]) -> Inventory:
-        """Look anew. `entries`: all that is prepared, or is being. Raises GpuError."""
-        made = (device for entry in entries for device in entry.devices if device.made)
-        owned: set[tuple[str, Placement]] = {(each.gpu, each.placement) for each in made if each.placement is not None}
+        """Look anew. `entries`: all that is prepared, or is being. Raises GpuError, HostError."""
+        ours = owned(entries, self._hardware.host.boot_id())
         gpus, lost = self._hardware.gpus.gpus(), self._hardware.gpus.lost()
         memory = self._memory.seen(gpus, lost)
         self.inventory = inventory(
@@ -93,7 +93,7 @@ class Offered:
             memory.gpus,
             self._hardware.host.facts(gpu.pci_bus for gpu in memory.gpus),
             self._offer,
-            owned,
+            ours,
             self.taints,
             memory.numbers,
         )

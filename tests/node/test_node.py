@@ -8,6 +8,7 @@ import pytest
 from dra_driver import config, slices
 from dra_driver.devices import ClaimRef, Entry, Grant, Inventory, Kind, Phase, Prepared, Taint
 from dra_driver.fake import FakeGpus
+from dra_driver.host import FAKE_BOOT
 from dra_driver.node import Offered, hardware, offer
 
 CLAIM = ClaimRef(namespace="default", name="a", uid="uid-a")
@@ -24,8 +25,8 @@ def names(found: Inventory) -> list[str]:
     return [device.name for device in found.devices]
 
 
-def entry(*devices: Prepared) -> Entry:
-    return Entry(claim=CLAIM, phase=Phase.DONE, boot="boot", devices=devices)
+def entry(*devices: Prepared, boot: str = FAKE_BOOT) -> Entry:
+    return Entry(claim=CLAIM, phase=Phase.DONE, boot=boot, devices=devices)
 
 
 def of(name: str, gpu: str) -> Prepared:
@@ -56,7 +57,9 @@ def test_what_was_made_for_a_claim_is_not_taken_for_an_operators(tmp_path: Path)
 
     assert shown.look([entry(prepared)]) == before
 
-    theirs = shown.look(())
+    # What an entry of an earlier boot has made went with that boot: what is there now is somebody else's.
+    theirs = shown.look([entry(prepared, boot="earlier")])
+    assert theirs == shown.look(())
     assert "gpu-0" not in names(theirs)
     assert shown.uuids()["gpu-0-mig-3g40gb-9-0"] == made.uuid
 

@@ -89,10 +89,10 @@ def ground(
 async def _prepare(admin: Path, folder: Path) -> Ground:
     async with Remote(await identity.load(admin)) as api:
         token = await install(api)
-        return Ground(admin=admin, tutti=_with_token(admin, folder / ACCOUNT, token), before=await Before.look(api))
+        return Ground(admin=admin, tutti=with_token(admin, folder / ACCOUNT, token), before=await Before.look(api))
 
 
-def _with_token(admin: Path, path: Path, token: str) -> Path:
+def with_token(admin: Path, path: Path, token: str) -> Path:
     """The same cluster in the same words, for the bearer of this token."""
     config = yaml.safe_load(admin.read_text())
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]

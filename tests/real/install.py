@@ -16,6 +16,7 @@ from tests.real.remote import Remote
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMESPACE, ACCOUNT = "tutti-system", "tutti-scheduler"
+NODE_PLUGIN = "tutti-dra-driver"
 
 PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
@@ -49,6 +50,27 @@ async def install(api: Remote) -> str:
         "kind": "TokenRequest",
         "metadata": {"name": ACCOUNT, "namespace": NAMESPACE},
         "spec": {"expirationSeconds": _TOKEN_SECONDS},
+    }
+    granted = await api.create(kinds.SERVICE_ACCOUNT, request, subresource="token")
+    return str(granted["status"]["token"])
+
+
+async def install_node_plugin(api: Remote) -> None:
+    """Apply its role, its policy and its DeviceClasses, all but the DaemonSet: it runs as a process of the machine."""
+    for document in _documents(DEPLOY / "dra-driver.yaml"):
+        if document["kind"] != "DaemonSet":
+            await _apply(api, document)
+
+
+async def node_plugin_token(api: Remote, pod: Obj) -> str:
+    """A token of the node plugin's account that is bound to this pod, as the kubelet would ask for it: it names the
+    pod's node."""
+    reference = {"apiVersion": "v1", "kind": "Pod", "name": name_of(pod), "uid": uid_of(pod)}
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "metadata": {"name": NODE_PLUGIN, "namespace": NAMESPACE},
+        "spec": {"expirationSeconds": _TOKEN_SECONDS, "boundObjectRef": reference},
     }
     granted = await api.create(kinds.SERVICE_ACCOUNT, request, subresource="token")
     return str(granted["status"]["token"])

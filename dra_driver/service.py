@@ -1,0 +1,372 @@
+"""The service of the node plugin: builds the parts and joins them. The only wiring there is.
+
+kubelet -> plugin -> claims -> preparer -> GPUs, CDI files, checkpoint     (in threads, one at a time: the node's lock)
+                        \\-> events
+GPUs, host -> offered -> publisher -> API server
+                  \\-> health -> plugin -> kubelet
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+
+from dra_driver.alone import NotAlone, refuse_other_driver, standing
+from dra_driver.checkpoint import CheckpointTooNew
+from dra_driver.claims import Claims
+from dra_driver.config import Config, required_node
+from dra_driver.devices import ClaimRef, Grant, Prepared
+from dra_driver.disk import DiskError
+from dra_driver.events import Events, claim_and_pods
+from dra_driver.facts import GpuError
+from dra_driver.grants import ClaimRefused, grants
+from dra_driver.health_list import health_list
+from dra_driver.host import HostError
+from dra_driver.node import Hardware, Offered, hardware, offer
+from dra_driver.plugin import DeviceHealth, Plugin
+from dra_driver.prepare import FAILURES
+from dra_driver.probe import ProbeError, probed
+from dra_driver.publisher import ForeignSlicesError, Publisher
+from dra_driver.recovery import Api
+from dra_driver.rooms import Rooms, rooms
+from dra_driver.slices import Target
+from dra_driver.sockets import SocketError, Sockets, answers, clear_left, sockets
+from scheduler.api import kinds
+from scheduler.kube.backoff import Backoff
+from scheduler.kube.client import ApiError, Client
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+REFUSALS = (
+    SocketError,
+    NotAlone,
+    DiskError,
+    GpuError,
+    HostError,
+    ProbeError,
+    ForeignSlicesError,
+    CheckpointTooNew,
+)
+"""What stops the start: the text has object, cause and cure."""
+
+_EVENT_WAIT_MS = 500
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
+
+
+async def serve(config: Config, *, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None) -> None:
+    """Run until `stop` is set, or a signal if none is given. `ready` is set when the kubelet can find us.
+
+    Raises what cannot be gone on with: ConfigError, IdentityError, ApiError, and REFUSALS."""
+    _log_as(config)
+    node = required_node(config)
+    chosen = sockets(config.kubelet_dir, config.driver, config.pod_uid)
+    ending = stop or asyncio.Event()
+    with contextlib.ExitStack() as process:
+        if stop is None:
+            process.enter_context(_signals_set(ending))
+        process.enter_context(standing(config.data_dir, lone=chosen.lone))
+        refuse_other_driver(chosen, config.driver)
+        found = hardware(config, fake_state=config.fake_file, fake_folder=config.data_dir / "fake-host")
+        process.callback(found.gpus.close)
+        async with await Client.connect(config.kubeconfig, config.context, config.connections) as client:
+            await _Service(config, node, chosen, found, client, ready or asyncio.Event(), ending).run()
+
+
+class _Service:
+    """The parts of one running plugin."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: str,
+        chosen: Sockets,
+        found: Hardware,
+        client: Client,
+        ready: asyncio.Event,
+        stop: asyncio.Event,
+    ) -> None:
+        self._config = config
+        self._node = node
+        self._sockets = chosen
+        self._hardware = found
+        self._client = client
+        self._ready = ready
+        self._stop = stop
+        self._offered = Offered(node, found, offer(config))
+        self._rooms: Rooms = rooms(config, found, lambda: self._offered.inventory)
+        self._events = Events(client, node, lambda: datetime.now(UTC))
+        self._claims = Claims(
+            self._rooms.preparer,
+            fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
+            grants=self._grants,
+            lock=self._rooms.lock,
+            refusals=(*FAILURES, ClaimRefused),
+            failed=self._failed,
+        )
+        self._api = Api(
+            fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
+            every=self._every_claim,
+            grants=self._grants,
+        )
+        self._plugin = Plugin(self, config.driver, chosen)
+        self._publisher: Publisher | None = None
+        self._looked = 0
+        """When the hardware was last looked at, in seconds since 1970."""
+        self._news = asyncio.Event()
+        """Set, and replaced, when the hardware was looked at."""
+
+    async def run(self) -> None:
+        """Serve until stopped."""
+        publisher = await self._unless_stopped(self._begun())
+        if publisher is None:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [publisher.run(), self._hear(), self._rescan(), self._collect()]
+                background = [group.create_task(part) for part in parts]
+                try:
+                    await self._serve()
+                finally:
+                    for task in background:
+                        task.cancel()
+        except BaseExceptionGroup as failures:
+            raise _cause(failures) from None
+
+    async def _serve(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._config.probe_port is not None:
+                host = self._config.probe_host
+                port = await stack.enter_async_context(
+                    probed(host, self._config.probe_port, lives=self._lives, ready=self._is_ready)
+                )
+                log.info("probe", port=port)
+            await stack.enter_async_context(self._plugin)
+            log.info("serving", node=self._node, driver=self._config.driver, socket=str(self._sockets.claims))
+            self._ready.set()
+            await self._stop.wait()
+            log.info("stopping")
+        try:
+            async with asyncio.timeout(self._config.stop_seconds):
+                await self._claims.settled()
+                await self._events.sent()
+        except TimeoutError:
+            log.warning("work is still under way; whoever starts next goes on with it")
+
+    # --- what the kubelet is served (dra_driver.plugin.Served) ---
+
+    async def prepare(self, claims: Sequence[ClaimRef], seconds: float) -> Mapping[str, tuple[Prepared, ...] | str]:
+        return await self._claims.prepare(claims, seconds)
+
+    async def unprepare(self, claims: Sequence[ClaimRef], seconds: float) -> Mapping[str, str]:
+        return await self._claims.unprepare(claims, seconds)
+
+    async def health(self) -> AsyncIterator[tuple[DeviceHealth, ...]]:
+        lasts = round(self._config.rescan_seconds * 3)
+        while True:
+            news = self._news
+            yield health_list(
+                self._offered.inventory,
+                self._offered.lost,
+                pool=self._node,
+                seen=self._looked,
+                lasts_seconds=lasts,
+            )
+            await news.wait()
+
+    # --- the start ---
+
+    async def _node_uid(self) -> str:
+        """Of our Node. It may come later than we do: a kubelet makes it."""
+        backoff = Backoff(first_seconds=_FIRST_PAUSE_SECONDS, most_seconds=_LONGEST_PAUSE_SECONDS)
+        while True:
+            try:
+                return str((await self._client.get(kinds.NODE, None, self._node))["metadata"]["uid"])
+            except ApiError as error:
+                if not (error.not_found or error.unanswered or error.status >= 500):
+                    raise
+                log.warning("the node cannot be read yet", node=self._node, problem=str(error))
+            await asyncio.sleep(backoff.seconds())
+
+    async def _begun(self) -> Publisher:
+        """All as it must be before the kubelet finds us: nobody beside us, names as they were, what an end in the
+        middle has left put right, the offer. Raises what `serve` raises."""
+        target = Target(node=self._node, node_uid=await self._node_uid(), driver=self._config.driver)
+        publisher = Publisher(self._client, target, resync_seconds=self._config.resync_seconds)
+        await publisher.check()
+        if gone := await asyncio.to_thread(clear_left, self._sockets, self._config.driver):
+            log.info("sockets of earlier instances are removed", names=gone)
+        published, _ = await self._client.list(
+            kinds.RESOURCE_SLICE, field_selector=f"spec.nodeName={target.node},spec.driver={target.driver}"
+        )
+        self._offered.remember(_published(published))
+        await self._claims.alone(self._look)
+        backoff = Backoff(first_seconds=_FIRST_PAUSE_SECONDS, most_seconds=_LONGEST_PAUSE_SECONDS)
+        while not await self._recover(first=True):
+            await asyncio.sleep(backoff.seconds())
+        await self._claims.alone(self._look)
+        self._publisher = publisher
+        self._tell()
+        return publisher
+
+    async def _recover(self, *, first: bool) -> bool:
+        """Put right what is wrong, collect what is left over; False if the API server has to be asked again first."""
+        try:
+            report = await self._rooms.recovery.run(self._api, self._claims.alone, first=first)
+        except ApiError as problem:
+            log.warning("what claims hold cannot be asked for yet", problem=str(problem))
+            return False
+        for words in report.done:
+            log.info("put right", what=words)
+        for words in report.failed:
+            log.warning("not put right; it is tried again", what=words)
+        return True
+
+    # --- what is offered ---
+
+    def _look(self) -> None:
+        """In a thread, under the node's lock."""
+        entries = self._rooms.entries()
+        held = ((each.grant.device, each.gpu) for entry in entries for each in entry.devices)
+        self._offered.remember(held)
+        self._offered.look(entries)
+
+    async def _look_anew(self) -> None:
+        """Look at the hardware, and tell publisher and kubelet. What cannot be read now is read the next time."""
+        try:
+            await self._claims.alone(self._look)
+        except FAILURES as problem:
+            log.warning("the hardware cannot be looked at", problem=str(problem))
+            return
+        self._tell()
+
+    def _tell(self) -> None:
+        self._looked = int(time.time())
+        if self._publisher is not None:
+            self._publisher.want(self._offered.inventory)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _hear(self) -> None:
+        """What the driver tells of the GPUs: all that comes at once is one look."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="gpu-events") as thread:
+            while True:
+                try:
+                    event = await loop.run_in_executor(thread, self._hardware.gpus.wait, _EVENT_WAIT_MS)
+                    while event is not None:
+                        log.info("a GPU tells", gpu=event.gpu, kind=event.kind.value, code=event.code)
+                        further = await loop.run_in_executor(thread, self._hardware.gpus.wait, 0)
+                        if further is None:
+                            await self._look_anew()
+                        event = further
+                except GpuError as problem:
+                    log.warning("events of the GPUs cannot be waited for", problem=str(problem))
+                    await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+
+    async def _rescan(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.rescan_seconds)
+            await self._look_anew()
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.collect_seconds)
+            try:
+                await self._recover(first=False)
+            except (DiskError, CheckpointTooNew) as problem:
+                log.error("what is left over cannot be collected", problem=str(problem))
+            await self._look_anew()
+
+    # --- claims ---
+
+    def _grants(self, document: Mapping[str, Any]) -> tuple[Grant, ...]:
+        return grants(document, self._config.driver, self._node, uuids=self._offered.uuids())
+
+    async def _every_claim(self) -> Sequence[Mapping[str, Any]]:
+        return (await self._client.list(kinds.RESOURCE_CLAIM))[0]
+
+    def _failed(self, claim: ClaimRef, document: Mapping[str, Any] | None, words: str) -> None:
+        self._events.tell(claim_and_pods(claim, document), "PrepareFailed", words)
+
+    # --- probes ---
+
+    async def _lives(self) -> str:
+        for path in (self._sockets.claims, self._sockets.registration):
+            try:
+                if not await asyncio.to_thread(answers, path):
+                    return f"Socket {path}: nobody answers there, although we should"
+            except SocketError as problem:
+                return str(problem)
+        return ""
+
+    async def _is_ready(self) -> str:
+        if self._plugin.refused:
+            return f"the kubelet refuses us: {self._plugin.refused}"
+        if not self._plugin.registered.is_set():
+            return "the kubelet does not know us yet"
+        return await self._lives()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What it comes to; None if the service was stopped before."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+
+
+def _published(slices: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Names of published devices, and the UUIDs of their GPUs."""
+    for each in slices:
+        for device in each["spec"].get("devices") or ():
+            said = device.get("attributes") or {}
+            uuid = said.get("parentUUID") or said.get("gpu.nvidia.com/parentUUID")
+            uuid = uuid or said.get("uuid") or said.get("gpu.nvidia.com/uuid") or {}
+            yield device["name"], str(uuid.get("string", ""))
+
+
+def _log_as(config: Config) -> None:
+    """One line an event on stderr, in the form and from the level that was set."""
+    form = structlog.processors.JSONRenderer() if config.log_format == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            form,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(config.log_level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextlib.contextmanager
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`, once; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    yield
+
+
+def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group that is not a group itself."""
+    first = failures.exceptions[0]
+    return _cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,49 @@
+"""The command `tutti-dra-driver`: what it prints, and how it refuses."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dra_driver.cli import app
+
+runner = CliRunner()
+
+
+def test_the_inventory_of_a_machine_made_up_is_a_table():
+    result = runner.invoke(app, ["inventory", "--fake", "h100x1+t4x1", "--set", "dynamic_mig=true"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["DEVICE", "PRODUCT", "OR", "PROFILE", "MEMORY", "SHARED", "TAINTS"]
+    assert lines[1].split() == ["gpu-0", "NVIDIA", "H100", "80GB", "HBM3", "81559", "MiB"]
+    assert lines[-1].split()[:3] == ["gpu-1", "Tesla", "T4"]
+    # Seven instances of 1g.10gb, of 1g.10gb+me; four of 1g.20gb; three of 2g, two of 3g, and 4g and 7g; two GPUs.
+    assert len(lines) == 1 + 7 + 7 + 4 + 3 + 2 + 1 + 1 + 2
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_the_inventory_is_what_would_be_published(form: str):
+    result = runner.invoke(app, ["inventory", "--fake", "h100x2", "--node", "n7", "-o", form])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)["items"] if form == "json" else list(yaml.safe_load_all(result.stdout))
+    (one,) = found
+    assert (one["kind"], one["spec"]["nodeName"], one["spec"]["driver"]) == ("ResourceSlice", "n7", "gpu.nvidia.com")
+    assert [device["name"] for device in one["spec"]["devices"]] == ["gpu-0", "gpu-1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inventory", "--fake", "h100"], "--fake: Fake machine 'h100': 'h100' is no board with a count"),
+        (["inventory", "--set", "fake"], "--set fake: has no value; write name=value"),
+        (["inventory", "--set", "nosuch=1"], "--set nosuch: there is no such setting"),
+        (["run", "--fake", "h100x1", "--config", "/nosuch.yaml"], "/nosuch.yaml: cannot be read"),
+        (["--fake", "h100x1", "inventory"], "options belong behind the command: tutti-dra-driver inventory --"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(arguments: list[str], message: str):
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""

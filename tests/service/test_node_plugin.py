@@ -1,0 +1,381 @@
+"""Scheduler and node plugin together, on the machines that the plugin makes up: from the claim to the CDI file."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dra_driver import config, service
+from dra_driver.alone import NotAlone
+from dra_driver.devices import ClaimRef
+from dra_driver.fake import FakeGpus
+from dra_driver.publisher import ForeignSlicesError
+from dra_driver.sockets import sockets
+from scheduler.api import kinds
+from tests.node.kubelet import Driver, FakeKubelet, Handed, Refused
+from tests.service.conftest import PATIENCE_SECONDS, Cluster, Document, Objects, allocated
+
+KIND = "k8s.gpu.nvidia.com/claim"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The kubelet's: short enough for sockets, wherever tests keep their files."""
+    made = Path(tempfile.mkdtemp(prefix="kubelet-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+class Plugin:
+    """The node plugin at work in this process, as its kubelet knows it. `files`: where its CDI files are."""
+
+    def __init__(self, driver: Driver, files: Path) -> None:
+        self.driver = driver
+        self.files = files
+
+    def specifications(self) -> dict[str, Document]:
+        """By claim uid."""
+        found = (json.loads(path.read_text()) for path in sorted(self.files.glob("*.json")))
+        return {each["devices"][0]["name"][:36]: each for each in found}
+
+
+@contextlib.asynccontextmanager
+async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **settings: Any) -> AsyncIterator[Plugin]:
+    """The plugin on a node that is this machine, known to its kubelet, until the block ends."""
+    chosen = config.load(
+        flags={
+            "kubeconfig": cluster.kubeconfig,
+            "node_name": node,
+            "fake": machine,
+            "kubelet_dir": folder,
+            "cdi_dir": folder / "cdi",
+            "log_level": "warning",
+            "log_format": "text",
+            **settings,
+        },
+        environment={},
+    )
+    ready, stop = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(service.serve(chosen, ready=ready, stop=stop))
+    starting = asyncio.create_task(ready.wait())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.wait({starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        cluster.schedulers.add(serving)
+        socket = sockets(folder, chosen.driver, chosen.pod_uid).registration
+        yield Plugin(await FakeKubelet(folder).register(socket), folder / "cdi")
+    finally:
+        cluster.schedulers.discard(serving)
+        starting.cancel()
+        stop.set()
+        await asyncio.wait({serving})
+    serving.result()
+
+
+async def published(cluster: Cluster) -> set[str]:
+    """Names of the devices of all slices, once the pool is whole."""
+
+    def whole(slices: Objects) -> bool:
+        specs = [each["spec"] for each in slices.values() if each["spec"]["driver"] == "gpu.nvidia.com"]
+        return bool(specs) and all(spec["pool"]["resourceSliceCount"] == len(specs) for spec in specs)
+
+    slices = await cluster.until(kinds.RESOURCE_SLICE, whole, "the pool is published whole")
+    return {device["name"] for each in slices.values() for device in each["spec"].get("devices", ())}
+
+
+def exactly(name: str, device_class: str, *, profile: str = "", memory: str = "", count: int = 1) -> Document:
+    """A request. `profile`: of a MIG device; `memory`: the share that is asked for."""
+    asked: Document = {"deviceClassName": device_class, "count": count}
+    if profile:
+        asked["selectors"] = [{"cel": {"expression": f"device.attributes['gpu.nvidia.com'].profile == '{profile}'"}}]
+    if memory:
+        asked["capacity"] = {"requests": {"memory": memory}}
+    return {"name": name, "exactly": asked}
+
+
+async def claim(cluster: Cluster, name: str, *requests: Document, one_gpu: bool = False, sharing: str = "") -> None:
+    """A claim, and a pod of ours that uses it. `one_gpu`: all of it from the same GPU; `sharing`: its strategy."""
+    devices: Document = {"requests": list(requests)}
+    if one_gpu:
+        devices["constraints"] = [{"matchAttribute": "gpu.nvidia.com/parentUUID"}]
+    if sharing:
+        parameters = {
+            "apiVersion": "resource.nvidia.com/v1beta1",
+            "kind": "GpuConfig",
+            "sharing": {"strategy": sharing},
+        }
+        devices["config"] = [{"opaque": {"driver": "gpu.nvidia.com", "parameters": parameters}}]
+    await cluster.client.create(
+        kinds.RESOURCE_CLAIM, "default", {"metadata": {"name": name}, "spec": {"devices": devices}}
+    )
+    await pod(cluster, name)
+
+
+async def pod(cluster: Cluster, claimed: str, name: str = "") -> None:
+    spec = {
+        "schedulerName": "tutti",
+        "restartPolicy": "Never",
+        "resourceClaims": [{"name": "gpus", "resourceClaimName": claimed}],
+        "containers": [
+            {"name": "main", "image": "example.com/trainer:v1", "resources": {"claims": [{"name": "gpus"}]}}
+        ],
+    }
+    await cluster.client.create(kinds.POD, "default", {"metadata": {"name": name or claimed}, "spec": spec})
+
+
+async def given(cluster: Cluster, name: str) -> ClaimRef:
+    """Until the claim has its devices and its pod; as the kubelet then names it."""
+    key = f"default/{name}"
+
+    def stands(claims: Objects) -> bool:
+        return bool(allocated(claims.get(key, {}))) and bool(claims[key]["status"].get("reservedFor"))
+
+    found = (await cluster.until(kinds.RESOURCE_CLAIM, stands, f"claim {name} is allocated"))[key]
+    return ClaimRef(namespace="default", name=name, uid=found["metadata"]["uid"])
+
+
+def device_nodes(specification: Document, handed: Handed) -> set[str]:
+    """Paths of all device nodes that a container with this device has."""
+    (name,) = (each.partition("=")[2] for each in handed.cdi)
+    (device,) = (each for each in specification["devices"] if each["name"] == name)
+    edits = (specification["containerEdits"], device["containerEdits"])
+    return {node["path"] for edit in edits for node in edit.get("deviceNodes", ())}
+
+
+def environment(specification: Document, handed: Handed) -> dict[str, str]:
+    (name,) = (each.partition("=")[2] for each in handed.cdi)
+    (device,) = (each for each in specification["devices"] if each["name"] == name)
+    edits = (specification["containerEdits"], device["containerEdits"])
+    return dict(text.split("=", 1) for edit in edits for text in edit.get("env", ()))
+
+
+@pytest.fixture
+async def node(cluster: Cluster) -> str:
+    """A node without devices of its own: what it offers is the plugin's to say."""
+    (name,) = await cluster.add_nodes("cpu")
+    return name
+
+
+@pytest.mark.usefixtures("tutti")
+async def test_the_seeds_claim_has_its_two_slices_of_one_gpu_and_gives_them_back(
+    cluster: Cluster, node: str, folder: Path
+):
+    await cluster.needs_gate("DRAPartitionableDevices")
+    async with plugin(cluster, folder, node, "h100x2", dynamic_mig=True) as here:
+        await published(cluster)
+        await claim(
+            cluster,
+            "mixed",
+            exactly("large-slice", "mig.nvidia.com", profile="3g.40gb"),
+            exactly("small-slice", "mig.nvidia.com", profile="1g.10gb"),
+            one_gpu=True,
+        )
+        mixed = await given(cluster, "mixed")
+
+        large, small = await here.driver.devices(mixed)
+
+        assert (large.requests, small.requests) == (("large-slice",), ("small-slice",))
+        assert "-mig-3g40gb-" in large.device
+        assert small.device.split("-mig-")[0] == large.device.split("-mig-")[0]
+        assert (large.pool, large.cdi) == (node, (f"{KIND}={mixed.uid}-{large.device}",))
+        specification = here.specifications()[mixed.uid]
+        minor = large.device.split("-")[1]
+        nodes = device_nodes(specification, large)
+        assert {f"/dev/nvidia{minor}", "/dev/nvidiactl", "/dev/nvidia-uvm"} <= nodes
+        capabilities = [
+            {path for path in device_nodes(specification, each) if "nvidia-cap" in path} for each in (large, small)
+        ]
+        assert [len(found) for found in capabilities] == [2, 2]
+        assert not capabilities[0] & capabilities[1]
+
+        assert await here.driver.devices(mixed) == (large, small)
+        await here.driver.give_back(mixed)
+        assert here.specifications() == {}
+        await here.driver.give_back(mixed)
+
+
+@pytest.mark.usefixtures("tutti")
+async def test_four_profiles_fit_on_one_gpu(cluster: Cluster, node: str, folder: Path):
+    await cluster.needs_gate("DRAPartitionableDevices")
+    profiles = ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb+me"]
+    async with plugin(cluster, folder, node, "h100x1", dynamic_mig=True) as here:
+        await published(cluster)
+        requests = [exactly(f"r{n}", "mig.nvidia.com", profile=profile) for n, profile in enumerate(profiles)]
+        await claim(cluster, "four", *requests, one_gpu=True)
+        devices = await here.driver.devices(await given(cluster, "four"))
+        assert [each.device.split("-mig-")[1].rsplit("-", 2)[0] for each in devices] == [
+            "3g40gb",
+            "2g20gb",
+            "1g10gb",
+            "1g10gb-me",
+        ]
+
+
+@pytest.mark.usefixtures("tutti")
+async def test_two_claims_share_a_gpu_each_with_its_memory(cluster: Cluster, node: str, folder: Path):
+    await cluster.needs_gate("DRAConsumableCapacity")
+    async with plugin(cluster, folder, node, "h100x1", shared_gpus="all") as here:
+        await published(cluster)
+        for name, memory in (("ten", "10Gi"), ("twenty", "20Gi")):
+            await claim(cluster, name, exactly("gpus", "gpu.nvidia.com", memory=memory))
+        ten, twenty = await given(cluster, "ten"), await given(cluster, "twenty")
+
+        (first,), (second,) = await here.driver.devices(ten), await here.driver.devices(twenty)
+
+        assert (first.device, second.device) == ("gpu-0", "gpu-0")
+        assert len({first.share, second.share} - {None, ""}) == 2
+        specifications = here.specifications()
+        limits = [
+            environment(specifications[claim.uid], handed)["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"]
+            for claim, handed in ((ten, first), (twenty, second))
+        ]
+        assert limits == ["0=10240M", "0=20480M"]
+        for shared in (ten, twenty):
+            await here.driver.give_back(shared)
+        assert here.specifications() == {}
+
+
+@pytest.mark.usefixtures("tutti")
+async def test_mps_on_one_gpu_and_instances_of_another_stand_side_by_side(cluster: Cluster, node: str, folder: Path):
+    await cluster.needs_gate("DRAPartitionableDevices")
+    async with plugin(cluster, folder, node, "h100x2", dynamic_mig=True) as here:
+        await published(cluster)
+        await claim(cluster, "slice", exactly("gpus", "mig.nvidia.com", profile="4g.40gb"))
+        slice_ = await given(cluster, "slice")
+        await claim(cluster, "served", exactly("gpus", "gpu.nvidia.com"), sharing="MPS")
+        served = await given(cluster, "served")
+
+        (part,), (whole,) = await here.driver.devices(slice_), await here.driver.devices(served)
+
+        assert part.device.split("-mig-")[0] != whole.device
+        variables = environment(here.specifications()[served.uid], whole)
+        assert variables["CUDA_MPS_PIPE_DIRECTORY"] == "/tmp/nvidia-mps"
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in environment(here.specifications()[slice_.uid], part)
+        for each in (served, slice_):
+            await here.driver.give_back(each)
+
+
+async def test_what_a_rival_has_handed_out_twice_is_prepared_once_and_both_pods_are_told(
+    cluster: Cluster, node: str, folder: Path
+):
+    async with plugin(cluster, folder, node, "h100x1") as here:
+        await published(cluster)
+        claims = []
+        for name in ("first", "second"):
+            await claim(cluster, name, exactly("gpus", "gpu.nvidia.com"))
+            claims.append(await allocate(cluster, name, node, "gpu-0"))
+        first, second = claims
+        (gpu,) = await here.driver.devices(first)
+
+        with pytest.raises(Refused, match="claim default/first holds gpu-0"):
+            await here.driver.devices(second)
+
+        def told(events: Objects) -> bool:
+            about = [each["involvedObject"] for each in events.values() if each["reason"] == "PrepareFailed"]
+            return {("ResourceClaim", "second"), ("Pod", "second")} <= {(each["kind"], each["name"]) for each in about}
+
+        await cluster.until(kinds.EVENT, told, "claim and pod are told why")
+        await here.driver.give_back(first)
+        assert [each.device for each in await here.driver.devices(second)] == [gpu.device]
+
+
+async def allocate(cluster: Cluster, name: str, node: str, device: str) -> ClaimRef:
+    """Give a device to a claim and the claim to its pod, as another scheduler would."""
+    document = await cluster.client.get(kinds.RESOURCE_CLAIM, "default", name)
+    user = await cluster.client.get(kinds.POD, "default", name)
+    result = {"request": "gpus", "driver": "gpu.nvidia.com", "pool": node, "device": device}
+    document["status"] = {
+        "allocation": {"devices": {"results": [result]}},
+        "reservedFor": [{"resource": "pods", "name": name, "uid": user["metadata"]["uid"]}],
+    }
+    done = await cluster.client.replace(kinds.RESOURCE_CLAIM, "default", name, document, subresource="status")
+    return ClaimRef(namespace="default", name=name, uid=done["metadata"]["uid"])
+
+
+async def test_a_plugin_that_is_started_anew_knows_what_is_prepared_and_publishes_again(
+    cluster: Cluster, node: str, folder: Path
+):
+    async with plugin(cluster, folder, node, "h100x2") as here:
+        names = await published(cluster)
+        await claim(cluster, "kept", exactly("gpus", "gpu.nvidia.com"))
+        kept = await allocate(cluster, "kept", node, "gpu-1")
+        before = await here.driver.devices(kept)
+    for name in [key async for key in _slices(cluster)]:
+        await cluster.client.delete(kinds.RESOURCE_SLICE, None, name)
+    async with plugin(cluster, folder, node, "h100x2") as here:
+        assert await published(cluster) == names
+        assert await here.driver.devices(kept) == before
+        await here.driver.give_back(kept)
+        assert here.specifications() == {}
+
+
+async def _slices(cluster: Cluster) -> AsyncIterator[str]:
+    for each in (await cluster.client.list(kinds.RESOURCE_SLICE))[0]:
+        yield each["metadata"]["name"]
+
+
+async def test_slices_that_the_kubelet_has_deleted_are_published_again(cluster: Cluster, node: str, folder: Path):
+    async with plugin(cluster, folder, node, "h100x2"):
+        names = await published(cluster)
+        uids = {each["metadata"]["uid"] for each in (await cluster.client.list(kinds.RESOURCE_SLICE))[0]}
+        for name in [key async for key in _slices(cluster)]:
+            await cluster.client.delete(kinds.RESOURCE_SLICE, None, name)
+        await cluster.until(
+            kinds.RESOURCE_SLICE,
+            lambda slices: slices and not uids & {each["metadata"]["uid"] for each in slices.values()},
+            "new slices are there",
+        )
+        assert await published(cluster) == names
+
+
+async def test_a_gpu_that_is_lost_is_told_to_the_kubelet(cluster: Cluster, node: str, folder: Path):
+    async with plugin(cluster, folder, node, "h100x2", rescan_seconds=1) as here:
+        gpus = FakeGpus("h100x2", node=node, state=folder / "plugins/gpu.nvidia.com/fake-machine.json")
+        async with here.driver.health() as lists:
+            assert [each.health for each in await anext(lists)] == [1, 1]
+            gpus.lose(gpus.gpus()[1].uuid)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                async for devices in lists:
+                    if [each.health for each in devices] == [1, 2]:
+                        break
+            assert "does not answer" in devices[1].message
+
+
+async def test_a_second_plugin_does_not_start_beside_the_first(cluster: Cluster, node: str, folder: Path):
+    async with plugin(cluster, folder, node, "h100x1"):
+        with pytest.raises(NotAlone, match="another tutti-dra-driver serves this node"):
+            async with plugin(cluster, folder, node, "h100x1"):
+                pass
+
+
+async def test_beside_another_driver_of_the_same_name_it_does_not_start(cluster: Cluster, node: str, folder: Path):
+    pool = {"name": node, "generation": 1, "resourceSliceCount": 1}
+    spec = {"driver": "gpu.nvidia.com", "nodeName": node, "pool": pool, "devices": [{"name": "gpu-0"}]}
+    await cluster.client.create(
+        kinds.RESOURCE_SLICE, None, {"metadata": {"name": f"{node}-gpu.nvidia.com-x7k2p"}, "spec": spec}
+    )
+    with pytest.raises(ForeignSlicesError, match="remove that driver from the node"):
+        async with plugin(cluster, folder, node, "h100x1"):
+            pass
+
+
+async def test_the_next_instance_takes_over_without_a_gap(cluster: Cluster, node: str, folder: Path):
+    async with contextlib.AsyncExitStack() as newer:
+        async with plugin(cluster, folder, node, "h100x1", pod_uid="uid-1") as old:
+            await published(cluster)
+            await claim(cluster, "kept", exactly("gpus", "gpu.nvidia.com"))
+            kept = await allocate(cluster, "kept", node, "gpu-0")
+            before = await old.driver.devices(kept)
+            new = await newer.enter_async_context(plugin(cluster, folder, node, "h100x1", pod_uid="uid-2"))
+            assert await new.driver.devices(kept) == before
+            assert await old.driver.devices(kept) == before
+        await new.driver.give_back(kept)
+        assert new.specifications() == {}
