@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dra_driver.libraries import Libraries
 
-MPS_CONTROL = "nvidia-cuda-mps-control"
+MPS_CONTROL, MPS_SERVER = "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"
 SMI = "nvidia-smi"
 _PRELOADED = ("libcuda.so.", "libnvidia-ml.so.")
 _NOT_FOUND, _TIMED_OUT = 127, 124  # as a shell and as timeout(1) tell it
@@ -46,13 +46,14 @@ class Commands(Protocol):
 
 
 class Processes(Protocol):
-    """Processes that somebody has left."""
+    """Processes that somebody has left, known by their program and by a variable that they were started with: numbers
+    are given anew, and files that tell them come late or are lost."""
 
-    def alive(self, pid: int, program: str) -> bool:
-        """Whether there is such a process, and it runs that program: numbers are given anew."""
+    def find(self, programs: Sequence[str], variable: str) -> tuple[int, ...]:
+        """Numbers of the processes of these programs that were started with this variable ("NAME=value")."""
 
-    def end(self, pid: int, program: str, seconds: float) -> bool:
-        """Ask it to end, and make it end when it has not in time. Whether it has ended."""
+    def end(self, programs: Sequence[str], variable: str, seconds: float) -> tuple[int, ...]:
+        """Ask them to end, and make them end when they have not in time. Those that are there still."""
 
 
 class Subprocesses(Commands):
@@ -85,30 +86,40 @@ class Subprocesses(Commands):
 
 
 class HostProcesses(Processes):
-    """Real processes. `proc`: /proc of the namespace whose numbers the daemons write."""
+    """Real processes. `proc`: /proc of the namespace that the plugin runs in."""
 
     def __init__(self, proc: Path | str = "/proc") -> None:
         self._proc = Path(proc)
 
-    def alive(self, pid: int, program: str) -> bool:
+    def find(self, programs: Sequence[str], variable: str) -> tuple[int, ...]:
+        numbers = (int(path.name) for path in self._proc.iterdir() if path.name.isdecimal())
+        return tuple(sorted(pid for pid in numbers if self._is(pid, programs, variable.encode())))
+
+    def end(self, programs: Sequence[str], variable: str, seconds: float) -> tuple[int, ...]:
+        found = self.find(programs, variable)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            until, asked = time.monotonic() + seconds, set[int]()
+            while found and time.monotonic() < until:
+                for pid in set(found) - asked:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                asked |= set(found)
+                time.sleep(_POLL_SECONDS)
+                found = self.find(programs, variable)
+        return found
+
+    def _is(self, pid: int, programs: Sequence[str], variable: bytes) -> bool:
+        """Whether a process is one of those; one that is gone, or has ended and is not waited for, is none."""
         try:
             words = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
-            state = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            # A script's program is its interpreter's argument.
+            if not any(PurePosixPath(word.decode(errors="replace")).name in programs for word in words[:3]):
+                return False
+            if variable not in (self._proc / str(pid) / "environ").read_bytes().split(b"\0"):
+                return False
+            return (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[:1] != ["Z"]
         except OSError:
             return False
-        named = any(PurePosixPath(word.decode(errors="replace")).name == program for word in words[:3])
-        return named and state[:1] != ["Z"]
-
-    def end(self, pid: int, program: str, seconds: float) -> bool:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if not self.alive(pid, program):
-                return True
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-            until = time.monotonic() + seconds
-            while self.alive(pid, program) and time.monotonic() < until:
-                time.sleep(_POLL_SECONDS)
-        return not self.alive(pid, program)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

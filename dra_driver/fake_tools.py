@@ -12,7 +12,11 @@ _CONTROL = r"""#!/bin/sh
 pipe=${CUDA_MPS_PIPE_DIRECTORY:?is not set}
 log=${CUDA_MPS_LOG_DIRECTORY:?is not set}
 note=$pipe/nvidia-cuda-mps-control.pid
-answers() { test -p "$pipe/control" && kill -0 "$(cat "$note" 2>/dev/null)" 2>/dev/null; }
+# A daemon that was killed may wait as a zombie for a parent that never asks.
+answers() {
+    pid=$(cat "$note" 2>/dev/null) && test -p "$pipe/control" && kill -0 "$pid" 2>/dev/null &&
+        ! grep -q ') Z ' "/proc/$pid/stat" 2>/dev/null
+}
 case "$1" in
 --serve)
     rm -f "$pipe/control"; mkfifo "$pipe/control" || exit 1

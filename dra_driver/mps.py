@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dra_driver.cdi import Edits, Mount
-from dra_driver.commands import MPS_CONTROL, Answer, Commands, Processes, Tools
+from dra_driver.commands import MPS_CONTROL, MPS_SERVER, Answer, Commands, Processes, Tools
 from dra_driver.disk import Disk
 from dra_driver.prepare import SharingError
 
 MEBIBYTE = 1 << 20
 _CLIENT_PIPE, _CLIENT_SHM = "/tmp/nvidia-mps", "/dev/shm"
 _WRITABLE = ("rw", "nosuid", "nodev", "rbind", "rprivate")
-_PID_FILE = "nvidia-cuda-mps-control.pid"
+_PROGRAMS = (MPS_CONTROL, MPS_SERVER)
 # A mount namespace of the daemon's own, in which its folder is /dev/shm: nothing is mounted that could be left behind.
 _OWN_SHM = ("unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /dev/shm && exec "$@"')
 _READY_TRIES, _READY_SECONDS = 50, 0.1
@@ -107,7 +107,7 @@ class Daemons:
 
     def limit(self, device: str, clients: Limits, whole_bytes: int | None) -> None:
         """What clients may use at most, those to come of servers that run, too. `whole_bytes`: the device's memory, by
-        which a daemon is told of no limit."""
+        which a daemon that may have been told of a limit is told of none."""
         memory = clients.memory_bytes or whole_bytes
         percent = clients.threads_percent or 100
         lines = [f"set_default_active_thread_percentage {percent}"]
@@ -122,8 +122,8 @@ class Daemons:
     def stop(self, device: str) -> bool:
         """Nothing of a daemon is left when this returns; whether there was something."""
         place = self._place(device)
-        if self._disk.read(place / "device") is None and not self._disk.names(place):
-            return self._disk.remove_folder(self._shm_of(device))
+        if self._disk.read(place / "device") is None:
+            return self._disk.remove_folder(place)
         if self._tools.mps_control and self._ask(device, "quit").code == 0:
             for _ in range(_READY_TRIES):
                 if not self._alive(device):
@@ -136,6 +136,12 @@ class Daemons:
         # Last: until here the remains are known by it.
         self._disk.remove_folder(place)
         return True
+
+    def sweep(self) -> None:
+        """What an end has left of a beginning or of an ending goes: folders in which nothing says whose they are."""
+        for key in self._disk.names(self._folder):
+            if self._folder / key != self._shm and self._disk.read(self._folder / key / "device") is None:
+                self._disk.remove_folder(self._folder / key)
 
     def edits(self, device: str, client: Limits) -> Edits:
         """What a container needs to be a client of the device's daemon, and keeps it to its limits."""
@@ -183,23 +189,20 @@ class Daemons:
         return answer.output
 
     def _end_deaf(self, device: str) -> None:
-        """A daemon that is there and does not answer is ended: two would fight for one pipe."""
-        pid = self._pid(device)
-        if pid is None or self._processes.end(pid, MPS_CONTROL, _READY_TRIES * _READY_SECONDS):
-            return
-        raise SharingError(
-            f"MPS on {device}: the daemon, process {pid}, does not end; it hangs in the driver: reset the GPU when "
-            "nobody uses it"
-        )
+        """A daemon that is there and does not answer is ended, and servers without one: two would fight for a pipe."""
+        left = self._processes.end(_PROGRAMS, self._variable(device), _READY_TRIES * _READY_SECONDS)
+        if left:
+            raise SharingError(
+                f"MPS on {device}: process {', '.join(map(str, left))} of its daemon does not end; it hangs in the "
+                "driver: reset the GPU when nobody uses it"
+            )
 
     def _alive(self, device: str) -> bool:
-        pid = self._pid(device)
-        return pid is not None and self._processes.alive(pid, MPS_CONTROL)
+        return bool(self._processes.find(_PROGRAMS, self._variable(device)))
 
-    def _pid(self, device: str) -> int | None:
-        """The daemon's process, as it has written it."""
-        text = (self._disk.read(self._place(device) / "pipe" / _PID_FILE) or b"").strip()
-        return int(text) if text.isdigit() else None
+    def _variable(self, device: str) -> str:
+        """What all processes of a device's daemon were started with, and no others."""
+        return f"CUDA_MPS_PIPE_DIRECTORY={self._place(device) / 'pipe'}"
 
     def _env(self, device: str) -> dict[str, str]:
         place = self._place(device)

@@ -113,6 +113,9 @@ class Sharer(Effects):
             if device not in served:
                 self._daemons.stop(device)
                 done.append(f"MPS daemon of {device}")
+        for leftovers in (self._modes, self._limits):
+            self._disk.sweep(leftovers)
+        self._daemons.sweep()
         done += self._revived(users)
         for uuid in self._disk.names(self._modes):
             here = tuple(user for user in users if user.gpu == uuid and user.kind is Kind.GPU)
@@ -194,8 +197,10 @@ class Sharer(Effects):
         clients = [user for user in users if uses_mps(user)]
         # Claims of different users share a device that is given away in shares.
         several = any(client.grant.settings.multi_user or _is_share(client.grant) for client in clients)
-        self._daemons.start(served, multi_user=several)
-        self._daemons.limit(served, ceiling(_limits(client.grant) for client in clients), gpu.memory_bytes)
+        fresh = self._daemons.start(served, multi_user=several)
+        # An instance is not shared between claims: nobody's limit is lifted there.
+        whole = None if fresh or served != gpu.uuid else gpu.memory_bytes
+        self._daemons.limit(served, ceiling(_limits(client.grant) for client in clients), whole)
 
     def _revived(self, users: Iterable[Prepared]) -> list[str]:
         """Daemons that have died while claims need them run again. One that does not start is told, and is tried again

@@ -142,6 +142,21 @@ def test_an_instance_that_is_not_there_is_refused():
         written(mig("gpu-0-mig-1g10gb-19-4", "MIG-y"), instances=[instance("MIG-y", 3, ci=None)])
 
 
+def test_who_uses_an_instance_needs_it_and_who_looks_on_needs_the_one_he_was_given():
+    with pytest.raises(ValueError, match=r"its instance \(none\) is not on GPU GPU-aaaa"):
+        written(mig("gpu-0-mig-1g10gb-19-4", ""), instances=[instance("MIG-y", 3)])
+    with pytest.raises(ValueError, match="its instance MIG-x is not on GPU"):
+        written(mig("gpu-0-mig-1g10gb-19-4", "MIG-x", admin=True), instances=[instance("MIG-y", 3)])
+    onlooker = mig("gpu-0-mig-1g10gb-19-4", "MIG-y", admin=True)
+    assert len(paths(written(onlooker, instances=[instance("MIG-y", 3)])["devices"][0]["containerEdits"])) == 3
+
+
+def test_a_gpu_without_a_number_is_refused():
+    device = Prepared(grant=grant("gpu-0"), kind=Kind.GPU, gpu=GPU)
+    with pytest.raises(ValueError, match="the minor number of its GPU GPU-aaaa is not known"):
+        written(device)
+
+
 def test_a_claim_without_devices_has_no_specification():
     with pytest.raises(ValueError, match="needs a device or more"):
         written()
@@ -330,6 +345,13 @@ def test_with_the_hook_libraries_stay_where_they_are_and_the_loader_is_told(ubun
         "--folder",
         f"/{LIBRARIES}/vdpau",
     ]
+
+
+def test_a_hook_without_libraries_has_nothing_to_do():
+    document = written(gpu(), libraries=Libraries(hook="/usr/bin/nvidia-cdi-hook"))
+    assert "hooks" not in document["containerEdits"]
+    document = written(gpu(), libraries=Libraries(hook="/h", libraries=("/usr/lib64/libcuda.so.1",)))
+    assert [hook["args"][1] for hook in document["containerEdits"]["hooks"]] == ["update-ldcache"]
 
 
 def test_the_hook_can_lie_anywhere_on_the_host_and_can_be_done_without(ubuntu):

@@ -73,6 +73,33 @@ def test_two_shares_of_one_gpu_stay_two_with_their_own_amounts():
     ]
 
 
+def test_a_share_may_be_of_none_and_of_all():
+    edge = {"memory": "0", "cores": "100"}
+    (given,) = grants(claim(result("a", "gpu-0", shareID="s", consumedCapacity=edge)), DRIVER, NODE)
+    assert (given.memory_bytes, given.cores_percent) == (0, 100)
+
+
+def test_devices_are_named_by_uuid_in_a_config_where_they_have_one():
+    limits = {"GPU-b": "2Gi", "0": "1Gi"}
+    config = opaque_config(
+        "GpuConfig", sharing={"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": limits}}
+    )
+    document = claim(result("a", "gpu-0"), result("b", "gpu-1"), config=[config])
+    given = grants(document, DRIVER, NODE, uuids={"gpu-0": "GPU-a", "gpu-1": "GPU-b"})
+    assert [grant.settings.memory_bytes for grant in given] == [GIB, 2 * GIB]
+    assert "the key 'GPU-b'" in refusal(document)
+
+
+def test_fields_that_the_api_leaves_out_are_as_empty():
+    document = claim(result("a", "gpu-0"))
+    document["status"]["allocation"]["devices"].pop("config")
+    assert len(grants(document, DRIVER, NODE)) == 1
+    document["status"]["allocation"]["devices"].pop("results")
+    assert "its devices are of no driver, none of gpu.nvidia.com" in refusal(document)
+    document["metadata"].pop("uid")
+    assert "its UID is missing, and uid-1 was asked for" in refusal(document, uid="uid-1")
+
+
 def test_who_looks_on_gets_no_share_and_no_config_and_is_told_once_for_all_his_requests():
     given = grants(
         claim(
@@ -149,6 +176,8 @@ def test_the_pods_that_a_claim_is_reserved_for():
     document["status"]["reservedFor"] = [
         {"resource": "pods", "name": "p", "uid": "1"},
         {"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "2"},
+        {"apiGroup": "example.com", "resource": "pods", "name": "h", "uid": "4"},
+        {"resource": "nodes", "name": "n", "uid": "5"},
         {"resource": "pods", "name": "q", "uid": "3"},
     ]
     assert pods(document) == ("1", "3")

@@ -4,6 +4,9 @@ The daemons are real processes (`fake_tools`), the GPUs are made up.
 """
 
 import os
+import signal
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +134,12 @@ class Node:
                     found.append(int(path.name))
         return found
 
+    def kill(self):
+        for pid in self.running():
+            os.kill(pid, signal.SIGKILL)
+        while self.running():
+            time.sleep(0.01)
+
     def left(self):
         """What of the plugin's is left on the disk."""
         roots = (self.folder / "plugin", self.folder / "shm")
@@ -178,7 +187,8 @@ def test_what_is_repeated_changes_nothing(node):
     pids, told = node.pids(), node.told(node.first)
     assert node.sharer.apply(A, device, ()) == device
     assert node.pids() == pids
-    assert set(node.told(node.first)) == set(told)
+    assert node.told(node.first)[: len(told)] == told
+    assert not [line for line in node.told(node.first) if line.startswith("started")][1:]
     for _ in range(2):
         node.sharer.undo(A, device, ())
         assert (node.running(), node.left()) == ([], [])
@@ -222,6 +232,15 @@ def test_servers_that_run_are_told_of_new_limits(node):
     ]
 
 
+def test_a_limit_is_lifted_by_telling_the_whole_memory_and_a_fresh_daemon_is_told_of_none(node):
+    limited = node.sharer.apply(A, node.gpu(memory_bytes=GIB), ())
+    node.sharer.apply(B, node.gpu(MPS, cores_percent=10), (limited,))
+    whole = node.gpus.gpus()[0].memory_bytes // MIB
+    assert node.told(node.first)[-1] == f"set_default_device_pinned_mem_limit {node.first} {whole}M"
+    node.sharer.apply(C, node.gpu(MPS, gpu=node.second), ())
+    assert node.told(node.second) == [f"started {node.second}", "set_default_active_thread_percentage 100"]
+
+
 def test_a_client_without_a_limit_lifts_the_daemons():
     assert ceiling([Limits(memory_bytes=3), Limits(memory_bytes=5, threads_percent=10)]) == Limits(memory_bytes=5)
     assert ceiling([Limits(memory_bytes=3), Limits(threads_percent=10)]) == Limits()
@@ -239,7 +258,7 @@ def test_a_config_may_lower_a_share_and_not_raise_it(node):
 def test_a_daemon_that_died_is_started_anew_while_claims_need_it(node):
     device = node.sharer.apply(A, node.gpu(MPS), ())
     (pid,) = node.pids()
-    assert HostProcesses().end(pid, MPS_CONTROL, 5)
+    node.kill()
     assert node.running() == []
     node.sharer.apply(A, device, ())
     assert len(node.running()) == 1
@@ -249,14 +268,14 @@ def test_a_daemon_that_died_is_started_anew_while_claims_need_it(node):
 def test_collecting_starts_a_dead_daemon_anew_and_tells_one_that_does_not_start(node):
     device = node.sharer.apply(A, node.gpu(MPS), ())
     assert node.sharer.collect(((A, device),)) == ()
-    assert HostProcesses().end(node.pids()[0], MPS_CONTROL, 5)
+    node.kill()
     node.start(commands=Broken("-d"))
     (words,) = node.sharer.collect(((A, device),))
     assert words.startswith(f"MPS on {node.first}: the daemon does not start (exit status 3: it is broken)")
     assert node.start().sharer.collect(((A, device),)) == (f"dead MPS daemon of {node.first}, started anew",)
     assert len(node.running()) == 1
     node.gpus.lose(node.first)
-    assert HostProcesses().end(node.pids()[0], MPS_CONTROL, 5)
+    node.kill()
     assert node.sharer.collect(((A, device),)) == ()
 
 
@@ -505,15 +524,15 @@ def test_a_program_that_fails_is_told_with_what_it_said(node, word, settings, wo
 class Deaf(HostProcesses):
     """Processes that do not end."""
 
-    def end(self, pid, program, seconds):
+    def end(self, programs, variable, seconds):
         del seconds
-        return not self.alive(pid, program)
+        return self.find(programs, variable)
 
 
 def test_a_daemon_that_does_not_end_is_told_and_its_remains_are_kept(node):
     device = node.sharer.apply(A, node.gpu(MPS), ())
     node.start(processes=Deaf(), commands=Broken("quit"))
-    with pytest.raises(SharingError, match=r"the daemon, process [0-9]+, does not end; it hangs in the driver"):
+    with pytest.raises(SharingError, match=r"process [0-9]+ of its daemon does not end; it hangs in the driver"):
         node.sharer.undo(A, device, ())
     assert node.daemons.devices() == (node.first,)
     node.start().sharer.undo(A, device, ())
@@ -542,9 +561,32 @@ def test_a_program_that_is_not_there_or_takes_too_long_says_so():
     assert (answer.code, answer.output, answer.errors) == (5, "said", "w\n")
 
 
-def test_a_process_is_known_by_its_program_and_not_by_its_number_alone():
-    assert not HostProcesses().alive(os.getpid(), MPS_CONTROL)
-    assert HostProcesses().end(os.getpid(), MPS_CONTROL, 1)
+def test_a_process_is_known_by_its_program_and_what_it_was_started_with():
+    processes = HostProcesses()
+    child = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "MARK": "mine-1"})
+    try:
+        assert processes.find(["sleep"], "MARK=mine-1") == (child.pid,)
+        assert processes.find(["cat", "sleep"], "MARK=mine-1") == (child.pid,)
+        for programs, variable in ((["cat"], "MARK=mine-1"), (["sleep"], "MARK=mine"), (["sleep"], "ARK=mine-1")):
+            assert processes.find(programs, variable) == ()
+        # Nobody has waited for it yet: it has ended all the same.
+        assert processes.end(["sleep"], "MARK=mine-1", 5) == ()
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_process_that_does_not_listen_is_made_to_end():
+    script = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
+    child = subprocess.Popen(
+        ["sh", "-c", script, "stubborn"], env={"PATH": os.environ["PATH"], "MARK": "mine-2"}, stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        assert HostProcesses().end(["sh"], "MARK=mine-2", 0.2) == ()
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def test_below_another_root_the_drivers_libraries_are_loaded_by_path():
@@ -667,6 +709,28 @@ def test_ended_anywhere_while_it_gives_back_collecting_finds_the_rest(tmp_path):
         assert (node.left(), node.running(), node.mode()) == ([], [], ComputeMode.DEFAULT)
         if not ended:
             assert before > 5
+            return
+
+
+def test_ended_anywhere_while_it_begins_collecting_finds_the_rest(tmp_path):
+    before = 0
+    while True:
+        before += 1
+        node = Node(tmp_path / str(before), memory_limits=True)
+        node.cgroups = {B.uid: ("/cg/b",)}
+        course = Course(before)
+        try:
+            sharer = lived(node, course, dmem=True)
+            sharer.apply(A, node.gpu(MPS), ())
+            sharer.apply(B, node.gpu(memory_bytes=GIB, gpu=node.second), ())
+            ended = False
+        except Ended:
+            ended = True
+        node.start().sharer.collect(())
+        left = (node.left(), node.running(), node.mode(), node.gpus.limits(node.second))
+        assert left == ([], [], ComputeMode.DEFAULT, {})
+        if not ended:
+            assert before > 20
             return
 
 
