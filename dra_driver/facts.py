@@ -268,6 +268,9 @@ class Gpus(Protocol):
     def recovery(self, gpu: str) -> Recovery | None:
         """What is to be done before the GPU is used again; None where the driver cannot tell."""
 
+    def unmonitored(self) -> tuple[str, ...]:
+        """UUIDs of GPUs whose errors no event tells, as far as `wait` has tried. Never asks the driver."""
+
     def wait(self, milliseconds: int) -> GpuEvent | None:
         """The next event, or None when none came in time. From a thread of its own, beside the other calls."""
 

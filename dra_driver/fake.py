@@ -191,6 +191,10 @@ class FakeGpus(Gpus):
             index, card = self._card(machine, "recovery", gpu)
             return None if self._boards[index].architecture == "Turing" else Recovery(card.recovery)
 
+    def unmonitored(self) -> tuple[str, ...]:
+        with self._keeper.machine() as machine:
+            return tuple(self._uuids[index] for index, card in enumerate(machine.cards) if card.mute)
+
     def wait(self, milliseconds: int) -> GpuEvent | None:
         deadline = time.monotonic() + milliseconds / 1000
         while True:
@@ -256,6 +260,11 @@ class FakeGpus(Gpus):
         """A lost GPU is there again."""
         with self._keeper.machine() as machine:
             machine.cards[self._index("find", gpu)].lost = False
+
+    def mute(self, gpu: str) -> None:
+        """The GPU tells no more events, as those that NVML cannot watch."""
+        with self._keeper.machine() as machine:
+            machine.cards[self._index("mute", gpu)].mute = True
 
     def use(self, device: str, pid: int, memory_bytes: int = 1 << 30) -> None:
         """A process comes, to a GPU or to an instance of it; GpuError as CUDA would fail."""
@@ -343,6 +352,8 @@ class FakeGpus(Gpus):
             self._news.notify_all()
 
     def _tell(self, machine: Machine, gpu: str, kind: EventKind, code: int = 0, instance: int | None = None) -> None:
+        if machine.cards[self._index("tell", gpu)].mute:
+            return
         machine.told += 1
         machine.events.append(Happening(number=machine.told, gpu=gpu, kind=kind.value, code=code, instance=instance))
         del machine.events[:-EVENTS_KEPT]
@@ -402,7 +413,7 @@ class FakeGpus(Gpus):
         self._tell(machine, self._uuids[index], EventKind.MIG_CHANGED)
 
     def _renew(self, machine: Machine, index: int, on: bool) -> None:
-        machine.cards[index] = Card(minor=index, on=on, pending=on)
+        machine.cards[index] = Card(minor=index, on=on, pending=on, mute=machine.cards[index].mute)
         self._tell(machine, self._uuids[index], EventKind.MIG_CHANGED)
 
     def _instances(self, index: int, card: Card) -> tuple[MigInstance, ...]:

@@ -41,13 +41,15 @@ class Client:
 
 @dataclass(slots=True, kw_only=True)
 class Card:
-    """What changes of one GPU. `limits`: hard limits in bytes by cgroup; `busy`: thousandths."""
+    """What changes of one GPU. `limits`: hard limits in bytes by cgroup; `busy`: thousandths; `mute`: tells
+    no events."""
 
     minor: int
     on: bool = False
     pending: bool = False
     compute_mode: int = 0
     lost: bool = False
+    mute: bool = False
     recovery: int = 0
     busy: int = 0
     cuts: list[Cut] = field(default_factory=list)

@@ -100,11 +100,17 @@ def inventory(
     )
     boards = [_board(gpu, context) for gpu in known]
     devices = [device for board in boards for device in board.devices]
-    return Inventory(
-        devices=tuple(_tainted(device, taints) for device in devices) if taints else tuple(devices),
+    found = Inventory(
+        devices=tuple(devices),
         counter_sets=tuple(board.counters for board in boards if board.counters is not None),
         refused=(*(words for board in boards for words in board.refused), *_unknown_shares(known, offer)),
     )
+    return tainted(found, taints) if taints else found
+
+
+def tainted(found: Inventory, taints: Mapping[str, tuple[Taint, ...]]) -> Inventory:
+    """The same with these taints and no others. `taints`: as of `inventory`."""
+    return replace(found, devices=tuple(_tainted(device, taints) for device in found.devices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ import structlog
 from dra_driver import libraries
 from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Kind, Taint
-from dra_driver.facts import Gpus
+from dra_driver.facts import Gpu, Gpus
 from dra_driver.fake import FakeGpus
 from dra_driver.holding import owned
 from dra_driver.host import Host, fake_host
-from dra_driver.inventory import MIB, Memory, Offer, Shares, inventory
+from dra_driver.inventory import MIB, Memory, Offer, Shares, inventory, tainted
 from dra_driver.libraries import Libraries
 
 log = structlog.get_logger(__name__)
@@ -68,8 +68,7 @@ class Offered:
         self._memory = Memory()
         self._refused: frozenset[tuple[str, str]] = frozenset()
         self.inventory = Inventory(devices=())
-        self.taints: Mapping[str, tuple[Taint, ...]] = {}
-        """By UUID or device name; taken in with the next look."""
+        self._taints: Mapping[str, tuple[Taint, ...]] = {}
         self.lost: frozenset[str] = frozenset()
         """UUIDs of GPUs that do not answer."""
 
@@ -94,12 +93,22 @@ class Offered:
             self._hardware.host.facts(gpu.pci_bus for gpu in memory.gpus),
             self._offer,
             ours,
-            self.taints,
+            self._taints,
             memory.numbers,
         )
         self._memory, self.lost = memory, frozenset(lost)
         self._tell(self.inventory)
         return self.inventory
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All GPUs, lost ones as they were last known."""
+        return self._memory.gpus
+
+    def taint(self, taints: Mapping[str, tuple[Taint, ...]]) -> None:
+        """From now on these taints stand and no others: by UUID or device name."""
+        self._taints = taints
+        self.inventory = tainted(self.inventory, taints)
 
     def uuids(self) -> dict[str, str]:
         """UUIDs of the devices that exist already, by name: opaque configs may name them so."""

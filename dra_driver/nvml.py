@@ -73,6 +73,7 @@ class Nvml(Gpus):
         self._parents: dict[str, str] = {}  # of MIG devices, by UUID
         self._silent: set[str] = set()  # GPUs that the last reading of all had to leave out
         self._unheard: set[str] = set()  # GPUs whose events nobody has registered for yet
+        self._mute: set[str] = set()  # GPUs whose errors no event tells
         self._heard = False  # whether any GPU has events to wait for
         try:
             self._events = _call("nvmlEventSetCreate", "")
@@ -215,6 +216,9 @@ class Nvml(Gpus):
         # An action that this code does not know is taken for the gravest.
         return Recovery(action) if action in Recovery.__members__.values() else Recovery.SYSTEM_REBOOT
 
+    def unmonitored(self) -> tuple[str, ...]:
+        return tuple(sorted(self._mute))
+
     def wait(self, milliseconds: int) -> GpuEvent | None:
         """As `Gpus.wait`. While a GPU is lost, the driver refuses at once with GPU_IS_LOST instead of waiting."""
         self._listen()
@@ -317,6 +321,7 @@ class Nvml(Gpus):
             handle = self._handles[gpu]
             offered = _maybe("nvmlDeviceGetSupportedEventTypes", gpu, handle, default=0)
             wanted = offered & sum(KINDS)
+            (self._mute.discard if offered & pynvml.nvmlEventTypeXidCriticalError else self._mute.add)(gpu)
             if wanted:
                 _call("nvmlDeviceRegisterEvents", gpu, handle, wanted, self._events)
                 self._heard = True

@@ -319,3 +319,16 @@ def test_any_call_may_fail_once_and_then_works(bench: Bench, call: str) -> None:
     bench.hands.refuse(call, Failure.UNKNOWN)
     assert bench.refused(call, *arguments[call]) is Failure.UNKNOWN
     getattr(bench.gpus, call)(*arguments[call])
+
+
+def test_gpus_that_tell_no_errors_are_known_once_somebody_listens() -> None:
+    fake = FakeGpus(MACHINE)
+    t4 = fake.uuids[1]
+    with session(fake.gpus()) as (nvml, _):
+        assert nvml.unmonitored() == ()
+        assert nvml.wait(0) is None
+        assert nvml.unmonitored() == (t4,)
+    fake.mute(t4)
+    fake.inject(GpuEvent(gpu=t4, kind=EventKind.XID, code=79))
+    assert fake.wait(0) is None
+    assert fake.unmonitored() == (t4,)

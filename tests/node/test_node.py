@@ -82,11 +82,15 @@ def test_a_gpu_that_is_lost_stays_published_and_is_known_to_be_lost(tmp_path: Pa
     assert shown.lost == {second}
 
 
-def test_taints_are_on_the_devices_from_the_next_look_on(tmp_path: Path):
+def test_taints_are_on_the_devices_until_there_are_others(tmp_path: Path):
     shown, gpus = offered(tmp_path)
     taint = Taint(key="gpu.nvidia.com/xid", value="79", effect="NoSchedule", since_ms=1)
-    shown.taints = {gpus.gpus()[0].uuid: (taint,)}
+    shown.look(())
+    shown.taint({gpus.gpus()[0].uuid: (taint,)})
+    assert [device.taints for device in shown.inventory.devices] == [(taint,), ()]
     assert [device.taints for device in shown.look(()).devices] == [(taint,), ()]
+    shown.taint({"gpu-1": (taint,)})
+    assert [device.taints for device in shown.inventory.devices] == [(), (taint,)]
 
 
 @pytest.mark.parametrize(
