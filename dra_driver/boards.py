@@ -30,6 +30,7 @@ class Board:
 
     name: str
     product: str
+    pci_device: str
     brand: str
     architecture: str
     compute_capability: tuple[int, int]
@@ -110,6 +111,7 @@ def _board(entry: Mapping[str, Any]) -> Board:
     return Board(
         name=entry["name"],
         product=entry["product"],
+        pci_device=entry["pci_device"],
         brand=entry["brand"],
         architecture=entry["architecture"],
         compute_capability=(major, minor),

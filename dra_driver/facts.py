@@ -137,7 +137,8 @@ class ComputeMode(Enum):
 class Gpu:
     """One GPU. What NVML does not tell is None, or empty.
 
-    `pci_bus`: "0000:65:00.0", in lower case. `memory_bytes`: all that it has. `compute_capability`, as the versions of
+    `pci_bus`: "0000:65:00.0", in lower case; `pci_device`, `pci_subsystem`: device before vendor, "0x233010DE", the
+    second empty where the board tells none. `memory_bytes`: all that it has. `compute_capability`, as the versions of
     `Driver`: (major, minor). `links`: active NVLinks to other GPUs, by their PCI bus id, and under "switch" those that
     lead to an NVSwitch. `memory_limits`: the driver can hold a cgroup to an amount of its memory (r615 and newer)."""
 
@@ -151,6 +152,8 @@ class Gpu:
     compute_capability: tuple[int, int]
     memory_bytes: int | None
     pci_bus: str
+    pci_device: str = ""
+    pci_subsystem: str = ""
     module: int | None = None
     addressing_mode: str = ""
     compute_mode: ComputeMode = ComputeMode.DEFAULT

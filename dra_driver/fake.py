@@ -451,6 +451,7 @@ class FakeGpus(Gpus):
             compute_capability=board.compute_capability,
             memory_bytes=board.memory_bytes,
             pci_bus=pci_bus(index),
+            pci_device=board.pci_device,
             module=index + 1 if board.sxm else None,
             addressing_mode=board.addressing_mode,
             compute_mode=ComputeMode(card.compute_mode),

@@ -342,7 +342,7 @@ class Nvml(Gpus):
             return _maybe(call, uuid, handle, *arguments, but=(Failure.UNKNOWN, Failure.NO_PERMISSION))
 
         total, _ = _memory(uuid, handle)
-        ecc = ask("nvmlDeviceGetEccMode")
+        pci, ecc = _call("nvmlDeviceGetPciInfo", uuid, handle), ask("nvmlDeviceGetEccMode")
         return Gpu(
             index=index,
             minor=_call("nvmlDeviceGetMinorNumber", uuid, handle),
@@ -353,7 +353,9 @@ class Nvml(Gpus):
             architecture=readings.ARCHITECTURES.get(ask("nvmlDeviceGetArchitecture"), "Unknown"),
             compute_capability=_call("nvmlDeviceGetCudaComputeCapability", uuid, handle),
             memory_bytes=total,
-            pci_bus=readings.bus(_text(_call("nvmlDeviceGetPciInfo", uuid, handle).busId)),
+            pci_bus=readings.bus(_text(pci.busId)),
+            pci_device=readings.pci_id(pci.pciDeviceId),
+            pci_subsystem=readings.pci_id(pci.pciSubSystemId),
             module=ask("nvmlDeviceGetModuleId"),
             addressing_mode=readings.ADDRESSING.get(ask("nvmlDeviceGetAddressingMode"), ""),
             compute_mode=ComputeMode(_maybe("nvmlDeviceGetComputeMode", uuid, handle, default=0)),

@@ -88,6 +88,11 @@ def bus(text: str) -> str:
     return f"{int(domain, 16):04x}:{rest}"
 
 
+def pci_id(number: int) -> str:
+    """Device before vendor, as MIG configs write it: "0x233010DE"; empty for zero."""
+    return f"0x{number:08X}" if number else ""
+
+
 def cluster(identifier: bytes) -> str:
     """A fabric's UUID from its 16 bytes; empty for zeros."""
     return str(uuid.UUID(bytes=identifier)) if any(identifier) else ""

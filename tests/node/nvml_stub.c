@@ -52,7 +52,7 @@ typedef struct {
 typedef struct {
     int handle, number, lost, on, pending;
     const char *uuid, *serial, *name, *bus, *peer;
-    unsigned brand, architecture, major, minor, module, addressing, mig, links, linked, mode, recovery, busy, ecc, memory_limits;
+    unsigned brand, architecture, major, minor, module, addressing, mig, links, linked, mode, recovery, busy, ecc, memory_limits, pci_device;
     unsigned listens;
     uint64_t mib;
     fabric_v3_t fabric;
@@ -162,6 +162,8 @@ int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *to) { ENTE
 int nvmlDeviceGetPciInfo_v3(void *handle, pci_t *to) {
     ENTER_GPU;
     snprintf(to->bus_id, sizeof to->bus_id, "0000%s", gpu->bus);
+    to->id = gpu->pci_device;
+    to->subsystem = 0;
     return OK;
 }
 
@@ -468,7 +470,7 @@ int stub_gpu(const char *uuid, const char *serial, const char *name, const char 
     gpu_t *gpu = &world.gpu[world.gpus];
     *gpu = (gpu_t){.handle = HANDLE_GPU, .number = world.gpus, .uuid = uuid, .serial = serial, .name = name, .bus = bus, .peer = peer,
                    .brand = facts[0], .architecture = facts[1], .major = facts[2], .minor = facts[3], .module = facts[4],
-                   .addressing = facts[5], .mig = facts[6], .links = facts[7], .linked = facts[8], .ecc = 1, .mib = mib};
+                   .addressing = facts[5], .mig = facts[6], .links = facts[7], .linked = facts[8], .pci_device = facts[9], .ecc = 1, .mib = mib};
     return world.gpus++;
 }
 

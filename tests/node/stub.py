@@ -117,7 +117,7 @@ class Stub:
     def _add(self, gpu: Gpu) -> None:
         peer, links = next(iter(gpu.links.items()), ("", 0))
         major, minor = gpu.compute_capability
-        facts = (c_uint * 9)(
+        facts = (c_uint * 10)(
             _number(BRANDS, gpu.brand),
             _number(ARCHITECTURES, gpu.architecture),
             major,
@@ -127,6 +127,7 @@ class Stub:
             0 if gpu.mig is None else 2 if gpu.mig.on_demand else 1,
             links,
             2 if peer == "switch" else 0,
+            int(gpu.pci_device, 16),
         )
         texts = [self._keep(text) for text in (gpu.uuid, gpu.serial, gpu.product, gpu.pci_bus.upper(), peer.upper())]
         at = self.library.stub_gpu(*texts, facts, c_uint64((gpu.memory_bytes or 0) >> 20))
