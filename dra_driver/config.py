@@ -98,6 +98,9 @@ class Config(BaseModel):
         600, ge=1, le=86_400, description="So often what claims that are gone have left is looked for."
     )
     rescan_seconds: float = Field(60, ge=1, le=86_400, description="So often the GPUs are looked at anew.")
+    register_seconds: float = Field(
+        30, ge=0, le=3600, description="How long to wait for the kubelet to know us before anything is published."
+    )
     resync_seconds: float = Field(30, ge=1, le=3600, description="So often what is published is compared.")
     stop_seconds: float = Field(20, ge=0, le=600, description="How long work under way may take to end at the stop.")
 

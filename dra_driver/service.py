@@ -119,6 +119,7 @@ class _Service:
         )
         self._plugin = Plugin(self, config.driver, chosen)
         self._publisher: Publisher | None = None
+        """Once it is time to publish."""
         self._looked = 0
         """When the hardware was last looked at, in seconds since 1970."""
         self._news = asyncio.Event()
@@ -131,7 +132,7 @@ class _Service:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [publisher.run(), self._hear(), self._rescan(), self._collect()]
+                parts = [publisher.run(), self._announce(publisher), self._hear(), self._rescan(), self._collect()]
                 background = [group.create_task(part) for part in parts]
                 try:
                     await self._serve()
@@ -213,7 +214,6 @@ class _Service:
         while not await self._recover(first=True):
             await asyncio.sleep(backoff.seconds())
         await self._claims.alone(self._look)
-        self._publisher = publisher
         self._tell()
         return publisher
 
@@ -254,6 +254,20 @@ class _Service:
             self._publisher.want(self._offered.inventory)
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    async def _announce(self, publisher: Publisher) -> None:
+        """Publish as soon as the kubelet knows us: a pod that came before would fail there, and wait for a minute."""
+        try:
+            async with asyncio.timeout(self._config.register_seconds):
+                await self._plugin.registered.wait()
+        except TimeoutError:
+            log.warning(
+                "the kubelet does not know us yet, and what the node offers is published all the same",
+                cure="see that kubelet_dir is its --root-dir, and that it runs",
+                kubelet_dir=str(self._config.kubelet_dir),
+            )
+        self._publisher = publisher
+        self._tell()
 
     async def _hear(self) -> None:
         """What the driver tells of the GPUs: all that comes at once is one look."""

@@ -144,6 +144,8 @@ def _kubelet(folder: Path, cgroup: str) -> dict[str, object]:
         "systemReserved": SYSTEM_RESERVED,
         "evictionHard": dict.fromkeys((*_SIGNALS, "pid.available"), "0%"),
         "imageGCHighThresholdPercent": 100,
+        # A pod whose devices could not be prepared is looked at again so often, and not, as by default, once a minute.
+        "syncFrequency": "2s",
     }
 
 

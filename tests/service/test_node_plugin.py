@@ -15,10 +15,11 @@ from dra_driver import config, service
 from dra_driver.alone import NotAlone
 from dra_driver.devices import ClaimRef
 from dra_driver.fake import FakeGpus
+from dra_driver.plugin import VERSIONS
 from dra_driver.publisher import ForeignSlicesError
 from dra_driver.sockets import sockets
 from scheduler.api import kinds
-from tests.node.kubelet import Driver, FakeKubelet, Handed, Refused
+from tests.node.kubelet import Driver, FakeKubelet, Handed, Info, Refused
 from tests.service.conftest import PATIENCE_SECONDS, Cluster, Document, Objects, allocated
 
 KIND = "k8s.gpu.nvidia.com/claim"
@@ -48,6 +49,16 @@ class Plugin:
 @contextlib.asynccontextmanager
 async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **settings: Any) -> AsyncIterator[Plugin]:
     """The plugin on a node that is this machine, known to its kubelet, until the block ends."""
+    async with running(cluster, folder, node, machine, **settings) as chosen:
+        socket = sockets(folder, chosen.driver, chosen.pod_uid).registration
+        yield Plugin(await FakeKubelet(folder).register(socket), folder / "cdi")
+
+
+@contextlib.asynccontextmanager
+async def running(
+    cluster: Cluster, folder: Path, node: str, machine: str, **settings: Any
+) -> AsyncIterator[config.Config]:
+    """The same, and no kubelet has found it yet. Its settings."""
     chosen = config.load(
         flags={
             "kubeconfig": cluster.kubeconfig,
@@ -70,8 +81,7 @@ async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **sett
         if serving.done():
             serving.result()
         cluster.schedulers.add(serving)
-        socket = sockets(folder, chosen.driver, chosen.pod_uid).registration
-        yield Plugin(await FakeKubelet(folder).register(socket), folder / "cdi")
+        yield chosen
     finally:
         cluster.schedulers.discard(serving)
         starting.cancel()
@@ -334,6 +344,22 @@ async def test_slices_that_the_kubelet_has_deleted_are_published_again(cluster: 
             "new slices are there",
         )
         assert await published(cluster) == names
+
+
+@pytest.mark.parametrize(("seconds", "there"), [(3600, False), (0, True)])
+async def test_nothing_is_published_before_the_kubelet_knows_the_plugin_unless_it_takes_too_long(
+    cluster: Cluster, node: str, folder: Path, seconds: int, there: bool
+):
+    async with running(cluster, folder, node, "h100x1", register_seconds=seconds):
+        if there:
+            assert await published(cluster) == {"gpu-0"}
+        else:
+            driver = sockets(folder, "gpu.nvidia.com")
+            async with Driver(Info(kind="", name="", endpoint=driver.claims, versions=VERSIONS)).health() as lists:
+                await anext(lists)  # it is at work
+            assert (await cluster.client.list(kinds.RESOURCE_SLICE))[0] == []
+            await FakeKubelet(folder).register()
+            assert await published(cluster) == {"gpu-0"}
 
 
 async def test_a_gpu_that_is_lost_is_told_to_the_kubelet(cluster: Cluster, node: str, folder: Path):
