@@ -30,12 +30,14 @@ class PodCgroups:
             self._pods.pop(old, None)
 
     def __call__(self, claim: ClaimRef) -> tuple[str, ...]:
-        """Absolute paths, as the host has them; none of a claim that was not seen."""
+        """Absolute paths, as they are seen from here; none of a claim that was not seen."""
         return pod_cgroups(self._sys, self._pods.get(claim.uid, ()))
 
 
 def pod_cgroups(sys: Path, pods: Iterable[str]) -> tuple[str, ...]:
-    """The cgroups of pods by their UIDs; a pod that has none is left out."""
+    """The cgroups of pods by their UIDs; a pod that has none is left out.
+
+    As they are seen from here, for whoever resolves a path that NVML is told does so for our process."""
     top = sys / "fs" / "cgroup"
     found = []
     for pod in pods:
@@ -47,5 +49,5 @@ def pod_cgroups(sys: Path, pods: Iterable[str]) -> tuple[str, ...]:
                 f"kubepods.slice/{outer}kubepods{dashed}-pod{slices}.slice",
                 f"kubepods/{qos + '/' if qos else ''}pod{pod}",
             )
-            found += [f"/sys/fs/cgroup/{name}" for name in names if (top / name).is_dir()]
+            found += [str(top / name) for name in names if (top / name).is_dir()]
     return tuple(found)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from dra_driver import cdi
+from dra_driver.cgroups import PodCgroups
 from dra_driver.checkpoint import Checkpoint
 from dra_driver.commands import HostProcesses, Subprocesses, Tools, tools
 from dra_driver.config import Config
@@ -25,12 +26,13 @@ NODE_LOCK = "node.lock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """`lock`: the node's, for all work on hardware and disk."""
+    """`lock`: the node's, for all work on hardware and disk. `cgroups`: is told of claims that are to be prepared."""
 
     preparer: Preparer
     recovery: Recovery
     specs: Specs
     checkpoint: Checkpoint
+    cgroups: PodCgroups
     lock: Callable[[], AbstractContextManager[None]]
 
     def entries(self) -> tuple[Entry, ...]:
@@ -43,7 +45,7 @@ class Rooms:
 
 def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]) -> Rooms:
     """All of them, over one disk; nothing is read or changed yet."""
-    disk, gpus = Disk(), hardware.gpus
+    disk, gpus, cgroups = Disk(), hardware.gpus, PodCgroups(hardware.host.sys)
     programs, commands = _tools(config, hardware), Subprocesses()
     daemons = Daemons(config.data_dir / "mps", disk=disk, commands=commands, processes=HostProcesses(), tools=programs)
     sharer = Sharer(
@@ -53,6 +55,7 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
         daemons=daemons,
         commands=commands,
         tools=programs,
+        cgroups=cgroups,
         dmem=hardware.host.dmem(),
     )
     specs = Specs(
@@ -76,6 +79,7 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
         recovery=Recovery(node, preparer),
         specs=specs,
         checkpoint=checkpoint,
+        cgroups=cgroups,
         lock=lambda: disk.lock(config.data_dir / NODE_LOCK, config.lock_seconds),
     )
 

@@ -303,6 +303,7 @@ class _Service:
     # --- claims ---
 
     def _grants(self, document: Mapping[str, Any]) -> tuple[Grant, ...]:
+        self._rooms.cgroups.seen(document)
         return grants(document, self._config.driver, self._node, uuids=self._offered.uuids())
 
     async def _every_claim(self) -> Sequence[Mapping[str, Any]]:

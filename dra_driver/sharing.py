@@ -18,7 +18,7 @@ from dra_driver.devices import ClaimRef, Enforcement, Grant, Kind, Prepared, Sha
 from dra_driver.disk import Disk
 from dra_driver.facts import ComputeMode, Failure, Gpu, GpuError, Gpus
 from dra_driver.holding import same_device
-from dra_driver.mps import Daemons, Limits, ceiling
+from dra_driver.mps import MEBIBYTE, Daemons, Limits, ceiling
 from dra_driver.prepare import Effects, SharingError
 
 # Below 7.0 (Volta) MPS knows no limits of clients, and no memory of their own.
@@ -183,7 +183,8 @@ class Sharer(Effects):
         if prepared.enforcement is not None or not _is_share(grant):
             return prepared
         by_mps = grant.settings.sharing in (Sharing.NONE, Sharing.MPS) and self._mps_serves(gpu)
-        by_dmem = prepared.kind is Kind.GPU and self._dmem and gpu.memory_limits and bool(self._cgroups(claim))
+        whole = prepared.kind is Kind.GPU and grant.memory_bytes is not None
+        by_dmem = whole and self._dmem and gpu.memory_limits and bool(self._cgroups(claim))
         # Threads are counted by MPS alone, which limits the memory as well.
         if by_dmem and not (by_mps and grant.cores_percent):
             return replace(prepared, enforcement=Enforcement.DMEM)
@@ -257,10 +258,11 @@ class Sharer(Effects):
 
     def _limit_memory(self, claim: ClaimRef, prepared: Prepared) -> None:
         """The claim's pods get no more of the GPU's memory than its share."""
-        amount = prepared.grant.memory_bytes
         cgroups = self._cgroups(claim) if prepared.enforcement is Enforcement.DMEM else ()
-        if not cgroups or not amount:
+        if not cgroups or prepared.grant.memory_bytes is None:
             return
+        # A limit of nothing would be none.
+        amount = max(prepared.grant.memory_bytes, MEBIBYTE)
         name = _record_name(claim, prepared)
         before = self._record(name)
         every = tuple(dict.fromkeys((*(before.cgroups if before else ()), *cgroups)))

@@ -11,13 +11,18 @@ import pytest
 
 from dra_driver import cdi
 from dra_driver.commands import HostProcesses, Subprocesses
+from dra_driver.config import Config
 from dra_driver.devices import ClaimRef, Enforcement
 from dra_driver.facts import ComputeMode
+from dra_driver.fake import FakeGpus
 from dra_driver.fake_tools import fake_tools
 from dra_driver.grants import ClaimRefused, grants
+from dra_driver.host import fake_host
 from dra_driver.libraries import Libraries
 from dra_driver.mps import Daemons
+from dra_driver.node import Hardware, Offered, offer
 from dra_driver.prepare import PrepareError
+from dra_driver.rooms import rooms
 from dra_driver.sharing import Sharer
 from tests.node.plants import Plant, _AnyMinor
 from tests.node.test_cdi import SCHEMA
@@ -130,6 +135,34 @@ def test_shares_of_ten_and_twenty_gibibytes_of_one_gpu(shared):
     assert shared.served() == (shared.gpus.uuids[1],)
     shared.unprepare("large")
     assert (shared.served(), shared.left) == ((), {})
+
+
+def test_as_the_plugin_is_joined_a_share_is_kept_in_the_cgroup_of_the_claims_pod(folder):
+    config = Config(
+        fake="h100x1",
+        node_name="node-1",
+        plugin_dir=folder / "plugin",
+        cdi_dir=folder / "cdi",
+        kubelet_dir=folder,
+        shared_gpus=("all",),
+    )
+    gpus = FakeGpus("h100x1", memory_limits=True)
+    host = fake_host(folder / "host", gpus.gpus(), dmem=True)
+    found = Hardware(gpus=gpus, host=host, libraries=Libraries())
+    offered = Offered("node-1", found, offer(config))
+    joined = rooms(config, found, lambda: offered.look(()))
+    joined.checkpoint.rebuild(())
+    pod = host.sys / "fs/cgroup/kubepods/podp-1"
+    pod.mkdir(parents=True)
+    document = document_of(result("r", "gpu-0", shareID="s1", consumedCapacity={"memory": "10Gi"}))
+    document["status"]["reservedFor"] = [{"resource": "pods", "name": "p", "uid": "p-1"}]
+    joined.cgroups.seen(document)
+    claim = ClaimRef(namespace="team", name="pair", uid="uid-1")
+    (device,) = joined.preparer.prepare(claim, grants(document, "gpu.nvidia.com", "node-1"))
+    assert device.enforcement is Enforcement.DMEM
+    assert gpus.limits(gpus.uuids[0]) == {str(pod): 10 << 30}
+    joined.preparer.unprepare(claim)
+    assert gpus.limits(gpus.uuids[0]) == {}
 
 
 def test_mps_on_one_gpu_while_another_is_cut_on_demand(plant):

@@ -429,6 +429,15 @@ def test_where_the_pods_cgroup_is_not_known_or_threads_are_counted_mps_keeps_the
     assert dmem.sharer.apply(A, both, ()).enforcement is Enforcement.MPS
 
 
+def test_a_share_of_no_memory_is_held_to_next_to_none_and_a_share_of_threads_alone_is_none_of_memory(dmem):
+    nothing = dmem.sharer.apply(A, dmem.gpu(memory_bytes=0), ())
+    assert nothing.enforcement is Enforcement.DMEM
+    assert dmem.gpus.limits(dmem.first) == {"/sys/fs/cgroup/pod-1": MIB}
+    dmem.start(dmem=True, tools=Tools())
+    threads = dmem.sharer.apply(A, dmem.gpu(cores_percent=10, gpu=dmem.second), ())
+    assert threads.enforcement is Enforcement.NONE
+
+
 def test_a_cgroup_that_went_with_its_pod_is_no_error(dmem):
     device = dmem.sharer.apply(A, dmem.gpu(memory_bytes=GIB), ())
     dmem.gpus.refuse("limit_memory", Failure.NOT_FOUND)
@@ -468,7 +477,7 @@ def test_the_cgroups_of_pods_are_found_under_either_driver_of_the_kubelet(tmp_pa
     for name in names:
         folder = tmp_path / "fs" / "cgroup" / name
         folder.mkdir(parents=True)
-        assert pod_cgroups(tmp_path, ["other", uid]) == (f"/sys/fs/cgroup/{name}",)
+        assert pod_cgroups(tmp_path, ["other", uid]) == (f"{tmp_path}/fs/cgroup/{name}",)
         folder.rmdir()
 
 
@@ -480,7 +489,7 @@ def test_the_cgroups_of_a_claim_are_those_of_the_pods_that_it_was_last_reserved_
     for pod in ("p1", "p2"):
         reserved = [{"resource": "pods", "name": pod, "uid": pod}]
         cgroups.seen({"metadata": {"uid": A.uid}, "spec": {}, "status": {"reservedFor": reserved}})
-        assert cgroups(A) == (f"/sys/fs/cgroup/kubepods/pod{pod}",)
+        assert cgroups(A) == (f"{tmp_path}/fs/cgroup/kubepods/pod{pod}",)
     for number in range(2000):
         cgroups.seen({"metadata": {"uid": f"other-{number}"}, "spec": {}})
     assert cgroups(A) == ()
@@ -563,17 +572,22 @@ def test_a_program_that_is_not_there_or_takes_too_long_says_so():
 
 def test_a_process_is_known_by_its_program_and_what_it_was_started_with():
     processes = HostProcesses()
-    child = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "MARK": "mine-1"})
+    child = subprocess.Popen(
+        ["cat"], env={"PATH": os.environ["PATH"], "MARK": "mine-1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
-        assert processes.find(["sleep"], "MARK=mine-1") == (child.pid,)
-        assert processes.find(["cat", "sleep"], "MARK=mine-1") == (child.pid,)
-        for programs, variable in ((["cat"], "MARK=mine-1"), (["sleep"], "MARK=mine"), (["sleep"], "ARK=mine-1")):
+        child.stdin.write(b"there\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"there\n"
+        assert processes.find(["cat"], "MARK=mine-1") == (child.pid,)
+        assert processes.find(["sleep", "cat"], "MARK=mine-1") == (child.pid,)
+        for programs, variable in ((["sleep"], "MARK=mine-1"), (["cat"], "MARK=mine"), (["cat"], "ARK=mine-1")):
             assert processes.find(programs, variable) == ()
         # Nobody has waited for it yet: it has ended all the same.
-        assert processes.end(["sleep"], "MARK=mine-1", 5) == ()
+        assert processes.end(["cat"], "MARK=mine-1", 5) == ()
     finally:
         child.kill()
-        child.wait()
+        child.communicate()
 
 
 def test_a_process_that_does_not_listen_is_made_to_end():
