@@ -104,7 +104,7 @@ def test_a_whole_gpu_is_its_node_beside_what_all_devices_need():
 
 def test_modeset_and_graphics_nodes_are_there_where_the_host_has_them():
     document = written(gpu(), host=Nodes(**{"nvidia-modeset": 195}), pci_buses={GPU: "0000:65:00.0"})
-    assert paths(document["containerEdits"])[-1] == "/dev/nvidia-modeset"
+    assert numbers(document["containerEdits"])[-1] == ("/dev/nvidia-modeset", 195, 254)
     assert paths(document["devices"][0]["containerEdits"]) == ["/dev/nvidia0", "/dev/dri/card1", "/dev/dri/renderD128"]
 
 
@@ -277,6 +277,7 @@ def ubuntu(tmp_path):
             (f"{LIBRARIES}/libcuda.so", "libcuda.so.1"),
             (f"{LIBRARIES}/libnvidia-ml.so.1", f"libnvidia-ml.so.{VERSION}"),
             ("lib64", LIBRARIES),
+            ("usr/lib64", "lib/x86_64-linux-gnu"),
         ],
     )
 
@@ -298,6 +299,13 @@ def test_the_driver_is_found_by_its_version_each_library_once(ubuntu):
         firmware=(f"/lib/firmware/nvidia/{VERSION}/gsp_ga10x.bin",),
         sockets=("/run/nvidia-persistenced/socket",),
     )
+
+
+def test_a_folder_or_a_link_to_nowhere_is_no_library(ubuntu):
+    before = discover(ubuntu, VERSION)
+    (ubuntu / LIBRARIES / f"libfolder.so.{VERSION}").mkdir()
+    (ubuntu / LIBRARIES / f"libnowhere.so.{VERSION}").symlink_to("gone")
+    assert discover(ubuntu, VERSION) == before
 
 
 def test_a_root_without_a_driver_has_nothing(tmp_path):
