@@ -5,14 +5,14 @@ it left behind, and two processes see one machine.
 """
 
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from dra_driver.boards import Board
 from dra_driver.facts import MigProfile, Placement
@@ -92,6 +92,9 @@ class Machine:
     refusals: list[Refusal] = field(default_factory=list)
 
 
+_decoder = msgspec.json.Decoder(Machine)
+
+
 class Keeper:
     """Holds a machine, in memory or in a file; hands it out to one at a time."""
 
@@ -117,11 +120,11 @@ class Keeper:
             with open(self._path.with_name(self._path.name + ".lock"), "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file lets go of it
                 before = self._path.read_bytes() if self._path.exists() else b""
-                machine = _machine(json.loads(before)) if before else self._machine
+                machine = _decoder.decode(before) if before else self._machine
                 try:
                     yield machine
                 finally:
-                    after = json.dumps(asdict(machine), indent=1).encode()
+                    after = msgspec.json.encode(machine)
                     if after != before:
                         _replace(self._path, after)
 
@@ -157,19 +160,3 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(content)
     os.replace(temporary, path)
-
-
-def _machine(document: dict[str, Any]) -> Machine:
-    cards = [
-        Card(
-            **{
-                **card,
-                "cuts": [Cut(**cut) for cut in card["cuts"]],
-                "clients": [Client(**one) for one in card["clients"]],
-            }
-        )
-        for card in document["cards"]
-    ]
-    events = [Happening(**event) for event in document["events"]]
-    refusals = [Refusal(**refusal) for refusal in document["refusals"]]
-    return Machine(**{**document, "cards": cards, "events": events, "refusals": refusals})

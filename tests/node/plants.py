@@ -1,25 +1,29 @@
 """A node with GPUs that are made up, and all that prepares claims on it. Built anew: the plugin after a restart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dra_driver import cdi, holding
 from dra_driver.checkpoint import Checkpoint
-from dra_driver.devices import ClaimRef, Enforcement, Entry, Grant, Inventory, Kind, Prepared, Settings, Sharing
+from dra_driver.commands import Answer, Commands, Processes, Tools
+from dra_driver.devices import ClaimRef, Entry, Grant, Inventory, Kind, Prepared, Settings, Sharing
 from dra_driver.disk import Disk
 from dra_driver.facts import ComputeMode
 from dra_driver.fake import FakeGpus
 from dra_driver.host import fake_host
 from dra_driver.inventory import Offer, Shares, inventory
 from dra_driver.libraries import Libraries
+from dra_driver.mps import Daemons
 from dra_driver.prepare import Node, Preparer
+from dra_driver.sharing import Sharer
 from dra_driver.specs import Specs
 
 GIB = 1 << 30
 MPS = Settings(sharing=Sharing.MPS)
 EXCLUSIVE = Settings(sharing=Sharing.EXCLUSIVE)
+TOOLS = Tools(mps_control="nvidia-cuda-mps-control", own_shm=False)
 
 
 def claim(name: str, uid: str = "") -> ClaimRef:
@@ -30,50 +34,63 @@ def grant(device: str, **changes: Any) -> Grant:
     return Grant(requests=("r",), pool="node-1", device=device, **changes)
 
 
-@dataclass
-class Daemons:
-    """MPS daemons, as one file each: of a GPU or an instance, for all claims that ask for one. While one runs on a
-    whole GPU, only it may use the GPU."""
+class Programs(Commands, Processes):
+    """NVIDIA's programs without a process of their own: an MPS daemon is a file, which outlives who started it.
 
-    folder: Path
-    disk: Disk
-    gpus: FakeGpus
+    `step` sees each beginning and end of one."""
 
-    def apply(self, claim: ClaimRef, prepared: Prepared, others: tuple[Prepared, ...]) -> Prepared:
-        del claim, others
-        if prepared.grant.settings.sharing is Sharing.MPS:
-            self.disk.write(self._file(prepared), b"running")
-        if prepared.kind is Kind.GPU and prepared.grant.settings.sharing in (Sharing.MPS, Sharing.EXCLUSIVE):
-            self.gpus.set_compute_mode(prepared.gpu, ComputeMode.EXCLUSIVE_PROCESS)
-        return replace(prepared, enforcement=Enforcement.MPS if prepared.grant.share_id else None)
+    def __init__(self, top: Path, step: Callable[[str], None] | None) -> None:
+        self._top, self._folder, self._step = top, top / "daemons", step or str
 
-    def undo(self, claim: ClaimRef, prepared: Prepared, others: tuple[Prepared, ...]) -> None:
-        del claim
-        if prepared.grant.settings.sharing is Sharing.NONE:
-            return
-        if any(
-            holding.same_device(prepared, other) and other.grant.settings.sharing is Sharing.MPS for other in others
-        ):
-            return
-        if prepared.kind is Kind.GPU:
-            self.gpus.set_compute_mode(prepared.gpu, ComputeMode.DEFAULT)
-        self.disk.remove(self._file(prepared))
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str], stdin: str = "", seconds: float = 20) -> Answer:
+        del seconds
+        pipe = Path(env["CUDA_MPS_PIPE_DIRECTORY"])
+        pid = next((pid for pid, (where, _) in self._all().items() if where == self._short(pipe)), None)
+        if "-d" in argv:
+            if pid is not None or not pipe.is_dir():
+                return Answer(code=1, errors="cannot start")
+            number = 50_000 + sum(1 for _ in self._folder.glob("*"))
+            self._folder.mkdir(exist_ok=True)
+            (self._folder / str(number)).write_text(f"{self._short(pipe)}\n{env['CUDA_VISIBLE_DEVICES']}")
+            (pipe / "nvidia-cuda-mps-control.pid").write_text(str(number))
+            self._step("daemon-started")
+            return Answer(code=0)
+        if pid is None:
+            return Answer(code=1, errors="Cannot find MPS control daemon process")
+        if "quit" in stdin.splitlines():
+            self.end(pid, "", 0)
+        return Answer(code=0)
 
-    def collect(self, kept: tuple[tuple[ClaimRef, Prepared], ...]) -> tuple[str, ...]:
-        needed = {self._file(each).name for _, each in kept if each.grant.settings.sharing is Sharing.MPS}
-        ended = tuple(name for name in self.running if name not in needed)
-        for name in ended:
-            self.disk.remove(self.folder / name)
-        self.disk.sweep(self.folder)
-        return ended
+    def alive(self, pid: int, program: str) -> bool:
+        del program
+        return pid in self._all()
+
+    def end(self, pid: int, program: str, seconds: float) -> bool:
+        del program, seconds
+        (self._folder / str(pid)).write_text("")
+        self._step("daemon-ended")
+        return True
 
     @property
     def running(self) -> tuple[str, ...]:
-        return self.disk.names(self.folder)
+        """What the daemons that run serve."""
+        return tuple(sorted(device for _, device in self._all().values()))
 
-    def _file(self, prepared: Prepared) -> Path:
-        place = f"-{prepared.placement.start}" if prepared.placement else ""
-        return self.folder / f"{prepared.gpu}{place}"
+    def kill(self) -> None:
+        """All daemons die."""
+        for pid in self._all():
+            (self._folder / str(pid)).write_text("")
+
+    def _all(self) -> dict[int, tuple[str, str]]:
+        found = {}
+        for path in self._folder.glob("*"):
+            where, _, device = path.read_text().partition("\n")
+            if where:
+                found[int(path.name)] = where, device
+        return found
+
+    def _short(self, pipe: Path) -> str:
+        return str(pipe.relative_to(self._top))
 
 
 @dataclass
@@ -95,12 +112,29 @@ class Plant:
         self.host = fake_host(self.folder / "host", [replace(gpu, mig=None) for gpu in self.gpus.gpus()])
         self.checkpoint = Checkpoint(self.folder / "plugin", self.disk)
         self.specs = Specs(self.folder / "cdi", self.disk, self._specification)
-        self.daemons = Daemons(self.folder / "mps", self.disk, self.gpus)
+        self.programs = Programs(self.folder, self.step)
+        self.daemons = Daemons(
+            self.folder / "plugin" / "mps",
+            disk=self.disk,
+            commands=self.programs,
+            processes=self.programs,
+            tools=TOOLS,
+            shm=self.folder / "shm",
+            pause=lambda _: None,
+        )
+        self.sharer = Sharer(
+            self.folder / "plugin",
+            gpus=self.gpus,
+            disk=self.disk,
+            daemons=self.daemons,
+            commands=self.programs,
+            tools=TOOLS,
+        )
         self.node = Node(
             gpus=self.gpus,
             checkpoint=self.checkpoint,
             specs=self.specs,
-            sharing=self.daemons,
+            sharing=self.sharer,
             inventory=self.inventory,
             boot=lambda: self.gpus.boot_id,
         )
@@ -147,21 +181,29 @@ class Plant:
     def left(self) -> dict[str, Any]:
         """All that preparing may leave behind; empty where nothing was prepared."""
         modes = [gpu.uuid for gpu in self.gpus.gpus() if gpu.compute_mode is not ComputeMode.DEFAULT]
-        parts = [path.name for path in sorted(self.folder.rglob(".*.part"))]
+        roots = (self.folder / "plugin", self.folder / "shm", self.folder / "cdi")
+        files = [str(path.relative_to(self.folder)) for root in roots for path in sorted(root.rglob("*"))]
+        kept = ("plugin/mps", "plugin/modes", "plugin/checkpoint.json")
         found = {
             "instances": self.cut,
-            "files": self.specs.uids(),
-            "daemons": self.daemons.running,
+            "daemons": self.programs.running,
             "entries": tuple(entry.claim.uid for entry in self.entries),
             "modes": modes,
-            "parts": parts,
+            "files": [name for name in files if name not in kept[:2] and not name.startswith(kept[2])],
         }
         return {name: there for name, there in found.items() if there}
 
     def _specification(self, uid: str, devices: tuple[Prepared, ...]) -> dict[str, object]:
         uuids = {device.gpu for device in devices if device.kind is Kind.MIG}
         instances = [each for uuid in sorted(uuids) for each in self.gpus.instances(uuid)]
-        return cdi.specification(uid, devices, host=_AnyMinor(self.host), libraries=Libraries(), instances=instances)
+        return cdi.specification(
+            uid,
+            devices,
+            host=_AnyMinor(self.host),
+            libraries=Libraries(),
+            instances=instances,
+            edits=self.sharer.edits(devices),
+        )
 
 
 class _AnyMinor:

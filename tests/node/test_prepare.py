@@ -182,12 +182,12 @@ def test_a_claim_that_was_allocated_anew_gives_back_what_it_had(plant: Plant) ->
 def test_shares_of_one_gpu_are_prepared_while_their_memory_fits(shared: Plant) -> None:
     for name, gib in (("a", 40), ("b", 30)):
         shared.preparer.prepare(claim(name), (grant("gpu-0", share_id=name, memory_bytes=gib * GIB, settings=MPS),))
-    assert len(shared.daemons.running) == 1
+    assert len(shared.programs.running) == 1
     with pytest.raises(PrepareError, match=f"its share of {10 * GIB} memory does not fit: {70 * GIB} of"):
         shared.preparer.prepare(claim("c"), (grant("gpu-0", share_id="c", memory_bytes=10 * GIB),))
     shared.preparer.prepare(claim("c"), (grant("gpu-0", share_id="c", memory_bytes=9 * GIB),))
     shared.preparer.unprepare(claim("a"))
-    assert len(shared.daemons.running) == 1
+    assert len(shared.programs.running) == 1
     shared.preparer.unprepare(claim("c"))
     shared.preparer.unprepare(claim("b"))
     assert shared.left == {}

@@ -460,11 +460,13 @@ def test_files_that_nobody_knows_go_and_those_of_others_stay(plant: Plant, serve
 
 def test_daemons_of_no_claim_are_ended_and_those_that_died_are_begun(plant: Plant, server: Server) -> None:
     prepared(plant, server, A, grant("gpu-1", settings=MPS))
-    (running,) = plant.daemons.running
-    plant.disk.write(plant.folder / "mps" / "stranger", b"running")
-    (plant.folder / "mps" / running).unlink()
-    recover(plant, server)
-    assert plant.daemons.running == (running,)
+    running = plant.programs.running
+    assert running == (plant.gpus.uuids[1],)
+    plant.programs.kill()
+    plant.daemons.start(plant.gpus.uuids[0])
+    report = recover(plant, server)
+    assert plant.programs.running == running
+    assert report.done == [f"MPS daemon of {plant.gpus.uuids[0]}"]
 
 
 def test_what_a_reset_destroyed_is_mended_at_the_start(plant: Plant, server: Server) -> None:
