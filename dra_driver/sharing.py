@@ -128,6 +128,8 @@ class Sharer(Effects):
             if name not in records:
                 self._lift_memory(name)
                 done.append(f"memory limits of {name}")
+        for folder in (self._modes, self._limits):
+            self._disk.sweep(folder)
         return tuple(done)
 
     def edits(self, devices: Sequence[Prepared]) -> tuple[Edits, ...]:
