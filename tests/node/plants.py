@@ -1,6 +1,6 @@
 """A node with GPUs that are made up, and all that prepares claims on it. Built anew: the plugin after a restart."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from dra_driver.devices import ClaimRef, Entry, Grant, Inventory, Kind, Prepared
 from dra_driver.disk import Disk
 from dra_driver.facts import ComputeMode
 from dra_driver.fake import FakeGpus
-from dra_driver.host import fake_host
+from dra_driver.host import Host, fake_host
 from dra_driver.inventory import Offer, Shares, inventory
 from dra_driver.libraries import Libraries
 from dra_driver.mps import Daemons
@@ -45,31 +45,35 @@ class Programs(Commands, Processes):
     def run(self, argv: Sequence[str], *, env: Mapping[str, str], stdin: str = "", seconds: float = 20) -> Answer:
         del seconds
         pipe = Path(env["CUDA_MPS_PIPE_DIRECTORY"])
-        pid = next((pid for pid, (where, _) in self._all().items() if where == self._short(pipe)), None)
+        found = self.find((), f"CUDA_MPS_PIPE_DIRECTORY={pipe}")
         if "-d" in argv:
-            if pid is not None or not pipe.is_dir():
+            if found or not pipe.is_dir():
                 return Answer(code=1, errors="cannot start")
-            number = 50_000 + sum(1 for _ in self._folder.glob("*"))
             self._folder.mkdir(exist_ok=True)
+            number = 50_000 + sum(1 for _ in self._folder.glob("*"))
             (self._folder / str(number)).write_text(f"{self._short(pipe)}\n{env['CUDA_VISIBLE_DEVICES']}")
-            (pipe / "nvidia-cuda-mps-control.pid").write_text(str(number))
             self._step("daemon-started")
             return Answer(code=0)
-        if pid is None:
+        if not found:
             return Answer(code=1, errors="Cannot find MPS control daemon process")
         if "quit" in stdin.splitlines():
-            self.end(pid, "", 0)
+            self._end(found)
         return Answer(code=0)
 
-    def alive(self, pid: int, program: str) -> bool:
-        del program
-        return pid in self._all()
+    def find(self, programs: Sequence[str], variable: str) -> tuple[int, ...]:
+        del programs
+        pipe = self._short(Path(variable.partition("=")[2]))
+        return tuple(pid for pid, (where, _) in sorted(self._all().items()) if where == pipe)
 
-    def end(self, pid: int, program: str, seconds: float) -> bool:
-        del program, seconds
-        (self._folder / str(pid)).write_text("")
-        self._step("daemon-ended")
-        return True
+    def end(self, programs: Sequence[str], variable: str, seconds: float) -> tuple[int, ...]:
+        del seconds
+        self._end(self.find(programs, variable))
+        return ()
+
+    def _end(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            (self._folder / str(pid)).write_text("")
+            self._step("daemon-ended")
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -103,13 +107,15 @@ class Plant:
     step: Callable[[str], None] | None = None
     shares: bool = False
     moving_minors: bool = False
+    host: Host | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
         self.gpus = FakeGpus(
             self.machine, state=self.folder / "hardware.json", step=self.step, moving_minors=self.moving_minors
         )
-        self.host = fake_host(self.folder / "host", [replace(gpu, mig=None) for gpu in self.gpus.gpus()])
+        if self.host is None:
+            self.host = fake_host(self.folder.parent / "host", [replace(gpu, mig=None) for gpu in self.gpus.gpus()])
         self.checkpoint = Checkpoint(self.folder / "plugin", self.disk)
         self.specs = Specs(self.folder / "cdi", self.disk, self._specification)
         self.programs = Programs(self.folder, self.step)
@@ -153,6 +159,7 @@ class Plant:
 
     def inventory(self) -> Inventory:
         known = self.gpus.gpus()
+        assert self.host is not None
         return inventory(
             "node-1",
             self.gpus.driver(),
