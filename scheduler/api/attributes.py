@@ -20,6 +20,11 @@ CLIQUE_ID = "cliqueID"
 INDEX = "index"
 MINOR = "minor"
 
+# NVIDIA's driver of ComputeDomains: nodes that share memory over NVLink for as long as pods use a channel of theirs.
+COMPUTE_DOMAIN_DRIVER = "compute-domain.nvidia.com"
+COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"
+CHANNEL_CONFIG = "ComputeDomainChannelConfig"
+
 # Standard attributes, shared by all drivers.
 PCIE_ROOT = "resource.kubernetes.io/pcieRoot"
 PCI_BUS_ID = "resource.kubernetes.io/pciBusID"

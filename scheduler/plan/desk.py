@@ -23,6 +23,7 @@ from scheduler.model.workloads import Claim, ContainerAsk, Gang, Pod
 from scheduler.plan.caps import Caps
 from scheduler.plan.ground.accounts import Accounts, counted_classes, pool
 from scheduler.plan.ground.causes import causes
+from scheduler.plan.ground.cliques import ComputeDomains
 from scheduler.plan.ground.ledger import Grant, Ledger
 from scheduler.plan.ground.neighbours import Guests, Neighbours
 from scheduler.plan.ground.rooms import Patience, Rooms
@@ -143,6 +144,7 @@ class Desk:
     payers: dict[str, str | None] = field(default_factory=dict)
     pool: Resources = NOTHING
     bare: Rooms | None = None
+    compute_domains: ComputeDomains = field(default_factory=ComputeDomains)
     counted: dict[tuple[object, ...], tuple[int, tuple[NodeCount, ...]]] = field(default_factory=dict)
     scatter: dict[tuple[int, tuple[str, ...]], tuple[int, Scattered | None]] = field(default_factory=dict)
 
@@ -195,6 +197,7 @@ class Desk:
             rooms=Rooms(ledger, shapes, domains, policy),
             accounts=Accounts(snapshot.claims, inventory, shapes, measures.of_queues(snapshot.queues)),
             granting=Patience.of(policy),
+            compute_domains=ComputeDomains(snapshot.claims, snapshot.pods, ledger.nodes),
             search_seconds=SEARCHES * policy.solver_deterministic_seconds,
         )
         desk.gang_of = {pod.key: gang.key for gang in snapshot.gangs if gang.key not in resting for pod in gang.pods}
@@ -271,6 +274,15 @@ class Desk:
         self.placed.setdefault(gang.key, []).append(placed)
         self.reasons.pop(gang.key, None)
         self.waiting.pop(gang.key, None)
+        self._tie(self.compute_domains.of(grant.pod for grant in placed.grants))
+
+    def _tie(self, joined: frozenset[str]) -> None:
+        """What waits to join these ComputeDomains has to go where they are now."""
+        for key, piece in list(self.waiting.items()) if joined else ():
+            if joined & self.compute_domains.of(piece.all_pods()):
+                again = self.wants[key].minimum()
+                if isinstance(again, Wanted):
+                    self.waiting[key] = again
 
     def drop(self, gang: Gang, placed: Placed) -> None:
         """The opposite of `keep`, for what shall be placed elsewhere at once."""
@@ -313,6 +325,7 @@ class Desk:
                 self.domains,
                 self.ledger.volumes,
                 self.given_up,
+                self.compute_domains,
             )
 
     def _charged(self, named: str, above: Mapping[str, str | None]) -> str | None:

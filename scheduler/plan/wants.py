@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from scheduler.api.dra import MOST_CONSUMERS
-from scheduler.model.reasons import Reason, TopologyUnusable, WaitingForClaims, WaitingForPods, WaitingForVolumes
+from scheduler.model.reasons import (
+    InvalidGang,
+    Reason,
+    TopologyUnusable,
+    WaitingForClaims,
+    WaitingForPods,
+    WaitingForVolumes,
+)
 from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim, TopologyConstraint
+from scheduler.plan.ground.cliques import ComputeDomains
 from scheduler.plan.ground.shapes import Bundle, Shapes, claims_of
-from scheduler.plan.ground.topology import Domains, Ladder
+from scheduler.plan.ground.topology import CLIQUE_LEVEL, Domains, Ladder
 from scheduler.plan.ground.volumes import Volumes
 from scheduler.plan.pieces import Wanted
 from scheduler.solver.problem import Group, Unit
@@ -46,6 +54,8 @@ class _Node:
     waiting: dict[str, Pod] = field(default_factory=dict)
     upcoming: dict[str, Pod] | None = None
     gated: int = 0
+    joins: frozenset[str] = frozenset()
+    """ComputeDomains that pods of it, or of any group below, are part of."""
     troubles: list[WaitingForClaims | WaitingForVolumes] = field(default_factory=list)
 
     @property
@@ -74,9 +84,11 @@ class Wants:
         domains: Domains,
         volumes: Volumes | None = None,
         given_up: Container[str] = (),
+        compute_domains: ComputeDomains | None = None,
     ) -> None:
         """`consumers`: uids of the pods that a claim (key) is reserved for. `given_up`: claims (key) that nobody may
         join any more."""
+        self._compute_domains = compute_domains if compute_domains is not None else ComputeDomains()
         self._given_up = given_up
         self.gang = gang
         self._claims = claims
@@ -87,6 +99,7 @@ class Wants:
         self._shapes = shapes
         self._domains = domains
         self._root, self._leaves = _tree(gang)
+        self._join(self._root)
         self._leaf_of: dict[str, _Node] = {}
         self._failed: set[tuple[str, int]] = set()
         self.left_out: frozenset[str] = frozenset()
@@ -126,6 +139,7 @@ class Wants:
         if leaf.upcoming is not None:
             leaf.upcoming.pop(pod.key, None)
         leaf.there[pod.key] = node
+        self._compute_domains.settle(pod, node)
 
     def fail(self, wanted: Wanted) -> None:
         """This piece of growth found no room; nothing like it is asked for again in this plan."""
@@ -312,7 +326,7 @@ class Wants:
         children: tuple[Group, ...] = (),
     ) -> Group:
         company = tuple(("", key) for key in self._shapes.company({unit.shape for unit in units}))
-        near = node.nodes() if ladder.steps or company else frozenset()
+        near = self._nodes_of(node) if ladder.steps or company else frozenset()
         pinned = ""
         if ladder.required is not None and near:
             pinned = self._domains.of(ladder.required)[min(near)]
@@ -328,12 +342,35 @@ class Wants:
             company=company,
         )
 
-    def _ladder(self, node: _Node) -> Ladder | TopologyUnusable:
+    def _join(self, node: _Node) -> frozenset[str]:
+        """Which ComputeDomains the group is part of, and all those below it."""
+        own = node.name if self.gang.sub_groups else ""
+        pods = () if node.children else [pod for pod in self.gang.pods if not own or pod.sub_group == own]
+        node.joins = self._compute_domains.of(pods).union(*map(self._join, node.children))
+        return node.joins
+
+    def _nodes_of(self, node: _Node) -> frozenset[str]:
+        """Nodes that hold pods of the group, or others of its ComputeDomain."""
+        return node.nodes().union(*(map(self._compute_domains.nodes, node.joins) if len(node.joins) == 1 else ()))
+
+    def _ladder(self, node: _Node) -> Ladder | Reason:
         """The levels that the group stays in, or why it cannot: also because its pods are apart already."""
-        ladder = self._domains.ladder(node.topology, self.gang.key)
+        if len(node.joins) > 1 and not node.children:
+            return InvalidGang(
+                gang=self.gang.key,
+                problem=f"pods of {node.name or 'it'} join {len(node.joins)} ComputeDomains, each a clique of its own",
+                remedy="Make those of each ComputeDomain a sub-group, or a gang of their own.",
+            )
+        ladder = self._domains.ladder(node.topology, self.gang.key, in_one_clique=len(node.joins) == 1)
         if isinstance(ladder, Ladder) and ladder.required is not None:
             of = self._domains.of(ladder.required)
-            domains = sorted({of.get(name, "") for name in node.nodes()})
+            domains = sorted({of.get(name, "") for name in self._nodes_of(node)})
+            if len(domains) > 1 and ladder.required[1] == CLIQUE_LEVEL:
+                return InvalidGang(
+                    gang=self.gang.key,
+                    problem=f"pods of its ComputeDomain are in several cliques already: {', '.join(domains)}",
+                    remedy="Delete those in all of them but one: NVLink joins the nodes of one clique only.",
+                )
             if len(domains) > 1 or domains == [""]:
                 what = ", ".join(name or "outside of all domains" for name in domains)
                 return TopologyUnusable(

@@ -15,7 +15,11 @@ from scheduler.solver import check_devices
 from scheduler.solver.check_budgets import budgets_are_kept, queues_cap_their_evictions
 from scheduler.solver.check_case import Case
 from scheduler.solver.check_company import company_is_kept
-from scheduler.solver.check_gangs import gangs_are_whole_or_absent, groups_stay_together
+from scheduler.solver.check_gangs import (
+    compute_domains_stay_in_one_clique,
+    gangs_are_whole_or_absent,
+    groups_stay_together,
+)
 from scheduler.solver.check_nodes import host_ports_are_free, nodes_have_the_amounts, nodes_take_the_pods
 from scheduler.solver.check_queues import queues_keep_their_limits
 from scheduler.solver.check_reservations import nobody_is_late_by_this_plan, reservations_are_of_those_who_wait
@@ -114,6 +118,7 @@ RULES: tuple[Callable[[Case], Iterable[str]], ...] = (
     nobody_is_late_by_this_plan,
     gangs_are_told_what_they_get,
     groups_stay_together,
+    compute_domains_stay_in_one_clique,
     queues_keep_their_limits,
 )
 """A new rule of placement joins here, too."""

@@ -8,7 +8,7 @@ from scheduler.api import attributes
 from scheduler.api.crds import NVLINK_LEVEL
 from scheduler.api.dra import DeviceAttribute
 from scheduler.model.nodes import Node
-from scheduler.model.workloads import Gang, Pod, SubGroup, TopologyConstraint
+from scheduler.model.workloads import Claim, Gang, Pod, SubGroup, TopologyConstraint
 from scheduler.solver.check_case import Case
 
 
@@ -32,6 +32,58 @@ def groups_stay_together(case: Case) -> Iterator[str]:
             domains = {_domain(case, case.nodes.get(node), constraint) for node in nodes}
             if len(domains) > 1 or None in domains:
                 yield f"group {name or gang.key} of gang {gang.key} is not in one domain of {constraint.required}"
+
+
+def compute_domains_stay_in_one_clique(case: Case) -> Iterator[str]:
+    """Where the plan places a pod of a ComputeDomain, all pods of that are in one clique, or all outside of any."""
+    placed = {placement.pod: placement.node for placement in case.plan.placements}
+    joined = {key: found for key, claim in case.snapshot.claims.items() if (found := _domains_of(claim))}
+    if not placed or not joined:
+        return
+    nodes: dict[str, set[str]] = {}
+    touched: set[str] = set()
+    everybody = {
+        pod.key: pod for pod in (*case.snapshot.pods, *(pod for gang in case.gangs.values() for pod in gang.pods))
+    }
+    for pod in everybody.values():
+        node = placed.get(pod.key) or (pod.node if not (pod.terminating or pod.done) else "")
+        for domain in (
+            {each for entry in pod.claims for each in joined.get(entry.claim or "", ())} if node in case.nodes else ()
+        ):
+            nodes.setdefault(domain, set()).add(node)
+            if pod.key in placed:
+                touched.add(domain)
+    values = {node.name: _nvlink(case, node) for node in case.nodes.values()}
+    for domain in sorted(touched):
+        if len({_clique(case, node, values) for node in nodes[domain]}) > 1:
+            yield f"pods of ComputeDomain {domain} are in more than one clique"
+
+
+def _domains_of(claim: Claim) -> list[str]:
+    """The ComputeDomains of which a claim asks for a channel."""
+    found = []
+    for each in claim.spec.devices.config or ():
+        if each.opaque is not None and each.opaque.driver == attributes.COMPUTE_DOMAIN_DRIVER:
+            try:
+                document = msgspec.json.decode(each.opaque.parameters)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+            known = isinstance(document, dict) and document.get("kind") == attributes.CHANNEL_CONFIG
+            if known and str(document.get("apiVersion")).startswith(f"{attributes.COMPUTE_DOMAIN_GROUP}/"):
+                found += [document["domainID"]] if isinstance(document.get("domainID"), str) else []
+    return [domain for domain in found if domain]
+
+
+def _clique(case: Case, name: str, nvlink: Mapping[str, str | None]) -> str | None:
+    """What joins the node to others: its label, or an NVLink domain that several nodes are in or whose clique has a
+    number. None if nothing does."""
+    node = case.nodes.get(name)
+    label = node.labels.get(attributes.CLIQUE_LABEL) if node is not None else None
+    if label or node is None:
+        return label
+    number = f"{attributes.GPU_DRIVER}/{attributes.CLIQUE_ID}"
+    numbered = any(device.attribute(number) is not None for device in case.pools.on(node)[0])
+    return nvlink[name] if numbered or list(nvlink.values()).count(nvlink[name]) > 1 else None
 
 
 def _after(case: Case) -> Iterator[tuple[Gang, dict[str, str]]]:

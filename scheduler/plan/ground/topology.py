@@ -20,6 +20,14 @@ from scheduler.model.workloads import TopologyConstraint
 Level = tuple[str, str]
 """(topology, key); the topology "" for a node label by itself."""
 
+CLIQUE_LEVEL = "clique"
+"""Not a label: nodes whose GPUs one NVLink fabric joins, as a ComputeDomain needs them. Nodes that no fabric joins to
+others are of one domain as well, in which a ComputeDomain joins nothing."""
+NO_FABRIC = "no fabric"
+
+
+_CLIQUE_ID = f"{attributes.GPU_DRIVER}/{attributes.CLIQUE_ID}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
@@ -40,11 +48,27 @@ class Domains:
         self._topologies = topologies
         self._inventory = inventory
         self._levels: dict[Level, dict[str, str]] = {}
+        self._above: dict[Level, tuple[str, ...]] = {}
         self._nvlink: dict[str, str | None] = {}
         self._neighbours: dict[str, tuple[str, ...]] | None = None
 
-    def ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
-        """The levels to try under this constraint, or why it cannot be used."""
+    def ladder(
+        self, constraint: TopologyConstraint | None, gang: str, *, in_one_clique: bool = False
+    ) -> Ladder | TopologyUnusable:
+        """The levels to try under this constraint, or why it cannot be used. `in_one_clique`: within what is required
+        besides; what is preferred does not count then."""
+        ladder = self._ladder(constraint, gang)
+        if not in_one_clique or not isinstance(ladder, Ladder):
+            return ladder
+        level = (ladder.required[0] if ladder.required else "", CLIQUE_LEVEL)
+        if ladder.required is not None:
+            topology, key = ladder.required
+            above = self._topologies[topology].levels
+            level = (f"{topology} down to {key}", CLIQUE_LEVEL)
+            self._above[level] = (*above[: above.index(key) + 1], CLIQUE_LEVEL)
+        return Ladder(steps=(level,), required=level)
+
+    def _ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
         if constraint is None or not (constraint.required or constraint.preferred):
             return NO_LADDER
         topology = self._topologies.get(constraint.topology)
@@ -69,7 +93,7 @@ class Domains:
         known = self._levels.get(level)
         if known is None:
             topology, key = level
-            above = self._topologies[topology].levels if topology else (key,)
+            above = self._above.get(level) or (self._topologies[topology].levels if topology else (key,))
             keys = above[: above.index(key) + 1]
             known = self._levels[level] = {
                 name: "/".join(value for value in values if value is not None)
@@ -91,6 +115,8 @@ class Domains:
     @staticmethod
     def outside(level: Level, nodes: int) -> NodeCount:
         """So many nodes are of no use to who has to stay in one domain of this level."""
+        if level[1] == CLIQUE_LEVEL:
+            return NodeCount(nodes=nodes, cause="is not in the clique of its ComputeDomain")
         return NodeCount(nodes=nodes, cause=f"is in no domain of level {level[1]} of Topology {level[0]}")
 
     def nvlink(self, node: str) -> str | None:
@@ -114,9 +140,24 @@ class Domains:
     def _value(self, node: Node, key: str) -> str | None:
         if key == NVLINK_LEVEL:
             return self.nvlink(node.name)
+        if key == CLIQUE_LEVEL:
+            return self._clique(node)
         if key == attributes.HOSTNAME_LABEL:
             return node.labels.get(key, node.name)
         return node.labels.get(key)
+
+    def _clique(self, node: Node) -> str:
+        """Told by the label, or by GPUs that name their clique; else it is the NVLink domain if several nodes share
+        it."""
+        label = node.labels.get(attributes.CLIQUE_LABEL)
+        if label:
+            return label
+        domain = self.nvlink(node.name)
+        joined = domain is not None and (
+            node.name in self.neighbourhoods()
+            or any(_CLIQUE_ID in device.attributes for device in self._inventory.devices_on(node))
+        )
+        return domain if domain is not None and joined else NO_FABRIC
 
     def _read_nvlink(self, node: Node) -> str | None:
         values = _nvlink_domains(self._inventory.on(node))

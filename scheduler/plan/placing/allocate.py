@@ -123,7 +123,8 @@ def _reach(wants: Wants) -> int:
 
 def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason | None:
     """The piece, asked anew if gangs served since have changed a claim that it shares with them: had devices allocated
-    to it, or left it too few places for consumers. A claim that has devices promised is waited for."""
+    to it, or left it too few places for consumers; or if others may have come into a ComputeDomain of its. A claim that
+    has devices promised is waited for."""
     wants = desk.wants[turn.key]
     for pod in piece.all_pods() if desk.promised or desk.aside else ():
         for key in claims_of(pod):
@@ -133,7 +134,8 @@ def _as_it_stands(desk: Desk, turn: Waiting, piece: Wanted) -> Wanted | Reason |
     if crowded:
         wants.recount()
     asks = (ask for bundles in piece.bundles.values() for bundle in bundles for ask in bundle.asks)
-    if not crowded and all(desk.ledger.held(ask.key) is None for ask in asks):
+    joining = desk.compute_domains.of(piece.all_pods())  # pods of other gangs may have tied it to a clique
+    if not crowded and not joining and all(desk.ledger.held(ask.key) is None for ask in asks):
         return piece
     return _next_piece(wants, turn)
 

@@ -54,10 +54,11 @@ def place_jointly(desk: Desk, reservations: Reservations) -> None:
     waiting = [key for key in desk.waiting if isinstance(desk.reasons.get(key), GangDoesNotFit)]
     if not waiting or not desk.placed or not policy.solver_enabled:
         return
-    shared = _shared_claims(desk)
-    waiting = [key for key in waiting if shared.isdisjoint(_open_claims(desk.waiting[key]))]
+    shared, tied = _shared_claims(desk), _in_shared_domains(desk)
+    waiting = [key for key in waiting if key not in tied and shared.isdisjoint(_open_claims(desk.waiting[key]))]
     waiting = [key for key in waiting if not desk.shapes.sociable(desk.waiting[key].group.shapes())]
     movable = [key for key in desk.placed if _is_movable(desk, key, shared) and not _is_guest(desk, key)]
+    movable = [key for key in movable if key not in tied]
     if not waiting or not movable:
         return
     waiting = _few_shapes(desk, waiting, policy.solver_gangs // 2)
@@ -116,6 +117,15 @@ def _shared_claims(desk: Desk) -> frozenset[str]:
             for key in claims_of(pod):
                 names.setdefault(key, set()).add(gang.key)
     return frozenset(key for key, gangs in names.items() if len(gangs) > 1)
+
+
+def _in_shared_domains(desk: Desk) -> frozenset[str]:
+    """Gangs of a ComputeDomain that others are of as well: a search knows of no clique that gangs share."""
+    names: dict[str, set[str]] = {}
+    for key, wants in desk.wants.items():
+        for domain in desk.compute_domains.of(wants.gang.pods):
+            names.setdefault(domain, set()).add(key)
+    return frozenset(key for gangs in names.values() if len(gangs) > 1 for key in gangs)
 
 
 def _open_claims(piece: Wanted) -> set[str]:
