@@ -92,6 +92,10 @@ class Config(BaseModel):
     )
     cdi_dir: Path = Field(Path("/var/run/cdi"), description="Folder of CDI specifications that the runtime reads.")
 
+    shm_dir: Path = Field(
+        Path("/dev/shm"), description="A tmpfs, at the same path here as on the host, for what MPS clients share."
+    )
+
     # Patience.
     lock_seconds: float = Field(30, gt=0, le=600, description="Longest wait for another instance's work on hardware.")
     collect_seconds: float = Field(
@@ -208,7 +212,7 @@ def _sound(config: Config, names: Mapping[str, str]) -> Config:
             raise ConfigError(names.get(key, key), f"{value!r} is no DNS name", cure)
     if re.search(r"[^A-Za-z0-9-]", config.pod_uid):
         raise ConfigError(names.get("pod_uid", "pod_uid"), f"{config.pod_uid!r} is no uid", "take metadata.uid")
-    for key in ("host_root", "driver_root", "kubelet_dir", "plugin_dir", "cdi_dir"):
+    for key in ("host_root", "driver_root", "kubelet_dir", "plugin_dir", "cdi_dir", "shm_dir"):
         folder = getattr(config, key)
         if folder is not None and not folder.is_absolute():
             raise ConfigError(names.get(key, key), f"{str(folder)!r} is relative", "write the whole path, from /")

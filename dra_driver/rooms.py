@@ -47,7 +47,14 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
     """All of them, over one disk; nothing is read or changed yet."""
     disk, gpus, cgroups = Disk(), hardware.gpus, PodCgroups(hardware.host.sys)
     programs, commands = _tools(config, hardware), Subprocesses()
-    daemons = Daemons(config.data_dir / "mps", disk=disk, commands=commands, processes=HostProcesses(), tools=programs)
+    daemons = Daemons(
+        config.data_dir / "mps",
+        disk=disk,
+        commands=commands,
+        processes=HostProcesses(),
+        tools=programs,
+        shm=None if config.fake is not None else config.shm_dir / f"{config.driver}-mps",
+    )
     sharer = Sharer(
         config.data_dir / "sharing",
         gpus=gpus,

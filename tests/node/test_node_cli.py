@@ -1,6 +1,7 @@
 """The command `tutti-dra-driver`: what it prints, and how it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -38,12 +39,24 @@ def test_the_inventory_is_what_would_be_published(form: str):
         (["inventory", "--fake", "h100"], "--fake: Fake machine 'h100': 'h100' is no board with a count"),
         (["inventory", "--set", "fake"], "--set fake: has no value; write name=value"),
         (["inventory", "--set", "nosuch=1"], "--set nosuch: there is no such setting"),
+        (["run", "--fake", "h100x1"], "node_name: is not set; set NODE_NAME from spec.nodeName"),
+        (["--fake", "h100x1"], "node_name: is not set; set NODE_NAME from spec.nodeName"),
         (["run", "--fake", "h100x1", "--config", "/nosuch.yaml"], "/nosuch.yaml: cannot be read"),
         (["--fake", "h100x1", "inventory"], "options belong behind the command: tutti-dra-driver inventory --"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_words(arguments: list[str], message: str):
-    result = runner.invoke(app, arguments)
+    result = runner.invoke(app, arguments, env={"NODE_NAME": None})
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_without_a_cluster_the_plugin_does_not_run(tmp_path: Path):
+    folders = {"kubelet_dir": tmp_path / "k", "plugin_dir": tmp_path / "p", "cdi_dir": tmp_path / "c"}
+    set_ = [word for name, path in folders.items() for word in ("--set", f"{name}={path}")]
+    config = tmp_path / "kubeconfig"
+    arguments = ["run", "--fake", "h100x1", "--node", "n1", "--kubeconfig", str(config), *set_]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert str(config) in result.stderr

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from dra_driver import config, service
@@ -50,8 +52,8 @@ class Plugin:
 async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **settings: Any) -> AsyncIterator[Plugin]:
     """The plugin on a node that is this machine, known to its kubelet, until the block ends."""
     async with running(cluster, folder, node, machine, **settings) as chosen:
-        socket = sockets(folder, chosen.driver, chosen.pod_uid).registration
-        yield Plugin(await FakeKubelet(folder).register(socket), folder / "cdi")
+        path = sockets(folder, chosen.driver, chosen.pod_uid).registration
+        yield Plugin(await FakeKubelet(folder).register(path), folder / "cdi")
 
 
 @contextlib.asynccontextmanager
@@ -373,6 +375,29 @@ async def test_a_gpu_that_is_lost_is_told_to_the_kubelet(cluster: Cluster, node:
                     if [each.health for each in devices] == [1, 2]:
                         break
             assert "does not answer" in devices[1].message
+
+
+async def test_the_probe_says_when_the_kubelet_knows_the_plugin_and_when_its_sockets_are_gone(
+    cluster: Cluster, node: str, folder: Path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def page(name: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/{name}") as answer:
+            return answer.status, await answer.text()
+
+    async with running(cluster, folder, node, "h100x1", probe_host="127.0.0.1", probe_port=port):
+        assert await page("healthz") == (200, "ok\n")
+        assert await page("readyz") == (503, "the kubelet does not know us yet\n")
+        await FakeKubelet(folder).register(error="no such version")
+        assert await page("readyz") == (503, "the kubelet refuses us: no such version\n")
+        await FakeKubelet(folder).register()
+        assert await page("readyz") == (200, "ok\n")
+        sockets(folder, "gpu.nvidia.com").registration.unlink()
+        status, text = await page("healthz")
+        assert (status, "nobody answers there, although we should" in text) == (503, True)
 
 
 async def test_a_second_plugin_does_not_start_beside_the_first(cluster: Cluster, node: str, folder: Path):
