@@ -146,7 +146,15 @@ class Claims:
                 return do()
 
         async with self._hardware:
-            return await asyncio.to_thread(locked)
+            work = asyncio.ensure_future(asyncio.to_thread(locked))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # A thread cannot be cancelled: until it is done nobody else may be at the hardware, nor it be closed.
+                await asyncio.wait({work})
+                if not work.cancelled() and (problem := work.exception()) is not None:
+                    log.warning("work that nobody waits for any more has failed", problem=str(problem))
+                raise
 
     def _refused(self, claim: ClaimRef, document: Document | None, words: str) -> str:
         log.warning("not prepared", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid, problem=words)

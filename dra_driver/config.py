@@ -108,6 +108,17 @@ class Config(BaseModel):
     resync_seconds: float = Field(30, ge=1, le=3600, description="So often what is published is compared.")
     stop_seconds: float = Field(20, ge=0, le=600, description="How long work under way may take to end at the stop.")
 
+    # Health of the GPUs.
+    health_window_seconds: float = Field(
+        600,
+        ge=1,
+        le=604_800,
+        description="An XID is over when it was not heard again for so long, and the driver asks for nothing.",
+    )
+    ignored_xids: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(
+        (), description="XIDs that are no reason for a taint, with commas; those of applications never are."
+    )
+
     # The health probe.
     probe_host: str = Field("", description="Address that the probe listens on; empty: all of the pod.")
     probe_port: int | None = Field(None, ge=0, le=65_535, description="Its port, 0 for any free one; absent: no probe.")

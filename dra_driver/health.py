@@ -60,14 +60,12 @@ class Seen:
 
 
 class Health:
-    """What stands. `window_ms`: the clean window; `ignored`: XIDs that get no taint; `faults`: what stood before."""
+    """What stands. `window_ms`: the clean window; `ignored`: XIDs that get no taint."""
 
-    def __init__(
-        self, window_ms: int, ignored: Collection[int] = (), faults: Mapping[About, Fault] | None = None
-    ) -> None:
+    def __init__(self, window_ms: int, ignored: Collection[int] = ()) -> None:
         self._window_ms = window_ms
         self._ignored = frozenset(ignored)
-        self._faults: dict[About, Fault] = dict(faults or {})
+        self._faults: dict[About, Fault] = {}
         self._told: dict[str, Recovery | None] = {}
         self._fresh: set[About] = set()
         """Heard since the last look."""
@@ -76,6 +74,10 @@ class Health:
     def faults(self) -> Mapping[About, Fault]:
         """All that stands."""
         return dict(self._faults)
+
+    def remember(self, faults: Mapping[About, Fault]) -> None:
+        """What stood before: of an earlier `faults`, as a rule before anything is heard."""
+        self._faults = {**faults, **self._faults}
 
     def heard(self, event: GpuEvent, now_ms: int, placement: Placement | None = None) -> None:
         """An event. `placement`: of the instance it names, None for the whole GPU or where nobody knows it."""

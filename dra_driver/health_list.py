@@ -3,10 +3,9 @@
 from collections.abc import Collection
 
 from dra_driver.devices import Device, Inventory
+from dra_driver.health import LOST_TAINT, UNMONITORED_TAINT, words
 from dra_driver.plugin import DeviceHealth
-
-_HARMLESS = "None"
-"""The effect of a taint that only tells."""
+from dra_driver.xids import NOTE
 
 
 def health_list(
@@ -17,18 +16,25 @@ def health_list(
         DeviceHealth(
             pool=pool,
             device=device.name,
-            healthy=not problem,
+            healthy=healthy(device, lost),
             seen=seen,
             lasts_seconds=lasts_seconds,
-            message=problem,
+            message=_message(device, lost),
         )
-        for device, problem in ((device, _problem(device, lost)) for device in inventory.devices)
+        for device in inventory.devices
     )
 
 
-def _problem(device: Device, lost: Collection[str]) -> str:
-    """What is wrong with a device, in words; "" if nothing is."""
-    taints = [f"{taint.key}={taint.value}" for taint in device.taints if taint.effect != _HARMLESS]
-    if device.gpu in lost:
-        return "; ".join((f"GPU {device.gpu} does not answer", *taints))
-    return "; ".join(taints)
+def healthy(device: Device, lost: Collection[str]) -> bool | None:
+    """Whether a device is well: no taint says otherwise. None where nobody can tell."""
+    if device.gpu in lost or any(taint.effect != NOTE for taint in device.taints):
+        return False
+    return None if any(taint.key == UNMONITORED_TAINT for taint in device.taints) else True
+
+
+def _message(device: Device, lost: Collection[str]) -> str:
+    """What is wrong with a device and what was noted of it; "" if nothing."""
+    said = [words(taint) for taint in device.taints]
+    if device.gpu in lost and not any(taint.key == LOST_TAINT for taint in device.taints):
+        said.insert(0, f"GPU {device.gpu} does not answer")
+    return "; ".join(said)

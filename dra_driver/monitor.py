@@ -7,7 +7,7 @@ error was last heard. It is a memory, not a ledger: one that is damaged is told 
 a reboot is over with it, since a reboot resets every GPU; what outlives it is told anew.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -46,20 +46,33 @@ class Monitor:
     as in `Health`. Calls block, and are made one at a time, under the node's lock."""
 
     def __init__(
-        self, gpus: Gpus, disk: Disk, folder: Path, boot: str, window_ms: int, ignored: Collection[int] = ()
+        self,
+        gpus: Gpus,
+        disk: Disk,
+        folder: Path,
+        boot: Callable[[], str],
+        *,
+        window_ms: int,
+        ignored: Collection[int] = (),
     ) -> None:
         self._gpus = gpus
         self._disk = disk
         self._path = folder / NAME
         self._boot = boot
-        self._kept = self._load()
-        self._health = Health(window_ms, ignored, self._kept)
+        self._health = Health(window_ms, ignored)
+        self._kept: Mapping[About, Fault] | None = None
+        """As it is on the disk; None before that was read."""
         self._said: Mapping[str, tuple[Taint, ...]] = {}
 
-    def look(self, answering: Iterable[str], lost: Collection[str], events: Sequence[GpuEvent], now_ms: int) -> None:
-        """After another look at the hardware, and all events since the last. `answering`, `lost`: UUIDs of GPUs."""
+    def hear(self, events: Sequence[GpuEvent], now_ms: int) -> None:
+        """Events, in their order. Raises HostError, as `look` does."""
+        self._remember()
         for event in events:
             self._health.heard(event, now_ms, self._placement(event))
+
+    def look(self, answering: Iterable[str], lost: Collection[str], now_ms: int) -> None:
+        """After another look at the hardware. `answering`, `lost`: UUIDs of GPUs."""
+        self._remember()
         silent = set(lost)
         recovery = {}
         for gpu in sorted(set(answering) - silent):
@@ -69,10 +82,7 @@ class Monitor:
                 log.warning("a GPU does not tell what is to be done", gpu=gpu, problem=str(problem))
                 if problem.failure is Failure.GPU_IS_LOST:
                     silent.add(gpu)
-        self._health.look(
-            Seen(recovery=recovery, lost=silent, unmonitored=self._gpus.unmonitored()),
-            now_ms,
-        )
+        self._health.look(Seen(recovery=recovery, lost=silent, unmonitored=self._gpus.unmonitored()), now_ms)
         self._save()
 
     def taints(self, devices: Iterable[Device]) -> Mapping[str, tuple[Taint, ...]]:
@@ -110,14 +120,20 @@ class Monitor:
 
     # --- what outlives us ---
 
-    def _load(self) -> dict[About, Fault]:
+    def _remember(self) -> None:
+        """What stood when the last plugin ended, once."""
+        if self._kept is None:
+            self._kept = self._load(self._boot())
+            self._health.remember(self._kept)
+
+    def _load(self, boot: str) -> dict[About, Fault]:
         try:
             content = self._disk.read(self._path)
-            file = msgspec.json.decode(content, type=_File) if content else None
+            file = msgspec.json.decode(content, type=_File) if content is not None else None
         except (DiskError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
             log.warning("what was known of the GPUs' health is lost", file=str(self._path), problem=str(problem))
             return {}
-        if file is None or file.version > VERSION or file.boot != self._boot:
+        if file is None or file.version > VERSION or file.boot != boot:
             return {}
         return {
             About(gpu=each.gpu, key=each.key, code=each.code, placement=each.placement): Fault(
@@ -145,7 +161,7 @@ class Monitor:
             for about, fault in faults.items()
         ]
         kept.sort(key=lambda each: (each.gpu, each.key, each.code, each.placement or Placement(start=-1, size=0)))
-        file = _File(version=VERSION, boot=self._boot, faults=tuple(kept))
+        file = _File(version=VERSION, boot=self._boot(), faults=tuple(kept))
         try:
             self._disk.write(self._path, msgspec.json.format(msgspec.json.encode(file), indent=1))
         except DiskError as problem:

@@ -14,6 +14,7 @@ from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Prepared
 from dra_driver.disk import Disk
 from dra_driver.fake_tools import fake_tools
+from dra_driver.monitor import Monitor
 from dra_driver.mps import Daemons
 from dra_driver.node import Hardware
 from dra_driver.prepare import Node, Preparer
@@ -33,6 +34,7 @@ class Rooms:
     specs: Specs
     checkpoint: Checkpoint
     cgroups: PodCgroups
+    monitor: Monitor
     lock: Callable[[], AbstractContextManager[None]]
 
     def entries(self) -> tuple[Entry, ...]:
@@ -87,6 +89,14 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
         specs=specs,
         checkpoint=checkpoint,
         cgroups=cgroups,
+        monitor=Monitor(
+            gpus,
+            disk,
+            config.data_dir,
+            hardware.host.boot_id,
+            window_ms=round(config.health_window_seconds * 1000),
+            ignored=config.ignored_xids,
+        ),
         lock=lambda: disk.lock(config.data_dir / NODE_LOCK, config.lock_seconds),
     )
 

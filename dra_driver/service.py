@@ -11,7 +11,8 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from dra_driver.config import Config, required_node
 from dra_driver.devices import ClaimRef, Grant, Prepared
 from dra_driver.disk import DiskError
 from dra_driver.events import Events, claim_and_pods
-from dra_driver.facts import GpuError
+from dra_driver.facts import GpuError, GpuEvent
 from dra_driver.grants import ClaimRefused, grants
 from dra_driver.health_list import health_list
 from dra_driver.host import HostError
@@ -59,11 +60,19 @@ REFUSALS = (
 """What stops the start: the text has object, cause and cure."""
 
 _EVENT_WAIT_MS = 500
+_MOST_EVENTS_A_LOOK = 256
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
-async def serve(config: Config, *, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None) -> None:
-    """Run until `stop` is set, or a signal if none is given. `ready` is set when the kubelet can find us.
+async def serve(
+    config: Config,
+    *,
+    ready: asyncio.Event | None = None,
+    stop: asyncio.Event | None = None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Run until `stop` is set, or a signal if none is given. `ready` is set when the kubelet can find us. `clock`: the
+    seconds since 1970.
 
     Raises what cannot be gone on with: ConfigError, IdentityError, ApiError, and REFUSALS."""
     _log_as(config)
@@ -78,7 +87,7 @@ async def serve(config: Config, *, ready: asyncio.Event | None = None, stop: asy
         found = hardware(config, fake_state=config.fake_file, fake_folder=config.data_dir / "fake-host")
         process.callback(found.gpus.close)
         async with await Client.connect(config.kubeconfig, config.context, config.connections) as client:
-            await _Service(config, node, chosen, found, client, ready or asyncio.Event(), ending).run()
+            await _Service(config, node, chosen, found, client, ready or asyncio.Event(), ending, clock).run()
 
 
 class _Service:
@@ -93,6 +102,7 @@ class _Service:
         client: Client,
         ready: asyncio.Event,
         stop: asyncio.Event,
+        clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._node = node
@@ -101,9 +111,10 @@ class _Service:
         self._client = client
         self._ready = ready
         self._stop = stop
+        self._clock = clock
         self._offered = Offered(node, found, offer(config))
         self._rooms: Rooms = rooms(config, found, lambda: self._offered.inventory)
-        self._events = Events(client, node, lambda: datetime.now(UTC))
+        self._events = Events(client, node, lambda: datetime.fromtimestamp(clock(), UTC))
         self._claims = Claims(
             self._rooms.preparer,
             fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
@@ -120,6 +131,8 @@ class _Service:
         self._plugin = Plugin(self, config.driver, chosen)
         self._publisher: Publisher | None = None
         """Once it is time to publish."""
+        self._heard: deque[GpuEvent] = deque()
+        """What the GPUs have told since the last look."""
         self._looked = 0
         """When the hardware was last looked at, in seconds since 1970."""
         self._news = asyncio.Event()
@@ -233,11 +246,18 @@ class _Service:
     # --- what is offered ---
 
     def _look(self) -> None:
-        """In a thread, under the node's lock."""
-        entries = self._rooms.entries()
-        held = ((each.grant.device, each.gpu) for entry in entries for each in entry.devices)
-        self._offered.remember(held)
-        self._offered.look(entries)
+        """In a thread, under the node's lock. What was heard counts also where the hardware cannot be read."""
+        now_ms = int(self._clock() * 1000)
+        self._rooms.monitor.hear([self._heard.popleft() for _ in range(len(self._heard))], now_ms)
+        try:
+            entries = self._rooms.entries()
+            held = ((each.grant.device, each.gpu) for entry in entries for each in entry.devices)
+            self._offered.remember(held)
+            self._offered.look(entries)
+            self._rooms.monitor.look((gpu.uuid for gpu in self._offered.gpus), self._offered.lost, now_ms)
+        finally:
+            self._offered.taint(self._rooms.monitor.taints(self._offered.inventory.devices))
+        self._looked = now_ms // 1000
 
     async def _look_anew(self) -> None:
         """Look at the hardware, and tell publisher and kubelet. What cannot be read now is read the next time."""
@@ -245,11 +265,9 @@ class _Service:
             await self._claims.alone(self._look)
         except FAILURES as problem:
             log.warning("the hardware cannot be looked at", problem=str(problem))
-            return
         self._tell()
 
     def _tell(self) -> None:
-        self._looked = int(time.time())
         if self._publisher is not None:
             self._publisher.want(self._offered.inventory)
         news, self._news = self._news, asyncio.Event()
@@ -277,14 +295,19 @@ class _Service:
                 try:
                     event = await loop.run_in_executor(thread, self._hardware.gpus.wait, _EVENT_WAIT_MS)
                     while event is not None:
-                        log.info("a GPU tells", gpu=event.gpu, kind=event.kind.value, code=event.code)
-                        further = await loop.run_in_executor(thread, self._hardware.gpus.wait, 0)
-                        if further is None:
-                            await self._look_anew()
-                        event = further
+                        self._take_in(event)
+                        if len(self._heard) >= _MOST_EVENTS_A_LOOK:
+                            break
+                        event = await loop.run_in_executor(thread, self._hardware.gpus.wait, 0)
                 except GpuError as problem:
                     log.warning("events of the GPUs cannot be waited for", problem=str(problem))
                     await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+                if self._heard:
+                    await self._look_anew()
+
+    def _take_in(self, event: GpuEvent) -> None:
+        log.info("a GPU tells", gpu=event.gpu, kind=event.kind.value, code=event.code, instance=event.instance)
+        self._heard.append(event)
 
     async def _rescan(self) -> None:
         while True:

@@ -183,6 +183,27 @@ async def test_a_caller_that_gives_up_does_not_stop_the_work():
     assert bench.hardware.done == ["prepare a"]
 
 
+async def test_who_waits_no_longer_for_the_hardware_keeps_others_off_until_the_work_is_done():
+    bench, began, ended, order = Bench(), threading.Event(), threading.Event(), []
+
+    def long() -> None:
+        began.set()
+        assert ended.wait(PATIENT)
+        order.append("first")
+
+    first = asyncio.create_task(bench.claims.alone(long))
+    assert await asyncio.to_thread(began.wait, PATIENT)
+    first.cancel()
+    second = asyncio.create_task(bench.claims.alone(lambda: order.append("second")))
+    await asyncio.sleep(0)
+    ended.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    assert order == ["first", "second"]
+    assert bench.hardware.most_at_work == 1
+
+
 async def test_what_is_asked_for_one_claim_is_done_in_turn():
     bench = Bench("a")
     bench.hardware.hold("a")

@@ -1,5 +1,6 @@
 """Errors of GPUs become taints, with the effect that they deserve, and are gone when they are over."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from dra_driver.fake import FakeGpus
 from dra_driver.health import Health, Seen, words
 from dra_driver.monitor import Monitor
 from dra_driver.xids import APPLICATION, effect, xid_words
+from tests.node.endings import Refuses
 from tests.node.offers import DYNAMIC, cut, device, gpus, offered
 
 WINDOW = 600_000
@@ -135,8 +137,8 @@ def test_a_lost_gpu_executes_nothing_and_one_that_tells_no_errors_is_only_marked
 
 
 def test_xids_that_the_operator_ignores_have_no_taint_not_even_one_from_before() -> None:
-    before = sick(GSP, UNKNOWN)
-    health = Health(WINDOW, (UNKNOWN, 74), before.faults)
+    health = Health(WINDOW, (UNKNOWN, 74))
+    health.remember(sick(GSP, UNKNOWN).faults)
     health.heard(xid(74), START)
     health.look(seen(None), START)
     assert taints(health) == {XID: ("119", "NoExecute")}
@@ -367,12 +369,12 @@ class Bench:
     """A made-up machine that is watched; `again` is a new plugin on the same disk."""
 
     def __init__(self, folder: Path) -> None:
-        self.fake, self.folder, self.boot = FakeGpus("h100x2"), folder, "boot-1"
+        self.fake, self.folder, self.boot, self.disk = FakeGpus("h100x2"), folder, "boot-1", Disk()
         self.now = START
         self.monitor = self.again()
 
     def again(self) -> Monitor:
-        self.monitor = Monitor(self.fake, Disk(), self.folder, self.boot, WINDOW)
+        self.monitor = Monitor(self.fake, self.disk, self.folder, lambda: self.boot, window_ms=WINDOW)
         return self.monitor
 
     def look(self) -> dict[str, dict[str, tuple[str, str]]]:
@@ -380,8 +382,8 @@ class Bench:
         events = []
         while (event := self.fake.wait(0)) is not None:
             events.append(event)
-        known = self.fake.gpus()
-        self.monitor.look([gpu.uuid for gpu in known], self.fake.lost(), events, self.now)
+        self.monitor.hear(events, self.now)
+        self.monitor.look([gpu.uuid for gpu in self.fake.gpus()], self.fake.lost(), self.now)
         found = self.monitor.taints(self.inventory.devices)
         return {name: {each.key: (each.value, each.effect) for each in told} for name, told in found.items()}
 
@@ -509,6 +511,17 @@ def test_nothing_is_written_while_nothing_changes(bench: Bench) -> None:
         bench.now += 60_000
         bench.look()
     assert (bench.folder / "health.json").stat().st_ino == written
+
+
+def test_a_disk_that_refuses_hides_nothing_and_is_written_later(bench: Bench) -> None:
+    bench.disk = full = Refuses("write", errno.ENOSPC)
+    bench.again()
+    bench.fake.inject(xid(GSP, bench.fake.uuids[0]))
+    assert bench.look()["gpu-0"] == {XID: ("119", "NoExecute")}
+    full.step = ""
+    bench.look()
+    bench.again()
+    assert bench.look()["gpu-0"] == {XID: ("119", "NoExecute")}
 
 
 def test_words_say_what_is_wrong_and_what_helps() -> None:

@@ -6,7 +6,8 @@ import json
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **sett
 
 @contextlib.asynccontextmanager
 async def running(
-    cluster: Cluster, folder: Path, node: str, machine: str, **settings: Any
+    cluster: Cluster, folder: Path, node: str, machine: str, *, clock: Callable[[], float] = time.time, **settings: Any
 ) -> AsyncIterator[config.Config]:
-    """The same, and no kubelet has found it yet. Its settings."""
+    """The same, and no kubelet has found it yet. Its settings. `clock`: what time it is for the plugin."""
     chosen = config.load(
         flags={
             "kubeconfig": cluster.kubeconfig,
@@ -75,7 +76,7 @@ async def running(
         environment={},
     )
     ready, stop = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(service.serve(chosen, ready=ready, stop=stop))
+    serving = asyncio.create_task(service.serve(chosen, ready=ready, stop=stop, clock=clock))
     starting = asyncio.create_task(ready.wait())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
