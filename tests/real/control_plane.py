@@ -155,6 +155,7 @@ class ControlPlane:
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
             f"--token-auth-file={tokens}",
+            "--allow-privileged=true",  # as every cluster does that runs drivers in pods
             "--authorization-mode=Node,RBAC",
             "--service-cluster-ip-range=10.96.0.0/16",
         )

@@ -22,10 +22,22 @@ from tests.real.kubelet_files import IMAGE
 from tests.real.remote import Remote
 from tests.service.conftest import PATIENCE_SECONDS, Cluster, Document, Objects, allocated
 from tests.service.test_kubelet import ready
+from tests.service.test_rights import may
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 NODE = "real-1"
+FORBIDDEN = (
+    "get secrets",
+    "list pods",
+    "patch nodes",
+    "create pods/exec",
+    "patch resourceclaims.resource.k8s.io",
+    "update resourceclaims.resource.k8s.io/status",
+    "create deviceclasses.resource.k8s.io",
+    "create serviceaccounts/token",
+    "impersonate users",
+)
 OTHERS = "writes the ResourceSlices of that node alone"
 _LOOK_SECONDS = 0.05
 
@@ -265,6 +277,30 @@ async def test_a_gang_has_its_instances_in_its_containers_whatever_restarts(
     assert plugin.prepared() == []
 
 
+@pytest.mark.usefixtures("tutti")
+async def test_a_pod_that_asks_for_a_gpu_in_the_old_way_has_it_in_its_container(cluster: Cluster, plugin: Plugin):
+    await cluster.needs_gate("DRAExtendedResource")
+    spec = {
+        "schedulerName": "tutti",
+        "restartPolicy": "Never",
+        "containers": [
+            {
+                "name": "main",
+                "image": IMAGE,
+                "command": ["sh", "-c", "echo /dev/nvidia[0-9]* > /dev/termination-log"],
+                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+            }
+        ],
+    }
+    await cluster.client.create(kinds.POD, "default", {"metadata": {"name": "old"}, "spec": spec})
+
+    done = await until(cluster, "old", lambda pod: pod["status"].get("phase") in ("Succeeded", "Failed"), "ends")
+
+    (main,) = done["status"]["containerStatuses"]
+    assert main["state"]["terminated"]["message"] in ("/dev/nvidia0\n", "/dev/nvidia1\n")
+    assert plugin.prepared() == []  # it is given back before the pod is said to have ended
+
+
 async def test_a_device_that_a_rival_hands_out_twice_is_prepared_once_and_the_other_pod_waits_and_is_told(
     cluster: Cluster, plugin: Plugin
 ):
@@ -350,5 +386,5 @@ async def test_the_plugin_publishes_for_its_own_node_alone(cluster: Cluster, plu
                 await refused
         await cluster.client.delete(kinds.RESOURCE_SLICE, None, foreign["metadata"]["name"])
         await own.delete(kinds.RESOURCE_SLICE, None, f"{NODE}-other")
-        with pytest.raises(ApiError, match="Forbidden"):
-            await own.get(kinds.NAMESPACE, None, "default")
+        for question in FORBIDDEN:
+            assert not await may(own, question), question
