@@ -7,6 +7,7 @@ first is done first. Work that takes longer than the kubelet waits goes on, and 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -30,14 +31,24 @@ class Work(Protocol):
         """All that `prepare` did, undone. Safe to repeat, and for a claim that is not known."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a claim that cannot be prepared is tried again, and the pause between two tries, in seconds."""
+
+    seconds: float
+    pause: float = 1.0
+
+
 class ClaimGone(Exception):
     """The claim that the kubelet asks for is not there, or is another of that name, or nobody may use it."""
 
 
 class Claims:
     """`fetch`: the claim's document by namespace and name, raises ApiError. `grants`: what it was given of ours.
+
     `lock`: the node's lock, waited for in a thread. `refusals`: what the others raise for a claim they refuse; its text
-    is for the user. `failed` is told of each Prepare that failed: claim, objects to tell of it, words."""
+    is for the user. `passing`: of those, what may be over in a moment; it is tried again for `patience`. `failed` is
+    told of each Prepare that failed: claim, its document if it was read, words."""
 
     def __init__(
         self,
@@ -47,13 +58,17 @@ class Claims:
         grants: Callable[[Document], tuple[Grant, ...]],
         lock: Callable[[], AbstractContextManager[None]],
         refusals: tuple[type[Exception], ...],
+        passing: tuple[type[Exception], ...] = (),
+        patience: Patience | None = None,
         failed: Callable[[ClaimRef, Document | None, str], None],
     ) -> None:
         self._work = work
         self._fetch = fetch
         self._grants = grants
         self._lock = lock
-        self._refusals: tuple[type[Exception], ...] = (*refusals, ClaimGone, ApiError)
+        self._refusals: tuple[type[Exception], ...] = (*refusals, *passing, ClaimGone, ApiError)
+        self._passing = passing
+        self._patience = patience or Patience(seconds=0)
         self._failed = failed
         self._hardware = asyncio.Lock()
         self._last: dict[str, tuple[str, asyncio.Task[Any]]] = {}
@@ -89,23 +104,40 @@ class Claims:
             del self._last[uid]
 
     async def _prepare(self, claim: ClaimRef) -> tuple[Prepared, ...] | str:
-        document: Document | None = None
-        try:
-            document = await self._read(claim)
-            grants = self._grants(document)
-            devices = await self.alone(lambda: self._work.prepare(claim, grants))
-        except self._refusals as problem:
-            return self._refused(claim, document, str(problem))
-        except Exception as defect:
-            log.exception("a defect", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid)
-            return self._refused(claim, document, _defect("prepared", claim, defect))
-        log.info(
-            "prepared",
-            claim=f"{claim.namespace}/{claim.name}",
-            uid=claim.uid,
-            devices=[each.grant.device for each in devices],
-        )
-        return devices
+        """The kubelet asks again only after a minute or more: what may pass in a moment is tried again here."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._patience.seconds
+        while True:
+            document: Document | None = None
+            try:
+                document = await self._read(claim)
+                grants = self._grants(document)
+                devices = await self._locked_prepare(claim, grants)
+            except self._passing as problem:
+                words = str(problem)
+            except self._refusals as problem:
+                return self._refused(claim, document, str(problem))
+            except Exception as defect:
+                log.exception("a defect", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid)
+                return self._refused(claim, document, _defect("prepared", claim, defect))
+            else:
+                log.info(
+                    "prepared",
+                    claim=f"{claim.namespace}/{claim.name}",
+                    uid=claim.uid,
+                    devices=[each.grant.device for each in devices],
+                )
+                return devices
+            if clock() + self._patience.pause > until or self._overtaken(claim):
+                return self._refused(claim, document, words)
+            await asyncio.sleep(self._patience.pause)
+
+    def _overtaken(self, claim: ClaimRef) -> bool:
+        """Whether something else has been asked for the claim since, which waits for us."""
+        return self._last.get(claim.uid, ("", None))[1] is not asyncio.current_task()
+
+    async def _locked_prepare(self, claim: ClaimRef, grants: tuple[Grant, ...]) -> tuple[Prepared, ...]:
+        return await self.alone(lambda: self._work.prepare(claim, grants))
 
     async def _unprepare(self, claim: ClaimRef) -> str:
         try:

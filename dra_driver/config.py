@@ -98,6 +98,12 @@ class Config(BaseModel):
 
     # Patience.
     lock_seconds: float = Field(30, gt=0, le=600, description="Longest wait for another instance's work on hardware.")
+    prepare_seconds: float = Field(
+        10,
+        ge=0,
+        le=600,
+        description="A claim that cannot be prepared is tried again for so long, before it is refused.",
+    )
     collect_seconds: float = Field(
         600, ge=1, le=86_400, description="So often what claims that are gone have left is looked for."
     )

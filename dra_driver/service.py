@@ -21,7 +21,7 @@ import structlog
 
 from dra_driver.alone import NotAlone, refuse_other_driver, standing
 from dra_driver.checkpoint import CheckpointTooNew
-from dra_driver.claims import Claims
+from dra_driver.claims import Claims, Patience
 from dra_driver.config import Config, required_node
 from dra_driver.devices import ClaimRef, Grant, Prepared
 from dra_driver.disk import DiskError
@@ -120,7 +120,9 @@ class _Service:
             fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
             grants=self._grants,
             lock=self._rooms.lock,
-            refusals=(*FAILURES, ClaimRefused),
+            refusals=(ClaimRefused,),
+            passing=FAILURES,
+            patience=Patience(seconds=config.prepare_seconds),
             failed=self._failed,
         )
         self._api = Api(

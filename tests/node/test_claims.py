@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dra_driver.claims import Claims
+from dra_driver.claims import Claims, Patience
 from dra_driver.devices import ClaimRef, Grant, Kind, Prepared
 from scheduler.kube.client import ApiError
 
@@ -29,6 +29,10 @@ class Refused(Exception):
     pass
 
 
+class Busy(Exception):
+    pass
+
+
 class Hardware:
     """Does what it is asked, and says how; `hold(name)` keeps the work for a claim from ending."""
 
@@ -38,6 +42,9 @@ class Hardware:
         self._begun: dict[str, threading.Event] = {}
         self._held: dict[str, threading.Event] = {}
         self.problems: dict[str, Exception] = {}
+        self.refused: list[str] = []
+        self.left: int | None = None
+        """So many tries more until what is refused works; None is for ever."""
 
     def hold(self, name: str) -> None:
         self._held[name], self._begun[name] = threading.Event(), threading.Event()
@@ -60,7 +67,11 @@ class Hardware:
             self._begun[claim.name].set()
             assert self._held[claim.name].wait(PATIENT)
         if claim.name in self.problems:
-            raise self.problems[claim.name]
+            self.refused.append(f"{what} {claim.name}")
+            if self.left is not None:
+                self.left -= 1
+            if self.left != 0:
+                raise self.problems[claim.name]
         self.done.append(f"{what} {claim.name}")
 
     @contextlib.contextmanager
@@ -74,7 +85,7 @@ class Hardware:
 class Bench:
     """Claims at work on hardware, in a cluster that has these documents."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, patience: float = 0) -> None:
         self.hardware = Hardware()
         self.cluster: dict[str, dict[str, Any] | ApiError] = {name: document(name) for name in names}
         self.failures: list[tuple[str, bool, str]] = []
@@ -84,6 +95,8 @@ class Bench:
             grants=lambda _: (ONE.grant,),
             lock=self.hardware.lock,
             refusals=(Refused,),
+            passing=(Busy,),
+            patience=Patience(seconds=patience, pause=0.01),
             failed=lambda claim, found, words: self.failures.append((claim.name, found is not None, words)),
         )
 
@@ -216,6 +229,43 @@ async def test_what_is_asked_for_one_claim_is_done_in_turn():
 
     assert (await prepared, await given_back, await once_more) == ((ONE,), "", (ONE,))
     assert bench.hardware.done == ["prepare a", "unprepare a", "prepare a"]
+
+
+async def test_what_passes_in_a_moment_is_tried_again_within_the_call():
+    bench = Bench("a", patience=PATIENT)
+    bench.hardware.problems["a"], bench.hardware.left = Busy("Device gpu-0: is being given back."), 3
+    assert await bench.prepare(ref("a")) == (ONE,)
+    assert bench.hardware.refused == ["prepare a"] * 3
+    assert bench.failures == []
+
+
+async def test_what_does_not_pass_is_refused_once_with_its_last_words():
+    bench = Bench("a", patience=0.05)
+    bench.hardware.problems["a"] = Busy("Device gpu-0: claim x holds it.")
+    assert await bench.prepare(ref("a")) == "Device gpu-0: claim x holds it."
+    assert len(bench.hardware.refused) > 1
+    assert bench.failures == [("a", True, "Device gpu-0: claim x holds it.")]
+
+
+async def test_what_does_not_pass_by_itself_is_not_tried_again():
+    bench = Bench("a", patience=PATIENT)
+    bench.hardware.problems["a"] = Refused("claim a: its config is none.")
+    assert await bench.prepare(ref("a")) == "claim a: its config is none."
+    assert bench.hardware.refused == ["prepare a"]
+
+
+async def test_who_gives_back_does_not_wait_for_tries_that_nobody_needs_any_more():
+    bench = Bench("a", patience=PATIENT)
+    bench.hardware.problems["a"] = Busy("Device gpu-0: claim x holds it.")
+    bench.hardware.hold("a")
+    preparing = asyncio.create_task(bench.prepare(ref("a")))
+    await bench.hardware.begun("a")
+    giving_back = asyncio.create_task(bench.unprepare(ref("a")))
+    await asyncio.sleep(0)
+    bench.hardware.release("a")
+    assert await preparing == "Device gpu-0: claim x holds it."
+    assert await giving_back == "Device gpu-0: claim x holds it."
+    assert bench.hardware.refused == ["prepare a", "unprepare a"]
 
 
 async def test_a_claim_that_cannot_be_given_back_says_why_and_is_tried_again():

@@ -69,6 +69,7 @@ async def running(
             "fake": machine,
             "kubelet_dir": folder,
             "cdi_dir": folder / "cdi",
+            "prepare_seconds": 0,
             "log_level": "warning",
             "log_format": "text",
             **settings,
@@ -298,6 +299,23 @@ async def test_what_a_rival_has_handed_out_twice_is_prepared_once_and_both_pods_
         await cluster.until(kinds.EVENT, told, "claim and pod are told why")
         await here.driver.give_back(first)
         assert [each.device for each in await here.driver.devices(second)] == [gpu.device]
+
+
+async def test_a_device_that_is_given_back_meanwhile_is_prepared_in_the_same_call(
+    cluster: Cluster, node: str, folder: Path
+):
+    """The kubelet would ask again only after a minute."""
+    async with plugin(cluster, folder, node, "h100x1", prepare_seconds=PATIENCE_SECONDS) as here:
+        await published(cluster)
+        claims = []
+        for name in ("first", "second"):
+            await claim(cluster, name, exactly("gpus", "gpu.nvidia.com"))
+            claims.append(await allocate(cluster, name, node, "gpu-0"))
+        first, second = claims
+        await here.driver.devices(first)
+        waiting = asyncio.create_task(here.driver.devices(second))
+        await here.driver.give_back(first)
+        assert [each.device for each in await waiting] == ["gpu-0"]
 
 
 async def allocate(cluster: Cluster, name: str, node: str, device: str) -> ClaimRef:
