@@ -4,22 +4,17 @@ Every object is translated once and again only when it changes: a cycle costs wh
 the sorted tuples. `Translation` holds what is remembered; it lives with its ClusterState.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from queues.reasons import QueueUnusable
 from queues.tree import Queue
-from scheduler.api import core, dra
+from scheduler.api import core
 from scheduler.api.changes import Change
 from scheduler.api.kinds import (
-    DEVICE_CLASS,
-    DEVICE_TAINT_RULE,
-    DISRUPTION_BUDGET,
     FORMING,
     JOB,
-    NAMESPACE,
     NATIVE_POD_GROUP,
     NODE,
     NODE_TOPOLOGY,
@@ -34,16 +29,12 @@ from scheduler.api.kinds import (
     Kind,
 )
 from scheduler.api.meta import Wire
-from scheduler.api.numa import NodeResourceTopology
-from scheduler.api.policy import DisruptionBudget
-from scheduler.model.budgets import Budget
-from scheduler.model.nodes import Node, Topology
+from scheduler.model.nodes import Topology
 from scheduler.model.reasons import Reason, Unreadable
 from scheduler.model.snapshot import Policy, SetAside, Snapshot
-from scheduler.model.workloads import Claim, Gang, Pod
-from scheduler.model.zones import Zones
-from scheduler.state import dialects, gangs, inventory, numa, pods
-from scheduler.state.budgets import budget
+from scheduler.model.workloads import Gang, Pod
+from scheduler.state import dialects, gangs, numa, pods
+from scheduler.state.asides import Asides, undecodable
 from scheduler.state.charging import Payers
 from scheduler.state.cluster import ClusterState, identity
 from scheduler.state.dialects import QUEUE_KINDS, TOPOLOGY_KINDS
@@ -53,11 +44,9 @@ from scheduler.state.grouping import GangId, Member, membership, owners_of
 from scheduler.state.groups import GROUP_KINDS, GroupSpec, group, levels_of
 from scheduler.state.past_use import parts_told
 from scheduler.state.roster import Reference, Roster
-from scheduler.state.stores import STORAGE_KINDS, Stores
+from scheduler.state.supply import Supply
 from scheduler.state.tables import SortedTable
-from scheduler.state.withdrawn import DeviceKey
 
-ADMIN_ACCESS_LABEL = "resource.kubernetes.io/admin-access"
 KAI_TASK_PRIORITY_LABEL = "kai.scheduler/task-priority"
 
 # Kubernetes makes these two itself (PriorityClass objects of these names always exist in a real cluster).
@@ -106,22 +95,11 @@ class Translation:
         self.policy = policy
         self._state = state
         self._fresh = True
-        self._nodes: SortedTable[Node] = SortedTable()
-        self._slices: SortedTable[dra.ResourceSlice] = SortedTable()
-        self._classes: SortedTable[dra.DeviceClass] = SortedTable()
-        self._rules: SortedTable[dra.DeviceTaintRule] = SortedTable()
-        self._claims: SortedTable[Claim] = SortedTable()
-        self._holding: dict[str, tuple[DeviceKey, ...]] = {}
-        """Claims that hold devices which no slice lists any more, and these."""
-        self._held: frozenset[DeviceKey] = frozenset()
-        self._withdrawn_version = -1
-        self._stores = Stores()
-        self._namespaces: SortedTable[Mapping[str, str]] = SortedTable()
-        self._budgets: SortedTable[Budget] = SortedTable()
+        self._aside = Asides()
+        self._supply = Supply(state, self._aside, policy.device_fence_taint)
         self._bound: SortedTable[Pod] = SortedTable()
         self._binding: dict[str, str] = {}
         """Pods of others that have claims and no node yet, with their uids."""
-        self._aside: SortedTable[SetAside] = SortedTable()
         self._queues: tuple[Queue, ...] = ()
         self._queues_aside: tuple[SetAside, ...] = ()
         self._topologies: Mapping[str, Topology] = {}
@@ -129,23 +107,10 @@ class Translation:
         self._priorities: dict[str, int] = dict(_SYSTEM_PRIORITIES)
         self._global_priority = 0
         self._default_queue = ""
-        self._zoned = False
-        """Whether any node tells of NUMA zones: where none does, nobody asks what pods want of them."""
         self._payers = Payers()
         self._specs: dict[tuple[Kind, str], GroupSpec | Unreadable] = {}
         self._jobs: dict[str, Document] = {}
         self._roster = Roster()
-        self._one_by_one: Mapping[Kind, Callable[[str, Change | None, Wire | None], None]] = {
-            NODE_TOPOLOGY: self._node_topology,
-            NODE: self._node,
-            RESOURCE_SLICE: self._slice,
-            DEVICE_CLASS: self._class,
-            DEVICE_TAINT_RULE: self._rule,
-            RESOURCE_CLAIM: self._claim,
-            NAMESPACE: self._namespace,
-            DISRUPTION_BUDGET: self._budget,
-            **{kind: partial(self._store, kind) for kind in STORAGE_KINDS},
-        }
 
     def update(self) -> None:
         """Take in what changed in the state since the last time."""
@@ -154,15 +119,11 @@ class Translation:
             changed = {kind: self._state.keys(kind) for kind in self._state.kinds}
             self._fresh = False
         everything = self._context(changed)
-        self._admin_access(changed.get(NAMESPACE, ()), frozenset(changed.get(RESOURCE_CLAIM, ())))
-        for kind, one in self._one_by_one.items():
-            for key in sorted(changed.get(kind, ())):
-                one(key, self._state.change(kind, key), self._state.object(kind, key))
-        self._withdrawn(changed.get(RESOURCE_CLAIM, ()))
+        self._supply.update(changed)
         self._pods(changed, everything)
 
     def snapshot(self, now_ms: int, usage: Mapping[str, Mapping[str, int]]) -> Snapshot:
-        found = self._roster.in_order()
+        supply, found = self._supply, self._roster.in_order()
         aside = (*self._aside.values(), *self._queues_aside, *self._topologies_aside)
         broken = {each.object.partition("/")[2]: each.reason for each in self._queues_aside}
         usable = {queue.name for queue in self._queues}
@@ -172,23 +133,21 @@ class Translation:
         return Snapshot(
             now_ms=now_ms,
             policy=self.policy,
-            nodes=self._nodes.values(),
-            slices=self._slices.values(),
-            classes=self._classes.mapping(),
-            taint_rules=self._rules.values(),
-            withdrawn=self._state.withdrawn.of(self._held)
-            if self._state.lists(RESOURCE_CLAIM)
-            else self._state.withdrawn.in_order(),
-            claims=self._claims.mapping(),
-            storage=self._stores.storage(),
+            nodes=supply.nodes.values(),
+            slices=supply.slices.values(),
+            classes=supply.classes.mapping(),
+            taint_rules=supply.rules.values(),
+            withdrawn=supply.withdrawn(),
+            claims=supply.claims.mapping(),
+            storage=supply.stores.storage(),
             pods=self._bound.values(),
             binding=frozenset(self._binding.values()),
             gangs=found,
             queues=self._queues,
             topologies=self._with_native_labels(found),
-            namespaces=self._namespaces.mapping(),
+            namespaces=supply.namespaces.mapping(),
             usage=usage,
-            budgets=self._budgets.values(),
+            budgets=supply.budgets.values(),
             set_aside=tuple(sorted(aside, key=lambda each: (each.object, each.uid, each.reason.message))),
         )
 
@@ -207,8 +166,8 @@ class Translation:
             levels, uids = self._read_all(TOPOLOGY_KINDS, dialects.topology)
             self._topologies, self._topologies_aside = dialects.merged_topologies(levels, uids)
             different = True
-        if NODE_TOPOLOGY in changed and self._zoned != bool(self._state.keys(NODE_TOPOLOGY)):
-            self._zoned = not self._zoned
+        if NODE_TOPOLOGY in changed and self._supply.zoned != bool(self._state.keys(NODE_TOPOLOGY)):
+            self._supply.zoned = not self._supply.zoned
             different = True
         if PRIORITY_CLASS in changed:
             self._read_priorities()
@@ -228,7 +187,7 @@ class Translation:
                 uids[kind, key] = change.meta.uid
                 try:
                     if not isinstance(change.object, Document):
-                        raise Bad(_undecodable(change))
+                        raise Bad(undecodable(change))
                     found[kind, key] = read(kind, change.object)
                 except Bad as bad:
                     found[kind, key] = dialects.set_aside(kind, key, change.meta.uid, bad.reason)
@@ -239,122 +198,13 @@ class Translation:
         general: list[tuple[int, str]] = []
         for key in self._state.keys(PRIORITY_CLASS):
             found = self._state.object(PRIORITY_CLASS, key)
-            self._set_aside(PRIORITY_CLASS, key, self._state.change(PRIORITY_CLASS, key))
+            self._aside.look(PRIORITY_CLASS, key, self._state.change(PRIORITY_CLASS, key))
             if isinstance(found, core.PriorityClass):
                 self._priorities[key] = found.value
                 if found.global_default:
                     general.append((found.value, key))
         # Of several defaults Kubernetes takes the lowest.
         self._global_priority = min(general)[0] if general else 0
-
-    def _admin_access(self, namespaces: Iterable[str], others: Container[str]) -> None:
-        """A namespace may have gained or lost the right to look into devices that are in use: its claims, but for
-        `others`, which are looked at anyhow."""
-        names = set(namespaces)
-        if not names:
-            return
-        for key in self._state.keys(RESOURCE_CLAIM):
-            if key not in others and key.partition("/")[0] in names:
-                self._claim(key, self._state.change(RESOURCE_CLAIM, key), self._state.object(RESOURCE_CLAIM, key))
-
-    def _node(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(NODE, key, change)
-        node = None
-        if isinstance(found, core.Node):
-            try:
-                node = inventory.node(found)
-            except Bad as bad:
-                self._aside.put(_name(NODE, key), dialects.set_aside(NODE, key, found.metadata.uid, bad.reason))
-        if node is not None and self._zoned:
-            node = replace(node, zones=self._zones(key))
-        self._nodes.put(key, node)
-
-    def _node_topology(self, key: str, change: Change | None, _: Wire | None) -> None:
-        self._set_aside(NODE_TOPOLOGY, key, change)
-        self._node(key, self._state.change(NODE, key), self._state.object(NODE, key))
-
-    def _zones(self, node: str) -> Zones | None:
-        """What the node's exporter tells of its zones; None, and a reason, if that cannot be read."""
-        found = self._state.object(NODE_TOPOLOGY, node)
-        if not isinstance(found, NodeResourceTopology):
-            return None
-        name = _name(NODE_TOPOLOGY, node)
-        self._aside.put(name, None)
-        try:
-            return numa.node_zones(found)
-        except Bad as bad:
-            self._aside.put(name, dialects.set_aside(NODE_TOPOLOGY, node, found.metadata.uid, bad.reason))
-            return None
-
-    def _slice(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(RESOURCE_SLICE, key, change)
-        self._slices.put(key, found if isinstance(found, dra.ResourceSlice) else None)
-
-    def _class(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(DEVICE_CLASS, key, change)
-        self._classes.put(key, found if isinstance(found, dra.DeviceClass) else None)
-
-    def _rule(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(DEVICE_TAINT_RULE, key, change)
-        rule = found if isinstance(found, dra.DeviceTaintRule) else None
-        if rule is None and change is not None and (part := inventory.tainting_part(change)) is not None:
-            # The fence lets us in: there the safe side is that it stands nowhere.
-            fence = part.spec.taint.key == self.policy.device_fence_taint
-            rule = None if fence else part
-            reason = _half_read(change, fence=fence)
-            self._aside.put(
-                _name(DEVICE_TAINT_RULE, key), dialects.set_aside(DEVICE_TAINT_RULE, key, change.meta.uid, reason)
-            )
-        self._rules.put(key, rule)
-
-    def _claim(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(RESOURCE_CLAIM, key, change)
-        if found is None and change is not None:
-            found = inventory.allocated_part(change)
-        claim = None
-        if isinstance(found, dra.ResourceClaim) and change is not None:
-            allowed = self._admin_access_in(found.metadata.namespace)
-            avoids = self._state.avoided.get(found.metadata.uid, ())
-            claim = inventory.claim(found, change.raw, admin_access_allowed=allowed, avoids=avoids)
-        self._claims.put(key, claim)
-
-    def _withdrawn(self, changed: Iterable[str]) -> None:
-        """Which devices that no slice lists are held; of all claims if there are others such now, else of these."""
-        withdrawn = self._state.withdrawn
-        if withdrawn.version != self._withdrawn_version:
-            self._withdrawn_version = withdrawn.version
-            self._holding = {}
-            changed = self._claims.mapping() if withdrawn else ()
-        for key in changed:
-            claim = self._claims.get(key)
-            held = withdrawn.held_by(claim.allocation) if claim is not None else ()
-            if held:
-                self._holding[key] = held
-            else:
-                self._holding.pop(key, None)
-        self._held = frozenset(device for devices in self._holding.values() for device in devices)
-        if self._state.lists(RESOURCE_CLAIM):
-            withdrawn.keep(self._held)
-
-    def _store(self, kind: Kind, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(kind, key, change)
-        try:
-            self._stores.put(kind, key, found)
-        except Bad as bad:
-            uid = change.meta.uid if change is not None else ""
-            self._aside.put(_name(kind, key), dialects.set_aside(kind, key, uid, bad.reason))
-
-    def _namespace(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(NAMESPACE, key, change)
-        self._namespaces.put(key, found.metadata.labels or {} if isinstance(found, core.Namespace) else None)
-
-    def _budget(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(DISRUPTION_BUDGET, key, change)
-        self._budgets.put(key, budget(found) if isinstance(found, DisruptionBudget) else None)
-
-    def _admin_access_in(self, namespace: str) -> bool:
-        found = self._state.object(NAMESPACE, namespace)
-        return isinstance(found, core.Namespace) and (found.metadata.labels or {}).get(ADMIN_ACCESS_LABEL) == "true"
 
     def _pods(self, changed: Mapping[Kind, Iterable[str]], everything: bool) -> None:
         """The pods that changed, and those whose PodGroup or owner did; then the gangs that they are in."""
@@ -363,7 +213,7 @@ class Translation:
             keys.update(self._state.keys(POD))
         for kind in (*GROUP_KINDS, *OWNERS):
             for key in changed.get(kind, ()):
-                self._set_aside(kind, key, self._state.change(kind, key))
+                self._aside.look(kind, key, self._state.change(kind, key))
                 if kind in GROUP_KINDS:
                     self._group(kind, key)
                 reference = _reference(kind, key)
@@ -390,17 +240,16 @@ class Translation:
         if change is None:
             return
         if not isinstance(change.object, Document):
-            self._specs[kind, key] = _undecodable(change)
+            self._specs[kind, key] = undecodable(change)
             return
         try:
             self._specs[kind, key] = group(kind, change.object)
         except Bad as bad:
             self._specs[kind, key] = bad.reason
-            aside = dialects.set_aside(kind, key, change.meta.uid, bad.reason)
-            self._aside.put(_name(kind, key), aside)
+            self._aside.put(kind, key, change.meta.uid, bad.reason)
 
     def _pod(self, key: str, change: Change | None, found: Wire | None) -> None:
-        self._set_aside(POD, key, change)
+        self._aside.look(POD, key, change)
         self._binding.pop(key, None)
         if not isinstance(found, core.Pod):
             self._roster.put(key, None)
@@ -425,12 +274,12 @@ class Translation:
                 sub_group=sub_group,
                 avoids=self._state.avoided.get(found.metadata.uid, ()),
             )
-            if self._zoned and (aligned := numa.aligned(found)) is not None:
+            if self._supply.zoned and (aligned := numa.aligned(found)) is not None:
                 pod = replace(pod, aligned=aligned)
         except Bad as bad:
             problem = bad.reason
             pod = pods.unreadable(found, ours=ours, priority=self._pod_priority(found.spec), sub_group=sub_group)
-            self._aside.put(_name(POD, key), dialects.set_aside(POD, key, pod.uid, bad.reason))
+            self._aside.put(POD, key, pod.uid, bad.reason)
         self._bound.put(key, pod if pod.node and not pod.done else None)
         if place is None:
             self._roster.put(key, None)
@@ -493,14 +342,6 @@ class Translation:
         every = {**self._topologies, **made}
         return {name: every[name] for name in sorted(every)}
 
-    def _set_aside(self, kind: Kind, key: str, change: Change | None) -> None:
-        """Note that the object cannot be decoded, or that it can again."""
-        name = _name(kind, key)
-        if change is None or change.problem is None:
-            self._aside.put(name, None)
-        else:
-            self._aside.put(name, dialects.set_aside(kind, key, change.meta.uid, _undecodable(change)))
-
 
 def _holds_room(pod: core.Pod) -> bool:
     """Whether a pod of another scheduler takes room on a node, or has been promised some."""
@@ -513,34 +354,9 @@ def _task_priority(pod: core.Pod) -> int:
     return int(text) if digits.isdecimal() and len(digits) <= 9 else 0
 
 
-def _name(kind: Kind, key: str) -> str:
-    """One object among those of all kinds and dialects."""
-    return f"{kind.api_version}/{kind.kind}/{key}"
-
-
 def _reference(kind: Kind, key: str) -> Reference:
     """PodGroups of all dialects are one name: a pod may find its group in any of them."""
     return ("PodGroup" if kind in GROUP_KINDS else kind.kind, key)
-
-
-def _undecodable(change: Change) -> Unreadable:
-    """The decoder's words ("Expected `int`, got `str` - at `$.spec.count`") as a reason."""
-    problem, _, where = (change.problem or "cannot be decoded").partition(" - at ")
-    field = where.strip("`").removeprefix("$").lstrip(".") or "the document"
-    return Unreadable(
-        object=f"{change.kind.kind}/{change.key}",
-        field=field,
-        problem=problem,
-        remedy=f"Correct {field} as {change.kind.api_version} {change.kind.kind} defines it.",
-    )
-
-
-def _half_read(change: Change, *, fence: bool) -> Unreadable:
-    """Why a taint rule was not read as it is meant, and what holds meanwhile."""
-    reason = _undecodable(change)
-    meanwhile = "it puts up no fence" if fence else "its taint is on every device that the rest of it selects"
-    remedy = f"Upgrade the scheduler, or correct {reason.field}."
-    return replace(reason, problem=f"{reason.problem}, so {meanwhile}", remedy=remedy)
 
 
 def _without_queue(gang: Gang, broken: Mapping[str, Reason], usable: Collection[str]) -> Gang:
