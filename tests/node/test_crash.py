@@ -193,7 +193,8 @@ def test_killed_while_preparing_the_next_answer_is_the_same_and_nothing_leaks(fo
         never_asked_again.again().preparer.prepare(A, case.given)
         never_asked_again.again().preparer.unprepare(A)
         assert never_asked_again.left == before, point
-    assert any("before rename checkpoint.json" in point for point in names)
+    assert names[0] == "1: before create .checkpoint.json.part", "STARTED is on disk before anything is done"
+    assert names[-1].endswith("before sync folder plugin"), "and DONE after all of it"
     assert any("within write .k8s.gpu.nvidia.com-claim_uid-a.json.part" in point for point in names)
 
 
@@ -206,9 +207,14 @@ def test_killed_while_giving_back_it_is_given_back_or_prepared_again_as_the_kube
     before, theirs = plant.left, bystander(plant, case)
     want = answer(plant.preparer.prepare(A, case.given))
     after = without_instances(plant.left)
+    noted, names = False, []
     for found, point in Nodes(plant, folder / "runs").each(unprepare):
+        names.append(point)
         comes_instead = Nodes(found, folder / "others").one()
         recover(found, server)
+        # From the moment that ENDING is on disk it goes on by itself.
+        noted = noted or "sync folder plugin" in point
+        assert (found.left == before) is noted, point
         assert bystander(found.again(), case) == theirs, point
         for _ in range(2):
             found.again().preparer.unprepare(A)
@@ -219,6 +225,7 @@ def test_killed_while_giving_back_it_is_given_back_or_prepared_again_as_the_kube
         for _ in range(2):
             assert answer(comes_instead.again().preparer.prepare(A, case.given)) == want, point
         assert without_instances(comes_instead.left) == after, point
+    assert names[0] == "1: before create .checkpoint.json.part", "ENDING is on disk before anything is undone"
 
 
 def test_killed_again_in_the_recovery_from_any_point_the_next_recovery_ends_it(folder: Path) -> None:
