@@ -5,6 +5,7 @@ first is done first. Work that takes longer than the kubelet waits goes on, and 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,6 +40,26 @@ class Patience:
     pause: float = 1.0
 
 
+class Measures(Protocol):
+    """Who counts. `operation`: "prepare" or "unprepare"."""
+
+    def took(self, operation: str, seconds: float) -> None:
+        """Work for a claim has ended, well or not."""
+
+    def failed(self, operation: str, problem: Exception) -> None:
+        """Work for a claim has failed."""
+
+
+class _Uncounted:
+    """Nobody counts."""
+
+    def took(self, operation: str, seconds: float) -> None:
+        del operation, seconds
+
+    def failed(self, operation: str, problem: Exception) -> None:
+        del operation, problem
+
+
 class ClaimGone(Exception):
     """The claim that the kubelet asks for is not there, or is another of that name, or nobody may use it."""
 
@@ -48,7 +69,8 @@ class Claims:
 
     `lock`: the node's lock, waited for in a thread. `refusals`: what the others raise for a claim they refuse; its text
     is for the user. `passing`: of those, what may be over in a moment; it is tried again for `patience`. `failed` is
-    told of each Prepare that failed: claim, its document if it was read, words."""
+    told of each Prepare that failed: claim, its document if it was read, words. `measures`: who counts and times all of
+    it."""
 
     def __init__(
         self,
@@ -61,6 +83,7 @@ class Claims:
         passing: tuple[type[Exception], ...] = (),
         patience: Patience | None = None,
         failed: Callable[[ClaimRef, Document | None, str], None],
+        measures: Measures | None = None,
     ) -> None:
         self._work = work
         self._fetch = fetch
@@ -70,6 +93,7 @@ class Claims:
         self._passing = passing
         self._patience = patience or Patience(seconds=0)
         self._failed = failed
+        self._measures = measures or _Uncounted()
         self._hardware = asyncio.Lock()
         self._last: dict[str, tuple[str, asyncio.Task[Any]]] = {}
         """By uid: what was asked last, while it is under way."""
@@ -94,10 +118,22 @@ class Claims:
         last, before = self._last.get(claim.uid, ("", None))
         if before is not None and last == what:
             return before
-        task = asyncio.create_task(_after(before, do, claim))
+        task = asyncio.create_task(_after(before, self._timed(what, do), claim))
         self._last[claim.uid] = what, task
         task.add_done_callback(lambda done: self._ended(claim.uid, done))
         return task
+
+    def _timed(
+        self, what: str, do: Callable[[ClaimRef], Coroutine[Any, Any, T]]
+    ) -> Callable[[ClaimRef], Coroutine[Any, Any, T]]:
+        async def timed(claim: ClaimRef) -> T:
+            begun = time.perf_counter()
+            try:
+                return await do(claim)
+            finally:
+                self._measures.took(what, time.perf_counter() - begun)
+
+        return timed
 
     def _ended(self, uid: str, task: "asyncio.Task[Any]") -> None:
         if self._last.get(uid, ("", None))[1] is task:
@@ -114,12 +150,12 @@ class Claims:
                 grants = self._grants(document)
                 devices = await self._locked_prepare(claim, grants)
             except self._passing as problem:
-                words = str(problem)
+                failure = problem
             except self._refusals as problem:
-                return self._refused(claim, document, str(problem))
+                return self._refused(claim, document, problem, str(problem))
             except Exception as defect:
                 log.exception("a defect", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid)
-                return self._refused(claim, document, _defect("prepared", claim, defect))
+                return self._refused(claim, document, defect, _defect("prepared", claim, defect))
             else:
                 log.info(
                     "prepared",
@@ -129,7 +165,7 @@ class Claims:
                 )
                 return devices
             if clock() + self._patience.pause > until or self._overtaken(claim):
-                return self._refused(claim, document, words)
+                return self._refused(claim, document, failure, str(failure))
             await asyncio.sleep(self._patience.pause)
 
     def _overtaken(self, claim: ClaimRef) -> bool:
@@ -143,9 +179,11 @@ class Claims:
         try:
             await self.alone(lambda: self._work.unprepare(claim))
         except self._refusals as problem:
+            self._measures.failed("unprepare", problem)
             log.warning("not given back", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid, problem=str(problem))
             return str(problem)
         except Exception as defect:
+            self._measures.failed("unprepare", defect)
             log.exception("a defect", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid)
             return _defect("given back", claim, defect)
         log.info("given back", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid)
@@ -188,7 +226,8 @@ class Claims:
                     log.warning("work that nobody waits for any more has failed", problem=str(problem))
                 raise
 
-    def _refused(self, claim: ClaimRef, document: Document | None, words: str) -> str:
+    def _refused(self, claim: ClaimRef, document: Document | None, problem: Exception, words: str) -> str:
+        self._measures.failed("prepare", problem)
         log.warning("not prepared", claim=f"{claim.namespace}/{claim.name}", uid=claim.uid, problem=words)
         self._failed(claim, document, words)
         return words

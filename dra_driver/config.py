@@ -129,6 +129,13 @@ class Config(BaseModel):
     probe_host: str = Field("", description="Address that the probe listens on; empty: all of the pod.")
     probe_port: int | None = Field(None, ge=0, le=65_535, description="Its port, 0 for any free one; absent: no probe.")
 
+    # Metrics.
+    metrics_host: str = Field("127.0.0.1", description="Address that /metrics is served on; empty: all of the pod.")
+    metrics_port: int | None = Field(None, ge=0, le=65_535, description="Its port, 0 for any free one; absent: none.")
+    metrics_seconds: float = Field(
+        1, ge=0, le=3600, description="What was measured within so long is not measured anew."
+    )
+
     # What is said.
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "text"] = Field("json", description="Form of a log line.")

@@ -30,10 +30,11 @@ from dra_driver.facts import GpuError, GpuEvent
 from dra_driver.grants import ClaimRefused, grants
 from dra_driver.health_list import health_list
 from dra_driver.host import HostError
+from dra_driver.metrics import CONTENT_TYPE, Metrics, Picture, usage
 from dra_driver.node import Hardware, Offered, hardware, offer
 from dra_driver.plugin import DeviceHealth, Plugin
 from dra_driver.prepare import FAILURES
-from dra_driver.probe import ProbeError, probed
+from dra_driver.probe import ProbeError, exposed, probed
 from dra_driver.publisher import ForeignSlicesError, Publisher
 from dra_driver.recovery import Api
 from dra_driver.rooms import Rooms, rooms
@@ -61,6 +62,7 @@ REFUSALS = (
 
 _EVENT_WAIT_MS = 500
 _MOST_EVENTS_A_LOOK = 256
+_SAMPLE_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
@@ -113,6 +115,10 @@ class _Service:
         self._stop = stop
         self._clock = clock
         self._offered = Offered(node, found, offer(config))
+        self._metrics = Metrics()
+        self._sampling: asyncio.Task[None] | None = None
+        self._sampled = float("-inf")
+        """When the last sample was taken, by the loop's clock."""
         self._rooms: Rooms = rooms(config, found, lambda: self._offered.inventory)
         self._events = Events(client, node, lambda: datetime.fromtimestamp(clock(), UTC))
         self._claims = Claims(
@@ -124,6 +130,7 @@ class _Service:
             passing=FAILURES,
             patience=Patience(seconds=config.prepare_seconds),
             failed=self._failed,
+            measures=self._metrics,
         )
         self._api = Api(
             fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
@@ -165,6 +172,12 @@ class _Service:
                     probed(host, self._config.probe_port, lives=self._lives, ready=self._is_ready)
                 )
                 log.info("probe", port=port)
+            if self._config.metrics_port is not None:
+                host = self._config.metrics_host
+                port = await stack.enter_async_context(
+                    exposed(host, self._config.metrics_port, CONTENT_TYPE, self._exposition)
+                )
+                log.info("metrics", host=host, port=port)
             await stack.enter_async_context(self._plugin)
             log.info("serving", node=self._node, driver=self._config.driver, socket=str(self._sockets.claims))
             self._ready.set()
@@ -172,6 +185,8 @@ class _Service:
             log.info("stopping")
         try:
             async with asyncio.timeout(self._config.stop_seconds):
+                if self._sampling is not None:
+                    await self._sampling
                 await self._claims.settled()
                 await self._events.sent()
         except TimeoutError:
@@ -309,6 +324,7 @@ class _Service:
 
     def _take_in(self, event: GpuEvent) -> None:
         log.info("a GPU tells", gpu=event.gpu, kind=event.kind.value, code=event.code, instance=event.instance)
+        self._metrics.heard(event)
         self._heard.append(event)
 
     async def _rescan(self) -> None:
@@ -329,13 +345,46 @@ class _Service:
 
     def _grants(self, document: Mapping[str, Any]) -> tuple[Grant, ...]:
         self._rooms.cgroups.seen(document)
-        return grants(document, self._config.driver, self._node, uuids=self._offered.uuids())
+        found = grants(document, self._config.driver, self._node, uuids=self._offered.uuids())
+        if found:
+            self._metrics.reserved(document)
+        return found
 
     async def _every_claim(self) -> Sequence[Mapping[str, Any]]:
         return (await self._client.list(kinds.RESOURCE_CLAIM))[0]
 
     def _failed(self, claim: ClaimRef, document: Mapping[str, Any] | None, words: str) -> None:
         self._events.tell(claim_and_pods(claim, document), "PrepareFailed", words)
+
+    # --- metrics ---
+
+    async def _exposition(self) -> bytes:
+        """All metrics, measured now; those of a while ago if the hardware is at work for long."""
+        fresh = asyncio.get_running_loop().time() - self._sampled < self._config.metrics_seconds
+        if not fresh and (self._sampling is None or self._sampling.done()):
+            self._sampling = asyncio.create_task(self._sample())
+        if self._sampling is not None:
+            await asyncio.wait({self._sampling}, timeout=_SAMPLE_SECONDS)
+        return self._metrics.exposition()
+
+    async def _sample(self) -> None:
+        try:
+            self._metrics.show(await self._claims.alone(self._picture))
+            self._sampled = asyncio.get_running_loop().time()
+        except FAILURES as problem:
+            log.warning("the hardware cannot be measured", problem=str(problem))
+
+    def _picture(self) -> Picture:
+        """In a thread, under the node's lock."""
+        entries, gpus, lost = self._rooms.entries(), self._offered.gpus, self._offered.lost
+        return Picture(
+            inventory=self._offered.inventory,
+            gpus=gpus,
+            lost=lost,
+            entries=entries,
+            usage=usage(self._hardware.gpus, gpus, lost, entries),
+            at=self._clock(),
+        )
 
     # --- probes ---
 
