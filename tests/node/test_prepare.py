@@ -2,8 +2,10 @@
 
 import errno
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +16,7 @@ from dra_driver.prepare import PrepareError
 from tests.node.endings import Refuses
 from tests.node.plants import EXCLUSIVE, GIB, MPS, Plant, answer, claim, grant
 
+T = TypeVar("T")
 A, B = claim("a"), claim("b")
 G3, G1 = "gpu-0-mig-3g40gb-9-0", "gpu-0-mig-1g10gb-19-4"
 
@@ -520,3 +523,45 @@ def test_an_ampere_board_out_of_mig_mode_is_not_cut(tmp_path: Path) -> None:
     name = next(device.name for device in offered.devices)
     with pytest.raises(PrepareError, match="goes there by a reset only"):
         type(plant.preparer)(plant.node).prepare(A, (grant(name),))
+
+
+class Fills(Disk):
+    """Becomes full at a step: from there on nothing can be made or written, though still removed."""
+
+    def __init__(self, full_from: int = 1 << 30) -> None:
+        self.full_from = full_from
+        self.steps = self.refused = 0
+
+    def change(self, step: str, path: Path, act: Callable[[], T]) -> T:
+        self.steps += 1
+        if self.steps >= self.full_from and step in ("create", "write", "folder", "link"):
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().change(step, path, act)
+
+
+def test_wherever_the_disk_becomes_full_nothing_is_lost_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    count = Fills()
+    dry = Plant(tmp_path / "dry").begun().again(disk=count)
+    want = answer(dry.preparer.prepare(A, all_kinds()))
+    dry.preparer.unprepare(A)
+    refusals = []
+    for full_from in range(1, count.steps + 1):
+        plant, disk = Plant(tmp_path / str(full_from)).begun(), Fills(full_from)
+        full = plant.again(disk=disk)
+        for act in (
+            lambda full=full: full.preparer.prepare(A, all_kinds()),
+            lambda full=full: full.preparer.unprepare(A),
+        ):
+            before = disk.refused
+            try:
+                act()
+            except PrepareError as error:
+                refusals.append(str(error))
+            else:
+                assert disk.refused == before, full_from
+        assert answer(plant.again().preparer.prepare(A, all_kinds())) == want, full_from
+        plant.again().preparer.unprepare(A)
+        assert plant.left == {}, full_from
+    assert len(refusals) > 50
+    assert all("No space left on device; free space on that file system" in refusal for refusal in refusals)
