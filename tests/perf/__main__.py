@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 
-from tests.perf import dra, fill, publish, restart, room, takeover, versus
+from tests.perf import dra, fill, prepare, publish, restart, room, takeover, versus
 
 BENCHMARKS = {
     "consolidate": room.CONSOLIDATE,
     "dra": dra,
     "fill": fill,
     "preempt": room.PREEMPT,
+    "prepare": prepare,
     "publish": publish,
     "reclaim": room.RECLAIM,
     "restart": restart,
