@@ -1,15 +1,24 @@
 """The command `tutti-dra-driver`: what it prints, and how it refuses."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 from typer.testing import CliRunner
 
 from dra_driver.cli import app
 
 runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that runs sets where the process's log goes: here to a stream that is closed after it."""
+    yield
+    structlog.reset_defaults()
 
 
 def test_the_inventory_of_a_machine_made_up_is_a_table():
