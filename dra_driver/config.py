@@ -73,6 +73,17 @@ class Config(BaseModel):
         description="Offer the instances that GPUs can be cut into, and cut on demand (Kubernetes 1.36, or the gate "
         "DRAPartitionableDevices).",
     )
+    mig_configs: Path | None = Field(
+        None,
+        description="File of MIG configs, in mig-parted's form: the Node's label nvidia.com/mig.config names one, and "
+        "GPUs are drained and cut as it says; absent: the label is not read.",
+    )
+    mig_drain_seconds: float | None = Field(
+        None,
+        ge=0,
+        le=2_592_000,
+        description="After so long pods are moved from GPUs that are to be cut anew (NoExecute); absent: never.",
+    )
     shared_gpus: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
         (),
         description="GPUs that claims share by memory: indexes, UUIDs, PCI bus ids with commas, or all (Kubernetes "
@@ -236,7 +247,7 @@ def _sound(config: Config, names: Mapping[str, str]) -> Config:
             raise ConfigError(names.get(key, key), f"{value!r} is no DNS name", cure)
     if re.search(r"[^A-Za-z0-9-]", config.pod_uid):
         raise ConfigError(names.get("pod_uid", "pod_uid"), f"{config.pod_uid!r} is no uid", "take metadata.uid")
-    for key in ("host_root", "driver_root", "kubelet_dir", "plugin_dir", "cdi_dir", "shm_dir"):
+    for key in ("host_root", "driver_root", "kubelet_dir", "plugin_dir", "cdi_dir", "shm_dir", "mig_configs"):
         folder = getattr(config, key)
         if folder is not None and not folder.is_absolute():
             raise ConfigError(names.get(key, key), f"{str(folder)!r} is relative", "write the whole path, from /")

@@ -19,6 +19,8 @@ from dra_driver.libraries import Libraries
 
 log = structlog.get_logger(__name__)
 
+Taints = Mapping[str, tuple[Taint, ...]]
+
 _NUMBER = re.compile(r"gpu-(\d+)(-mig-.+)?")
 """Of the GPU, in a device's name."""
 
@@ -68,7 +70,8 @@ class Offered:
         self._memory = Memory()
         self._refused: frozenset[tuple[str, str]] = frozenset()
         self.inventory = Inventory(devices=())
-        self._taints: Mapping[str, tuple[Taint, ...]] = {}
+        self._taints: dict[str, Taints] = {}
+        """By who wants them."""
         self.lost: frozenset[str] = frozenset()
         """UUIDs of GPUs that do not answer."""
 
@@ -93,7 +96,7 @@ class Offered:
             self._hardware.host.facts(gpu.pci_bus for gpu in memory.gpus),
             self._offer,
             ours,
-            self._taints,
+            self._every_taint(),
             memory.numbers,
         )
         self._memory, self.lost = memory, frozenset(lost)
@@ -105,15 +108,19 @@ class Offered:
         """All GPUs, lost ones as they were last known."""
         return self._memory.gpus
 
-    def taint(self, taints: Mapping[str, tuple[Taint, ...]]) -> None:
-        """From now on these taints stand and no others: by UUID or device name."""
-        self._taints = taints
-        self.inventory = tainted(self.inventory, taints)
+    def taint(self, taints: Taints, by: str = "health") -> None:
+        """From now on these taints stand, and no others of who wants them: by UUID or device name."""
+        self._taints[by] = taints
+        self.inventory = tainted(self.inventory, self._every_taint())
 
     def uuids(self) -> dict[str, str]:
         """UUIDs of the devices that exist already, by name: opaque configs may name them so."""
         known = {each.name: each.gpu if each.kind is Kind.GPU else each.instance for each in self.inventory.devices}
         return {name: uuid for name, uuid in known.items() if uuid}
+
+    def _every_taint(self) -> Taints:
+        keys = dict.fromkeys(key for taints in self._taints.values() for key in taints)
+        return {key: tuple(each for taints in self._taints.values() for each in taints.get(key, ())) for key in keys}
 
     def _tell(self, found: Inventory) -> None:
         """What is not offered is said once, and again when it changes."""
