@@ -191,7 +191,9 @@ class Reconfiguration:
             try:
                 await self._site.alone(partial(self._cut_one, name, gpu, text))
             except GpuError as error:
-                (busy if error.failure is Failure.IN_USE else failed).append(f"GPU {gpu}: {told(error)}")
+                words = told(error)
+                words = words if gpu in words else f"GPU {gpu}: {words}"
+                (busy if error.failure is Failure.IN_USE else failed).append(words)
         await self._site.look()
         if failed:
             again = f"Remove label {mig_labels.STATE} of the node to have it tried again"

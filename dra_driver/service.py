@@ -36,6 +36,7 @@ from dra_driver.plugin import DeviceHealth, Plugin
 from dra_driver.prepare import FAILURES
 from dra_driver.probe import ProbeError, exposed, probed
 from dra_driver.publisher import ForeignSlicesError, Publisher
+from dra_driver.reconfigure import Patience, Reconfiguration, Site, Taints
 from dra_driver.recovery import Api
 from dra_driver.rooms import Rooms, rooms
 from dra_driver.slices import Target
@@ -138,6 +139,7 @@ class _Service:
             grants=self._grants,
         )
         self._plugin = Plugin(self, config.driver, chosen)
+        self._reconfiguration = self._cutter()
         self._publisher: Publisher | None = None
         """Once it is time to publish."""
         self._heard: deque[GpuEvent] = deque()
@@ -155,6 +157,8 @@ class _Service:
         try:
             async with asyncio.TaskGroup() as group:
                 parts = [publisher.run(), self._announce(publisher), self._hear(), self._rescan(), self._collect()]
+                if self._reconfiguration is not None:
+                    parts.append(self._reconfiguration.run())
                 background = [group.create_task(part) for part in parts]
                 try:
                     await self._serve()
@@ -244,6 +248,8 @@ class _Service:
         while not await self._recover(first=True):
             await asyncio.sleep(backoff.seconds())
         await self._claims.alone(self._look)
+        if self._reconfiguration is not None:
+            await self._reconfiguration.begin()
         self._tell()
         return publisher
 
@@ -287,6 +293,8 @@ class _Service:
     def _tell(self) -> None:
         if self._publisher is not None:
             self._publisher.want(self._offered.inventory)
+        if self._reconfiguration is not None:
+            self._reconfiguration.heard()
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -328,9 +336,18 @@ class _Service:
         self._heard.append(event)
 
     async def _rescan(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.rescan_seconds)
-            await self._look_anew()
+        """Every so often, and when somebody asks for it (SIGHUP)."""
+        asked, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, asked.set)
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._config.rescan_seconds):
+                        await asked.wait()
+                asked.clear()
+                await self._look_anew()
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
 
     async def _collect(self) -> None:
         while True:
@@ -340,6 +357,40 @@ class _Service:
             except (DiskError, CheckpointTooNew) as problem:
                 log.error("what is left over cannot be collected", problem=str(problem))
             await self._look_anew()
+
+    # --- GPUs that are cut anew by a label (dra_driver.reconfigure) ---
+
+    def _cutter(self) -> Reconfiguration | None:
+        if self._config.mig_configs is None:
+            return None
+        site = Site(
+            client=self._client,
+            node=self._node,
+            driver=self._config.driver,
+            gpus=self._hardware.gpus,
+            alone=self._claims.alone,
+            entries=self._rooms.entries,
+            boot=self._hardware.host.boot_id,
+            inventory=lambda: self._offered.inventory,
+            taint=self._taint,
+            look=self._look_anew,
+            published=self._is_published,
+            claims=self._every_claim,
+            events=self._events,
+            now=lambda: datetime.fromtimestamp(self._clock(), UTC),
+        )
+        patience = Patience(drain=self._config.mig_drain_seconds)
+        return Reconfiguration(site, self._config.mig_configs, patience, dynamic=self._config.dynamic_mig)
+
+    async def _taint(self, taints: Taints) -> None:
+        await self._claims.alone(lambda: self._offered.taint(taints, by="reconfigure"))
+        self._tell()
+
+    async def _is_published(self) -> None:
+        """Waits until what is offered is published."""
+        while self._publisher is None:
+            await self._news.wait()
+        await self._publisher.settled()
 
     # --- claims ---
 
