@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from dra_driver.config import Config as NodeConfig
 from queues import reasons as queue_reasons
 from scheduler.commit import outcome
 from scheduler.config import Config
@@ -14,18 +16,21 @@ from scheduler.model import reasons
 ROOT = Path(__file__).parents[2]
 
 
-def settings_table() -> str:
-    """The table of docs/admin/configuration.md as it should be."""
+def settings_table(config: type[BaseModel]) -> str:
+    """The table of a configuration as its page should have it."""
     rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
-    for name, field in Config.model_fields.items():
+    for name, field in config.model_fields.items():
         default = field.default if not isinstance(field.default, bool) else str(field.default).lower()
         default = ", ".join(default) if isinstance(default, tuple) else default
         rows.append(f"| `{name}` | {'' if default in (None, '') else f'`{default}`'} | {field.description} |")
     return "\n".join(rows)
 
 
-def test_every_setting_stands_in_the_configuration_page_with_its_default_and_meaning():
-    assert settings_table() in (ROOT / "docs/admin/configuration.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "config"), [("configuration.md", Config), ("node-plugin.md", NodeConfig)], ids=["scheduler", "node plugin"]
+)
+def test_every_setting_stands_in_its_page_with_its_default_and_meaning(page: str, config: type[BaseModel]):
+    assert settings_table(config) in (ROOT / "docs/admin" / page).read_text()
 
 
 @pytest.mark.parametrize("module", [reasons, queue_reasons, outcome, why])
