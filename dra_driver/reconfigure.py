@@ -50,7 +50,7 @@ Plan = Mapping[str, tuple[Step, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Pace:
     """Seconds. `drain`: until pods are moved away, None for never; `look`: so often it is looked who still has a GPU;
     `grace`: so long a taint stands before a GPU is cut, for schedulers that see it late."""
 
@@ -85,10 +85,8 @@ class Site:
 class Reconfiguration:
     """Follows the Node's label. `file`: the configs; `dynamic`: GPUs are cut on demand for claims, too."""
 
-    def __init__(
-        self, site: Site, file: Path, patience: Patience, *, dynamic: bool, rhythm: Rhythm | None = None
-    ) -> None:
-        self._site, self._file, self._patience, self._dynamic = site, file, patience, dynamic
+    def __init__(self, site: Site, file: Path, pace: Pace, *, dynamic: bool, rhythm: Rhythm | None = None) -> None:
+        self._site, self._file, self._pace, self._dynamic = site, file, pace, dynamic
         self._rhythm = rhythm or Rhythm()
         self._node: Document | None = None
         self._tainted: Taints = {}
@@ -163,10 +161,10 @@ class Reconfiguration:
         """Taints are wanted: wait until they stand, and for GPUs to be free; cut those that are."""
         clock = asyncio.get_running_loop().time
         if not await self._published():
-            return self._patience.look
+            return self._pace.look
         self._stand = clock() if self._stand is None else self._stand
         await self._say(State.PENDING)
-        if (left := self._stand + self._patience.grace - clock()) > 0:
+        if (left := self._stand + self._pace.grace - clock()) > 0:
             return left
         resets = [gpu for gpu, todo in plan.items() if isinstance(todo[0], Reset)]
         if resets:
@@ -178,7 +176,7 @@ class Reconfiguration:
         if users:
             moved = any(taint.effect == "NoExecute" for taints in self._tainted.values() for taint in taints)
             self._tell("MigReconfigureWaits", mig_labels.waits(name, users, moved=moved), "Normal")
-            return self._patience.look
+            return self._pace.look
         return None
 
     async def _cut(self, name: str, free: Sequence[str], text: str) -> float | None:
@@ -201,7 +199,7 @@ class Reconfiguration:
             return None
         if busy:
             self._tell("MigReconfigureWaits", f"MIG config {name}: {'; '.join(busy)}.")
-        return self._patience.look if busy else 0.0
+        return self._pace.look if busy else 0.0
 
     def _cut_one(self, name: str, gpu: str, text: str) -> None:
         """Under the node's lock, with everything looked at again. Raises GpuError, LayoutRefused."""
@@ -216,7 +214,7 @@ class Reconfiguration:
     async def _done(self, name: str) -> float | None:
         """All is as wanted."""
         if not await self._published():
-            return self._patience.look
+            return self._pace.look
         if mig_labels.state(self._node) == State.PENDING.value:
             words = f"MIG config {name}: all GPUs that it is for are as it says."
             self._tell("MigReconfigured", words, "Normal")
@@ -242,7 +240,7 @@ class Reconfiguration:
     async def _published(self) -> bool:
         """Whether all is published, before long."""
         try:
-            async with asyncio.timeout(self._patience.look):
+            async with asyncio.timeout(self._pace.look):
                 await self._site.published()
         except TimeoutError:
             return False
@@ -307,7 +305,7 @@ class Reconfiguration:
             self._since = ("", 0)
         elif self._since[0] != name:
             self._since = (name, now)
-        drain = self._patience.drain
+        drain = self._pace.drain
         late = drain is not None and now >= self._since[1] + drain * 1000
         effect = "NoExecute" if late else "NoSchedule"
         taint = Taint(key=TAINT, value=name, effect=effect, since_ms=self._since[1])
@@ -354,7 +352,7 @@ class Reconfiguration:
                 pause = await self.turn()
             except (ApiError, *FAILURES) as problem:
                 log.warning("the MIG config is looked at again", problem=str(problem))
-                pause = self._patience.look
+                pause = self._pace.look
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._news.wait()

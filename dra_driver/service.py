@@ -36,7 +36,7 @@ from dra_driver.plugin import DeviceHealth, Plugin
 from dra_driver.prepare import FAILURES
 from dra_driver.probe import ProbeError, exposed, probed
 from dra_driver.publisher import ForeignSlicesError, Publisher
-from dra_driver.reconfigure import Patience, Reconfiguration, Site, Taints
+from dra_driver.reconfigure import Pace, Reconfiguration, Site, Taints
 from dra_driver.recovery import Api
 from dra_driver.rooms import Rooms, rooms
 from dra_driver.slices import Target
@@ -379,8 +379,8 @@ class _Service:
             events=self._events,
             now=lambda: datetime.fromtimestamp(self._clock(), UTC),
         )
-        patience = Patience(drain=self._config.mig_drain_seconds)
-        return Reconfiguration(site, self._config.mig_configs, patience, dynamic=self._config.dynamic_mig)
+        pace = Pace(drain=self._config.mig_drain_seconds)
+        return Reconfiguration(site, self._config.mig_configs, pace, dynamic=self._config.dynamic_mig)
 
     async def _taint(self, taints: Taints) -> None:
         await self._claims.alone(lambda: self._offered.taint(taints, by="reconfigure"))

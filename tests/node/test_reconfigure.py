@@ -24,7 +24,7 @@ from dra_driver.layouts import Layout, configs, layouts
 from dra_driver.libraries import Libraries
 from dra_driver.node import Hardware, Offered
 from dra_driver.publisher import Publisher
-from dra_driver.reconfigure import Patience, Reconfiguration, Site, Taints
+from dra_driver.reconfigure import Pace, Reconfiguration, Site, Taints
 from dra_driver.repartition import Create, Destroy, Mode, Reset, carry_out, static, steps
 from dra_driver.slices import Target
 from scheduler.api.kinds import NODE
@@ -277,7 +277,7 @@ async def life(plant: Plant, *, look: float = 5.0) -> AsyncIterator[Life]:
                 now=lambda: plant.now,
             ),
             plant.file,
-            Patience(drain=plant.drain, look=look, grace=0),
+            Pace(drain=plant.drain, look=look, grace=0),
             dynamic=plant.dynamic,
             rhythm=QUICK,
         )
