@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from dra_driver.claims import Claims, Patience
 from dra_driver.config import Config, required_node
 from dra_driver.devices import ClaimRef, Grant, Prepared
 from dra_driver.disk import DiskError
-from dra_driver.events import Events, claim_and_pods
+from dra_driver.events import Events, Regarding, claim_and_pods
 from dra_driver.facts import GpuError, GpuEvent
 from dra_driver.grants import ClaimRefused, grants
 from dra_driver.health_list import health_list
@@ -121,6 +121,9 @@ class _Service:
         self._sampled = float("-inf")
         """When the last sample was taken, by the loop's clock."""
         self._rooms: Rooms = rooms(config, found, lambda: self._offered.inventory)
+        self._about_node: tuple[Regarding, ...] = ()
+        self._refused: frozenset[tuple[str, str]] = frozenset()
+        """What is not offered, and why, as it was told."""
         self._events = Events(client, node, lambda: datetime.fromtimestamp(clock(), UTC))
         self._claims = Claims(
             self._rooms.preparer,
@@ -235,7 +238,13 @@ class _Service:
         """All as it must be before the kubelet finds us: nobody beside us, names as they were, what an end in the
         middle has left put right, the offer. Raises what `serve` raises."""
         target = Target(node=self._node, node_uid=await self._node_uid(), driver=self._config.driver)
-        publisher = Publisher(self._client, target, resync_seconds=self._config.resync_seconds)
+        self._about_node = (Regarding(kind=kinds.NODE, name=self._node, uid=target.node_uid),)
+        publisher = Publisher(
+            self._client,
+            target,
+            resync_seconds=self._config.resync_seconds,
+            on_problem=lambda words: self._warn("NotPublished", [words] if words else []),
+        )
         await publisher.check()
         if gone := await asyncio.to_thread(clear_left, self._sockets, self._config.driver):
             log.info("sockets of earlier instances are removed", names=gone)
@@ -264,6 +273,7 @@ class _Service:
             log.info("put right", what=words)
         for words in report.failed:
             log.warning("not put right; it is tried again", what=words)
+        self._warn("NotPutRight", report.failed)
         return True
 
     # --- what is offered ---
@@ -290,7 +300,15 @@ class _Service:
             log.warning("the hardware cannot be looked at", problem=str(problem))
         self._tell()
 
+    def _warn(self, reason: str, words: Iterable[str]) -> None:
+        """Events on our Node: what its operator has to look at."""
+        for each in words:
+            self._events.tell(self._about_node, reason, each)
+
     def _tell(self) -> None:
+        refused = frozenset(self._offered.inventory.refused)
+        self._warn("NotOffered", (f"{about}: {why}" for about, why in sorted(refused - self._refused)))
+        self._refused = refused
         if self._publisher is not None:
             self._publisher.want(self._offered.inventory)
         if self._reconfiguration is not None:

@@ -17,6 +17,7 @@ import pytest
 from dra_driver import config, service
 from dra_driver.alone import NotAlone
 from dra_driver.devices import ClaimRef
+from dra_driver.facts import Placement
 from dra_driver.fake import FakeGpus
 from dra_driver.plugin import VERSIONS
 from dra_driver.publisher import ForeignSlicesError
@@ -37,11 +38,13 @@ def folder() -> Iterator[Path]:
 
 
 class Plugin:
-    """The node plugin at work in this process, as its kubelet knows it. `files`: where its CDI files are."""
+    """The node plugin at work in this process, as its kubelet knows it. `files`: where its CDI files are; `machine`:
+    the file of the hardware that is made up."""
 
-    def __init__(self, driver: Driver, files: Path) -> None:
+    def __init__(self, driver: Driver, files: Path, machine: Path) -> None:
         self.driver = driver
         self.files = files
+        self.machine = machine
 
     def specifications(self) -> dict[str, Document]:
         """By claim uid."""
@@ -54,7 +57,7 @@ async def plugin(cluster: Cluster, folder: Path, node: str, machine: str, **sett
     """The plugin on a node that is this machine, known to its kubelet, until the block ends."""
     async with running(cluster, folder, node, machine, **settings) as chosen:
         path = sockets(folder, chosen.driver, chosen.pod_uid).registration
-        yield Plugin(await FakeKubelet(folder).register(path), folder / "cdi")
+        yield Plugin(await FakeKubelet(folder).register(path), folder / "cdi", chosen.fake_file)
 
 
 @contextlib.asynccontextmanager
@@ -385,7 +388,7 @@ async def test_nothing_is_published_before_the_kubelet_knows_the_plugin_unless_i
 
 async def test_a_gpu_that_is_lost_is_told_to_the_kubelet(cluster: Cluster, node: str, folder: Path):
     async with plugin(cluster, folder, node, "h100x2", rescan_seconds=1) as here:
-        gpus = FakeGpus("h100x2", node=node, state=folder / "plugins/gpu.nvidia.com/fake-machine.json")
+        gpus = FakeGpus("h100x2", node=node, state=here.machine)
         async with here.driver.health() as lists:
             assert [each.health for each in await anext(lists)] == [1, 1]
             gpus.lose(gpus.gpus()[1].uuid)
@@ -394,6 +397,35 @@ async def test_a_gpu_that_is_lost_is_told_to_the_kubelet(cluster: Cluster, node:
                     if [each.health for each in devices] == [1, 2]:
                         break
             assert "does not answer" in devices[1].message
+
+
+async def test_what_an_operator_has_cut_is_offered_and_what_is_in_its_way_is_told_on_the_node(
+    cluster: Cluster, node: str, folder: Path
+):
+    async with plugin(cluster, folder, node, "h100x1", dynamic_mig=True) as here:
+        assert "gpu-0" in await published(cluster)
+        gpus = FakeGpus("h100x1", node=node, state=here.machine)
+        uuid = gpus.gpus()[0].uuid
+        gpus.set_mig(uuid, True)
+        gpus.create_instance(uuid, 9, Placement(start=0, size=4))
+
+        def told(events: Objects) -> bool:
+            return any(
+                each["reason"] == "NotOffered"
+                and each["involvedObject"]["kind"] == "Node"
+                and "3g.40gb at memory slice 0" in each["message"]
+                for each in events.values()
+            )
+
+        await cluster.until(kinds.EVENT, told, "the node tells what is not offered")
+        await cluster.until(
+            kinds.RESOURCE_SLICE, lambda slices: "gpu-0" not in _names(slices), "the GPU is not offered whole"
+        )
+        assert {"gpu-0-mig-3g40gb-9-0", "gpu-0-mig-1g10gb-19-4"} <= await published(cluster)
+
+
+def _names(slices: Objects) -> set[str]:
+    return {device["name"] for each in slices.values() for device in each["spec"].get("devices", ())}
 
 
 async def test_the_probe_says_when_the_kubelet_knows_the_plugin_and_when_its_sockets_are_gone(
