@@ -96,6 +96,12 @@ class Config(BaseModel):
         True, description="MPS daemons may run on this node, for claims that ask for them and for shares."
     )
 
+    node_labels: bool = Field(
+        False,
+        description="Label the Node as GPU Feature Discovery does, which must not run then (and needs the role in "
+        "deploy/dra-driver-labels.yaml); switched off again, our labels are taken away.",
+    )
+
     # The kubelet and the container runtime.
     kubelet_dir: Path = Field(Path("/var/lib/kubelet"), description="The kubelet's --root-dir.")
     plugin_dir: Path | None = Field(

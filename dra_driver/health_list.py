@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from dra_driver.devices import Device, Inventory
-from dra_driver.health import LOST_TAINT, UNMONITORED_TAINT, words
+from dra_driver.health import KEYS, LOST_TAINT, UNMONITORED_TAINT, words
 from dra_driver.plugin import DeviceHealth
 from dra_driver.xids import NOTE
 
@@ -26,8 +26,8 @@ def health_list(
 
 
 def healthy(device: Device, lost: Collection[str]) -> bool | None:
-    """Whether a device is well: no taint says otherwise. None where nobody can tell."""
-    if device.gpu in lost or any(taint.effect != NOTE for taint in device.taints):
+    """Whether a device is well: no taint of its health says otherwise. None where nobody can tell."""
+    if device.gpu in lost or any(taint.key in KEYS and taint.effect != NOTE for taint in device.taints):
         return False
     return None if any(taint.key == UNMONITORED_TAINT for taint in device.taints) else True
 

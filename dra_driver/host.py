@@ -125,6 +125,10 @@ class Host:
             raise HostError(f"{path} cannot be read; mount the host's /proc, and tell where it is.")
         return text
 
+    def machine(self) -> str:
+        """What the machine's maker calls it; empty where it does not say."""
+        return _text(self.sys / "class" / "dmi" / "id" / "product_name") or ""
+
     def dmem(self) -> bool:
         """Whether the kernel accounts for device memory by cgroup, and cgroups are of version 2."""
         return "dmem" in (_text(self.sys / "fs" / "cgroup" / "cgroup.controllers") or "").split()

@@ -143,7 +143,7 @@ class _Latest(Collector):
             taken.add_metric([], picture.at)
         yield taken
         well = GaugeMetricFamily(
-            "tutti_node_device_healthy", "1: well; 0: with a taint; none: nobody can tell.", labels=_HARDWARE
+            "tutti_node_device_healthy", "1: well; 0: not; no series: nobody can tell.", labels=_HARDWARE
         )
         for device in picture.inventory.devices:
             verdict = healthy(device, picture.lost)

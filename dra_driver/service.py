@@ -23,13 +23,16 @@ from dra_driver.alone import NotAlone, refuse_other_driver, standing
 from dra_driver.checkpoint import CheckpointTooNew
 from dra_driver.claims import Claims, Patience
 from dra_driver.config import Config, required_node
-from dra_driver.devices import ClaimRef, Grant, Prepared
+from dra_driver.devices import ClaimRef, Entry, Grant, Prepared
 from dra_driver.disk import DiskError
 from dra_driver.events import Events, Regarding, claim_and_pods
 from dra_driver.facts import GpuError, GpuEvent
 from dra_driver.grants import ClaimRefused, grants
 from dra_driver.health_list import health_list
+from dra_driver.holding import owned
 from dra_driver.host import HostError
+from dra_driver.labeller import Labeller
+from dra_driver.labels import labels
 from dra_driver.metrics import CONTENT_TYPE, Metrics, Picture, usage
 from dra_driver.node import Hardware, Offered, hardware, offer
 from dra_driver.plugin import DeviceHealth, Plugin
@@ -141,12 +144,15 @@ class _Service:
             every=self._every_claim,
             grants=self._grants,
         )
+        self._labeller = Labeller(client, node, again_seconds=config.collect_seconds)
         self._plugin = Plugin(self, config.driver, chosen)
         self._reconfiguration = self._cutter()
         self._publisher: Publisher | None = None
         """Once it is time to publish."""
         self._heard: deque[GpuEvent] = deque()
         """What the GPUs have told since the last look."""
+        self._labels: Mapping[str, str] = {}
+        """Of the Node, as of the last look."""
         self._looked = 0
         """When the hardware was last looked at, in seconds since 1970."""
         self._news = asyncio.Event()
@@ -159,7 +165,8 @@ class _Service:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [publisher.run(), self._announce(publisher), self._hear(), self._rescan(), self._collect()]
+                parts = [publisher.run(), self._announce(publisher), self._labeller.run()]
+                parts += [self._hear(), self._rescan(), self._collect()]
                 if self._reconfiguration is not None:
                     parts.append(self._reconfiguration.run())
                 background = [group.create_task(part) for part in parts]
@@ -288,9 +295,17 @@ class _Service:
             self._offered.remember(held)
             self._offered.look(entries)
             self._rooms.monitor.look((gpu.uuid for gpu in self._offered.gpus), self._offered.lost, now_ms)
+            self._labels = self._wanted_labels(entries)
         finally:
             self._offered.taint(self._rooms.monitor.taints(self._offered.inventory.devices))
         self._looked = now_ms // 1000
+
+    def _wanted_labels(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        if not self._config.node_labels:
+            return {}
+        gpus, host = self._hardware.gpus, self._hardware.host
+        ours = owned(entries, host.boot_id())
+        return labels(self._offered.gpus, gpus.driver(), owned=ours, machine=host.machine())
 
     async def _look_anew(self) -> None:
         """Look at the hardware, and tell publisher and kubelet. What cannot be read now is read the next time."""
@@ -313,6 +328,7 @@ class _Service:
             self._publisher.want(self._offered.inventory)
         if self._reconfiguration is not None:
             self._reconfiguration.heard()
+        self._labeller.want(self._labels)
         news, self._news = self._news, asyncio.Event()
         news.set()
 

@@ -133,12 +133,17 @@ def test_gpus_are_told_whoever_holds_them(bench: Bench) -> None:
     assert bench.value("tutti_node_sampled_timestamp_seconds") == 12.5
 
 
-def test_devices_with_a_taint_are_not_well_and_of_unmonitored_ones_nobody_knows(bench: Bench) -> None:
-    def taint(name: str, effect: str) -> tuple[Taint, ...]:
-        return (Taint(key=f"gpu.nvidia.com/{name}", value="", effect=effect, since_ms=0),)
+def test_devices_with_a_taint_of_their_health_are_not_well_and_of_unmonitored_ones_nobody_knows(bench: Bench) -> None:
+    def taint(key: str, effect: str) -> tuple[Taint, ...]:
+        return (Taint(key=key, value="", effect=effect, since_ms=0),)
 
-    bench.taints = {"gpu-0": taint("xid", "NoSchedule"), "gpu-1": taint("unmonitored", "None")}
+    bench.taints = {
+        "gpu-0": taint("gpu.nvidia.com/xid", "NoSchedule"),
+        "gpu-1": taint("gpu.nvidia.com/unmonitored", "None"),
+        "gpu-1-mig-3g40gb-9-0": taint("example.com/being-cut-anew", "NoExecute"),
+    }
     bench.show()
+    assert bench.value("tutti_node_device_healthy", device="gpu-1-mig-3g40gb-9-0") == 1
     assert bench.value("tutti_node_device_healthy", device="gpu-0") == 0
     assert bench.value("tutti_node_device_healthy", device="gpu-1") is None
     assert bench.value("tutti_node_device_healthy", device="gpu-1-mig-3g40gb-9-4") == 1
