@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dra_driver import config
+from dra_driver import config, mig_labels
 from scheduler.devcluster.shapes import DEVICE_CLASSES
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,20 @@ def test_the_role_reads_no_secret_and_writes_slices_and_events_alone():
     reading = {resource for rule in role["rules"] for resource in rule["resources"]} - writing
     assert writing == {"resourceslices", "events"}
     assert reading == {"resourceclaims", "nodes"}
+
+
+def test_who_follows_the_label_may_change_nodes_where_a_policy_says_which_and_what():
+    added = list(yaml.safe_load_all((ROOT / "deploy" / "dra-driver-mig.yaml").read_text()))
+    (role,) = (each for each in added if each["kind"] == "ClusterRole")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]}]
+    (policy,) = (each for each in added if each["kind"] == "ValidatingAdmissionPolicy")
+    told = "".join(each["expression"] for each in policy["spec"]["validations"])
+    assert set(re.findall(r'"([\w.-]+/[\w.-]+)"', told)) == {mig_labels.STATE, mig_labels.OUR_STATE}
+    (binding,) = (each for each in added if each["kind"] == "ValidatingAdmissionPolicyBinding")
+    assert (binding["spec"]["policyName"], binding["spec"]["validationActions"]) == (
+        policy["metadata"]["name"],
+        ["Deny"],
+    )
 
 
 def test_the_plugins_libraries_are_pinned_as_those_that_are_tested():
