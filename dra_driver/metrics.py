@@ -2,8 +2,9 @@
 
 Natural units: bytes, seconds, watts, ratios from 0 to 1. Every series of a device that a claim holds bears the claim,
 its pods, the GPU's UUID and the MIG instance's: dashboards join by any of them, also for instances that were made for
-the claim, which no published attribute can name. What is not known has no series: NVML does not tell how busy an
-instance is, and of a GPU that claims share by memory only the size of each share.
+the claim, which no published attribute can name; a share also bears what keeps it to its size. What is not known has no
+series: NVML does not tell how busy an instance is, and of a GPU that claims share by memory only the size of each share
+is a claim's own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -177,7 +178,7 @@ class _Latest(Collector):
         yield from (busy, used, memory, power, heat)
 
     def _held(self, picture: Picture) -> Iterator[Metric]:
-        labels = (*_CLAIM, "pod", *_HARDWARE, "share")
+        labels = (*_CLAIM, "pod", *_HARDWARE, "share", "enforcement")
         what = "of a device that a claim holds"
         busy = GaugeMetricFamily("tutti_node_claim_device_busy_ratio", f"Part of the time busy, {what}.", labels=labels)
         used = GaugeMetricFamily("tutti_node_claim_device_memory_used_bytes", f"Memory in use, {what}.", labels=labels)
@@ -195,7 +196,8 @@ class _Latest(Collector):
                 pods.add_metric([*_claim(entry.claim), name, uid], 1)
             for device in entry.devices:
                 whose = (*_claim(entry.claim), ",".join(name for name, _ in users))
-                own = (*whose, *_hardware(device), device.grant.share_id)
+                kept = device.enforcement.value if device.enforcement is not None else ""
+                own = (*whose, *_hardware(device), device.grant.share_id, kept)
                 told = picture.usage.get(device.instance or device.gpu)
                 if device.grant.share_id:
                     _add(memory, own, device.grant.memory_bytes)

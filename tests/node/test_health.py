@@ -107,6 +107,19 @@ def test_an_xid_that_the_driver_takes_into_its_action_is_judged_by_the_action() 
     assert taints(sick(GSP, told=Recovery.NONE)) == {XID: ("119", "NoExecute")}
 
 
+@pytest.mark.parametrize("code", [171, 172])
+def test_what_comes_with_a_double_bit_error_is_judged_with_it(code: int) -> None:
+    assert (effect(code, None), effect(code, Recovery.NONE)) == ("NoSchedule", "None")
+
+
+def test_an_error_heard_again_after_a_restart_stands_anew_if_it_deserves_more() -> None:
+    health = Health(WINDOW)
+    health.remember(sick(DOUBLE_BIT, told=Recovery.NONE).faults)
+    health.heard(xid(DOUBLE_BIT), START + 5)
+    ((taint,),) = health.taints(WHOLE).values()
+    assert (taint.effect, taint.since_ms) == ("NoSchedule", START + 5)
+
+
 def test_a_gpu_off_the_bus_is_not_believed_when_it_says_that_it_is_well() -> None:
     assert effect(79, Recovery.NONE) == "NoExecute"
 
@@ -237,7 +250,9 @@ def test_a_gpu_that_is_found_again_and_asks_for_nothing_is_well() -> None:
     health.look(seen(lost=True), START)
     health.look(seen(lost=True), START + 10 * WINDOW)
     assert taints(health) == {XID: ("79", "NoExecute"), LOST: ("", "NoExecute")}
-    health.look(seen(Recovery.NONE), START + 11 * WINDOW)
+    health.heard(xid(74), START + 10 * WINDOW)
+    health.look(seen(lost=True), START + 10 * WINDOW)
+    health.look(seen(Recovery.NONE), START + 10 * WINDOW + 1)
     assert health.faults == {}
 
 

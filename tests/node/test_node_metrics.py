@@ -1,12 +1,13 @@
 """What Prometheus is told of a node: the GPUs, the claims that hold them, the work and its errors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dra_driver.claims import ClaimGone
-from dra_driver.devices import ClaimRef, Entry, Grant, Kind, Phase, Prepared, Taint
+from dra_driver.devices import ClaimRef, Enforcement, Entry, Grant, Kind, Phase, Prepared, Taint
 from dra_driver.facts import EventKind, Failure, GpuError, GpuEvent, Placement
 from dra_driver.fake import FakeGpus
 from dra_driver.inventory import tainted
@@ -95,6 +96,7 @@ def test_a_whole_gpu_is_told_with_its_claim_and_its_pods(bench: Bench) -> None:
         "instance": "",
         "profile": "",
         "share": "",
+        "enforcement": "",
     }
     assert bench.series("tutti_node_claim_device_busy_ratio") == {tuple(sorted(labels.items())): 0.73}
     assert bench.value("tutti_node_claim_device_memory_used_bytes", **labels) == 7 * GIB
@@ -113,11 +115,17 @@ def test_an_instance_made_for_a_claim_is_known_by_its_uuid_and_profile(bench: Be
 
 
 def test_of_a_share_its_size_is_told_and_not_what_others_use_beside_it(bench: Bench) -> None:
-    shared = prepared("gpu-0", bench.first, share="s1", memory=10 * GIB)
+    shared = replace(
+        prepared("gpu-0", bench.first, share="s1", memory=10 * GIB),
+        enforcement=Enforcement.MPS,
+    )
     bench.entries = [entry(SHARE, shared)]
     bench.fake.use(bench.first, 100, 30 * GIB)
     bench.show()
-    assert bench.value("tutti_node_claim_device_memory_bytes", claim_name="serve", share="s1") == 10 * GIB
+    assert (
+        bench.value("tutti_node_claim_device_memory_bytes", claim_name="serve", share="s1", enforcement="mps")
+        == 10 * GIB
+    )
     assert bench.series("tutti_node_claim_device_memory_used_bytes") == {}
     assert bench.value("tutti_node_gpu_memory_used_bytes", gpu=bench.first) == 30 * GIB
 
