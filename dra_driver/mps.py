@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dra_driver.cdi import Edits, Mount
+from dra_driver.cgroups import DaemonCgroup
 from dra_driver.commands import MPS_CONTROL, MPS_SERVER, Answer, Commands, Processes, Tools
 from dra_driver.disk import Disk
 from dra_driver.prepare import SharingError
@@ -49,7 +50,7 @@ def ceiling(clients: Iterable[Limits]) -> Limits:
 
 class Daemons:
     """All MPS daemons of the node. `folder`, `shm`: as above, at paths that the host knows them by, too. `shm` should
-    be on a tmpfs, or the kernel writes to a disk what is shared.
+    be on a tmpfs, or the kernel writes to a disk what is shared. `cgroup`: where they are to live; None: where we do.
 
     Calls are made under the node's lock. They raise SharingError and DiskError."""
 
@@ -62,10 +63,12 @@ class Daemons:
         processes: Processes,
         tools: Tools,
         shm: Path | None = None,
+        cgroup: DaemonCgroup | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder = folder
         self._shm = shm
+        self._cgroup = cgroup
         self._disk, self._commands, self._processes, self._tools = disk, commands, processes, tools
         self._pause = pause
 
@@ -163,6 +166,8 @@ class Daemons:
         argv = [self._tools.mps_control, "-d", *(["-M"] if multi_user else [])]
         if self._tools.own_shm:
             argv = [*_OWN_SHM, str(self._shm_of(device)), *argv]
+        if self._cgroup is not None:
+            argv = self._cgroup.started_in(argv)
         answer = self._commands.run(argv, env={**self._env(device), "CUDA_VISIBLE_DEVICES": device})
         if answer.code != 0:
             raise SharingError(f"MPS on {device}: the daemon does not start ({answer.words}); see {self._log(device)}")

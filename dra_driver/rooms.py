@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from dra_driver import cdi
-from dra_driver.cgroups import PodCgroups
+from dra_driver.cgroups import DaemonCgroup, PodCgroups
 from dra_driver.checkpoint import Checkpoint
 from dra_driver.commands import HostProcesses, Subprocesses, Tools, tools
 from dra_driver.config import Config
@@ -56,6 +56,7 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
         processes=HostProcesses(),
         tools=programs,
         shm=None if config.fake is not None else config.shm_dir / f"{config.driver}-mps",
+        cgroup=None if config.fake is not None else DaemonCgroup(hardware.host.sys),
     )
     sharer = Sharer(
         config.data_dir / "sharing",
