@@ -111,10 +111,11 @@ def test_every_value_is_one_that_the_api_takes(product: str, version: str, machi
 # --- how they come and go ---
 
 
-def test_the_role_for_labels_allows_nothing_but_patching_nodes_and_its_policy_knows_our_mark() -> None:
+def test_the_role_for_labels_allows_no_more_than_reading_and_patching_nodes_and_its_policy_knows_our_mark() -> None:
     text = (Path(__file__).parents[2] / "deploy" / "dra-driver-labels.yaml").read_text()
     documents = {each["kind"]: each for each in yaml.safe_load_all(text)}
-    assert documents["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}]
+    verbs = ["get", "list", "watch", "patch"]
+    assert documents["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": verbs}]
     said = [each["expression"] for each in documents["ValidatingAdmissionPolicy"]["spec"]["validations"]]
     assert sum(f'"{MARK}"' in each for each in said) == 1
     assert sum(f'"{PREFIX}"' in each for each in said) == 1

@@ -85,18 +85,14 @@ def test_the_role_reads_no_secret_and_writes_slices_and_events_alone():
     assert reading == {"resourceclaims", "nodes"}
 
 
-def test_who_follows_the_label_may_change_nodes_where_a_policy_says_which_and_what():
-    added = list(yaml.safe_load_all((ROOT / "deploy" / "dra-driver-mig.yaml").read_text()))
+def test_who_follows_a_label_of_its_node_may_say_there_how_it_stands():
+    added = list(yaml.safe_load_all((ROOT / "deploy" / "dra-driver-labels.yaml").read_text()))
     (role,) = (each for each in added if each["kind"] == "ClusterRole")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]}]
     (policy,) = (each for each in added if each["kind"] == "ValidatingAdmissionPolicy")
     told = "".join(each["expression"] for each in policy["spec"]["validations"])
-    assert set(re.findall(r'"([\w.-]+/[\w.-]+)"', told)) == {mig_labels.STATE, mig_labels.OUR_STATE}
-    (binding,) = (each for each in added if each["kind"] == "ValidatingAdmissionPolicyBinding")
-    assert (binding["spec"]["policyName"], binding["spec"]["validationActions"]) == (
-        policy["metadata"]["name"],
-        ["Deny"],
-    )
+    assert mig_labels.STATE.startswith(tuple(re.findall(r'startsWith\("([^"]+)"\)', told)))
+    assert told.count(f'"{mig_labels.OUR_STATE}"') == 2  # what it is now, and what it was
 
 
 def test_the_plugins_libraries_are_pinned_as_those_that_are_tested():
