@@ -65,6 +65,12 @@ async def install_node_plugin(api: Remote) -> None:
             await _apply(api, document)
 
 
+async def install_node_labels(api: Remote) -> None:
+    """Beside it: what the plugin needs to label its node."""
+    for document in _documents(DEPLOY / "dra-driver-labels.yaml"):
+        await _apply(api, document)
+
+
 async def node_plugin_token(api: Remote, pod: Obj) -> str:
     """A token of the node plugin's account that is bound to this pod, as the kubelet would ask for it: it names the
     pod's node."""
