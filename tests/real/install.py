@@ -56,9 +56,9 @@ async def install(api: Remote) -> str:
 
 
 async def install_node_plugin(api: Remote) -> None:
-    """Apply its role, its policy and its DeviceClasses. The server only judges the DaemonSet: the plugin runs as a
+    """Apply its roles, its policies and its DeviceClasses. The server only judges the DaemonSet: the plugin runs as a
     process of the machine."""
-    for document in _documents(DEPLOY / "dra-driver.yaml"):
+    for document in (*_documents(DEPLOY / "dra-driver.yaml"), *_documents(DEPLOY / "dra-driver-labels.yaml")):
         if document["kind"] == kinds.DAEMON_SET.kind:
             await api.create(kinds.DAEMON_SET, document, dry_run=True)
         else:
