@@ -109,3 +109,22 @@ def test_two_plugins_of_one_node_publish_the_same(tmp_path: Path):
         return slices.documents(shown.look(()), slices.Target(node="n1", node_uid="u"))
 
     assert published([]) == published(["gpu-0"])
+
+
+def test_taints_of_several_stand_beside_each_other_and_each_takes_back_its_own(tmp_path: Path):
+    shown, gpus = offered(tmp_path)
+    first = gpus.uuids[0]
+    shown.look(())
+    sick = Taint(key="gpu.nvidia.com/xid", value="79", effect="NoExecute", since_ms=1)
+    going = Taint(key="tutti.scheduler/mig-reconfigure", value="halves", effect="NoSchedule", since_ms=2)
+
+    shown.taint({"gpu-0": (sick,)})
+    shown.taint({first: (going,), "gpu-1": (going,)}, by="reconfigure")
+    taints = [set(device.taints) for device in shown.inventory.devices]
+    assert taints == [{sick, going}, {going}]
+    assert [set(device.taints) for device in shown.look(()).devices] == taints
+
+    shown.taint({})
+    assert [set(device.taints) for device in shown.inventory.devices] == [{going}, {going}]
+    shown.taint({}, by="reconfigure")
+    assert not any(device.taints for device in shown.inventory.devices)

@@ -1,11 +1,14 @@
 """Scheduler and node plugin together while a GPU is cut anew by a label: no pod is placed on what is about to go."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dra_driver.fake import FakeGpus
 from dra_driver.mig_labels import CONFIG, STATE, TAINT
 from scheduler.api import kinds
 from tests.service.conftest import Cluster, Objects, allocated
@@ -149,3 +152,18 @@ async def test_a_plugin_that_is_started_anew_goes_on_with_what_the_label_says(
     watching.cancel()
     await asyncio.wait({watching})
     assert not any(each.get("gpu-0") == "" for each in seen)
+
+
+async def test_the_hardware_is_looked_at_when_somebody_asks_for_it(cluster: Cluster, node: str, folder: Path):
+    await cluster.needs_gate("DRADeviceTaints")
+    async with plugin(cluster, folder, node, "h100x2", rescan_seconds=3600):
+        await shows(cluster, dict.fromkeys(WHOLE, ""))
+        gpus = FakeGpus("h100x2", node=node, state=folder / "plugins/gpu.nvidia.com/fake-machine.json")
+        gpus.lose(gpus.uuids[1])  # which nobody is told
+        os.kill(os.getpid(), signal.SIGHUP)
+
+        def lost(slices: Objects) -> bool:
+            devices = [each for one in slices.values() for each in one["spec"].get("devices") or ()]
+            return [bool(each.get("taints")) for each in devices] == [False, True]
+
+        await cluster.until(kinds.RESOURCE_SLICE, lost, "the lost GPU is tainted")
