@@ -53,7 +53,10 @@ class Nodes(Protocol):
         """Graphics nodes of a GPU, below /dev."""
 
     def imex_channels(self) -> tuple[int, ...]:
-        """Numbers of the IMEX channels that there are."""
+        """Numbers of the IMEX channels that have a device node."""
+
+    def most_channels(self) -> int:
+        """How many IMEX channels the driver has; 0 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,9 +241,12 @@ def _nodes(
 
 
 def _channels(device: Prepared, host: Nodes) -> list[dict[str, object]]:
-    """The IMEX channel of the device's name, or all that there are."""
+    """The IMEX channel of the device's name, or all that the driver has: the runtime makes the nodes in the container,
+    and the host needs none."""
     own = int(device.grant.device.rpartition("-")[2])
-    numbers = (host.imex_channels() or (own,)) if device.grant.settings.every_channel else (own,)
+    numbers: Sequence[int] = (own,)
+    if device.grant.settings.every_channel:
+        numbers = range(host.most_channels()) or host.imex_channels() or numbers
     major = host.major(_IMEX)
     return [_node(f"/dev/{_IMEX}/channel{number}", major, number) for number in numbers]
 

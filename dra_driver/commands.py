@@ -18,6 +18,7 @@ from dra_driver.libraries import Libraries
 
 MPS_CONTROL, MPS_SERVER = "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"
 SMI = "nvidia-smi"
+IMEX_CTL = "nvidia-imex-ctl"
 _PRELOADED = ("libcuda.so.", "libnvidia-ml.so.")
 _NOT_FOUND, _TIMED_OUT = 127, 124  # as a shell and as timeout(1) tell it
 _POLL_SECONDS = 0.02
@@ -130,6 +131,7 @@ class Tools:
 
     mps_control: str = ""
     smi: str = ""
+    imex_ctl: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     own_shm: bool = True
 
@@ -150,6 +152,7 @@ def tools(root: Path | str, libraries: Libraries, *, own_shm: bool = True) -> To
     return Tools(
         mps_control=programs.get(MPS_CONTROL, ""),
         smi=programs.get(SMI, ""),
+        imex_ctl=programs.get(IMEX_CTL, ""),
         env={key: value for key, value in env.items() if value},
         own_shm=own_shm,
     )

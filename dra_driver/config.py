@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dra_driver import boards
+from dra_driver.host import IMEX_SOCKET
+from scheduler.api.attributes import COMPUTE_DOMAIN_DRIVER
 
 ENVIRONMENT_PREFIX = "TUTTI_NODE_CONFIG_"
 _OF_THE_POD = {"NODE_NAME": "node_name", "POD_UID": "pod_uid"}
@@ -42,6 +44,11 @@ def _listed(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _switch(value: object) -> object:
+    """YAML reads on and off as truth values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Config(BaseModel):
     """All settings of `tutti-dra-driver`. The unit is in the name; without one it is a count, a name or a switch."""
 
@@ -65,6 +72,12 @@ class Config(BaseModel):
     )
     fake_state: Path | None = Field(
         None, description="File that the made-up machine is kept in; absent: fake-machine.json in plugin_dir."
+    )
+    fake_rack: str | None = Field(
+        None,
+        max_length=253,
+        description="Rack that the made-up machine stands in; nodes of one rack share an NVLink fabric, where their "
+        "GPUs have one (gb200x4); absent: rack-1.",
     )
     host_root: Path = Field(Path("/"), description="Where the host's root directory is seen from here.")
     driver_root: Path = Field(Path("/"), description="Folder on the host that NVIDIA's driver is installed in.")
@@ -100,6 +113,20 @@ class Config(BaseModel):
         False,
         description="Label the Node as GPU Feature Discovery does, which must not run then (and needs the role in "
         "deploy/dra-driver-labels.yaml); switched off again, our labels are taken away.",
+    )
+
+    # Multi-node NVLink.
+    imex: Annotated[Literal["off", "auto", "on"], BeforeValidator(_switch)] = Field(
+        "off",
+        description="Serve IMEX channels to claims of ComputeDomains, where the host itself runs nvidia-imex and no "
+        "plugin of NVIDIA's serves them: on, or auto for nodes of which some do.",
+    )
+    imex_driver: str = Field(
+        COMPUTE_DOMAIN_DRIVER, max_length=_LONGEST_DRIVER, description="Name of the DRA driver of the channels."
+    )
+    imex_socket: Path = Field(
+        IMEX_SOCKET,
+        description="Unix socket of the host's IMEX service on the host: IMEX_CMD_UNIX_DOMAIN_PATH in its config.cfg.",
     )
 
     # The kubelet and the container runtime.
@@ -166,6 +193,11 @@ class Config(BaseModel):
     def data_dir(self) -> Path:
         """The folder for what must outlive us."""
         return self.plugin_dir or self.kubelet_dir / "plugins" / self.driver
+
+    @property
+    def imex_dir(self) -> Path:
+        """The same for the channels."""
+        return (self.plugin_dir or self.kubelet_dir / "plugins") / self.imex_driver
 
 
 def load(
@@ -246,14 +278,28 @@ def _sound(config: Config, names: Mapping[str, str]) -> Config:
     """What one field's type cannot tell."""
     for key, cure in (
         ("driver", "use a DNS name in lower case, as gpu.nvidia.com"),
+        ("imex_driver", "use a DNS name in lower case, as compute-domain.nvidia.com"),
         ("node_name", "use the name of a Node, as `kubectl get nodes` shows it"),
     ):
         value = getattr(config, key)
         if value and not _NAME.fullmatch(value):
             raise ConfigError(names.get(key, key), f"{value!r} is no DNS name", cure)
+    if config.driver == config.imex_driver:
+        raise ConfigError(
+            names.get("imex_driver", "imex_driver"), f"{config.driver!r} is the GPUs' driver, too", "use two names"
+        )
     if re.search(r"[^A-Za-z0-9-]", config.pod_uid):
         raise ConfigError(names.get("pod_uid", "pod_uid"), f"{config.pod_uid!r} is no uid", "take metadata.uid")
-    for key in ("host_root", "driver_root", "kubelet_dir", "plugin_dir", "cdi_dir", "shm_dir", "mig_configs"):
+    for key in (
+        "host_root",
+        "driver_root",
+        "kubelet_dir",
+        "plugin_dir",
+        "cdi_dir",
+        "shm_dir",
+        "imex_socket",
+        "mig_configs",
+    ):
         folder = getattr(config, key)
         if folder is not None and not folder.is_absolute():
             raise ConfigError(names.get(key, key), f"{str(folder)!r} is relative", "write the whole path, from /")
@@ -262,10 +308,12 @@ def _sound(config: Config, names: Mapping[str, str]) -> Config:
             boards.shape(config.fake)
         except ValueError as error:
             raise ConfigError(names.get("fake", "fake"), str(error), "or leave it out on a node with GPUs") from None
-    elif config.fake_state is not None:
-        raise ConfigError(
-            names.get("fake_state", "fake_state"), "belongs to a machine that is made up", "name the machine with fake"
-        )
+    else:
+        for key in ("fake_state", "fake_rack"):
+            if getattr(config, key) is not None:
+                raise ConfigError(
+                    names.get(key, key), "belongs to a machine that is made up", "name the machine with fake"
+                )
     return config
 
 

@@ -35,6 +35,7 @@ from dra_driver.facts import (
 )
 from dra_driver.hardware import EVENTS_KEPT, Card, Client, Cut, Happening, Keeper, Machine, Refusal, allowed, placement
 
+RACK = "rack-1"
 DRIVER = Driver(version="580.126.20", cuda=(13, 0))
 LOOKS_SECONDS = 0.02  # how often a file is looked at for events that another process has told
 
@@ -53,7 +54,7 @@ class FakeGpus(Gpus):
         machine: str = "h100x8",
         *,
         node: str = "node-1",
-        rack: str = "rack-1",
+        rack: str = RACK,
         state: Path | None = None,
         driver: Driver = DRIVER,
         memory_limits: bool = False,

@@ -5,7 +5,7 @@ They are scripts of a POSIX shell, run as the real ones are: what the plugin lea
 
 from pathlib import Path
 
-from dra_driver.commands import MPS_CONTROL, SMI, Tools
+from dra_driver.commands import IMEX_CTL, MPS_CONTROL, SMI, Tools
 
 # `-d` detaches a daemon that notes its number and its limits; without it, a line each of stdin is told to the daemon.
 _CONTROL = r"""#!/bin/sh
@@ -48,13 +48,19 @@ test "$1 $2 $4" = "compute-policy -i --set-timeslice" || { echo "unknown option 
 case "$5" in [0-3]) ;; *) echo "invalid timeslice $5" >&2; exit 2;; esac
 mkdir -p "$(dirname "$0")/time-slices" && echo "$5" >"$(dirname "$0")/time-slices/$3"
 """
+# A file stands where the service's socket would be, and says how the service is.
+_IMEX = r"""#!/bin/sh
+test "$1 $2" = "-q -u" || { echo "unknown option $*" >&2; exit 1; }
+cat "$3" 2>/dev/null || { echo "Failed to connect to $3" >&2; exit 1; }
+"""
 
 
 def fake_tools(folder: Path) -> Tools:
     """Write the programs into a folder. Time slices are in its `time-slices/<uuid>`; what a daemon was told is in its
-    log/control.log; the numbers of servers that it says it has are taken from its pipe/servers."""
+    log/control.log; the numbers of servers that it says it has are taken from its pipe/servers. How the IMEX service is
+    stands in the file that is its socket (`dra_driver.host.fake_host`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in ((MPS_CONTROL, _CONTROL), (SMI, _SMI)):
+    for name, text in ((MPS_CONTROL, _CONTROL), (SMI, _SMI), (IMEX_CTL, _IMEX)):
         path = folder / name
         # A script that is being run is not written to, but replaced.
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -62,4 +68,9 @@ def fake_tools(folder: Path) -> Tools:
             new.write_text(text, encoding="utf-8")
             new.chmod(0o755)
             new.replace(path)
-    return Tools(mps_control=str(folder / MPS_CONTROL), smi=str(folder / SMI), own_shm=False)
+    return Tools(
+        mps_control=str(folder / MPS_CONTROL),
+        smi=str(folder / SMI),
+        imex_ctl=str(folder / IMEX_CTL),
+        own_shm=False,
+    )

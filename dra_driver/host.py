@@ -16,6 +16,8 @@ MIG_CAPS = "nvidia-caps"
 IMEX_CHANNELS = "nvidia-caps-imex-channels"
 _PCIE_ROOT = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 _IMEX_DAEMON = "nvidia-imex"
+IMEX_SOCKET = Path("/etc/nvidia-imex/imex_ctrl.sock")
+"""Where NVIDIA's DRA driver, too, asks the host's IMEX service how it is."""
 
 
 class HostError(Exception):
@@ -209,19 +211,22 @@ def fake_host(
     boot_id: str = FAKE_BOOT,
     dmem: bool = False,
     channels: int = 0,
+    most_channels: int | None = None,
     imex_nodes: Iterable[str] = (),
 ) -> Host:
     """Write what a host with these GPUs would show below `folder`, and return the Host that reads it.
 
     Device nodes are empty files. The capabilities of every instance that could be made are there, made or not: a fake
-    GPU does not know of this tree. With `imex_nodes` the host runs IMEX. Each GPU has a PCIe root of its own; the first
-    half of them is on NUMA node 0, the rest on node 1."""
+    GPU does not know of this tree. With `imex_nodes` the host runs IMEX, and is ready; `channels`: so many have a
+    device node, of `most_channels` that the driver has. Each GPU has a PCIe root of its own; the first half of them is
+    on NUMA node 0, the rest on node 1."""
     host = Host(folder)
     known = sorted(gpus, key=lambda gpu: gpu.index)
     files = {
         host.proc / "sys/kernel/random/boot_id": f"{boot_id}\n",
         host.proc / "devices": _fake_devices(),
-        host.proc / "driver/nvidia/params": f"ImexChannelCount: {channels}\n",
+        host.proc
+        / "driver/nvidia/params": f"ImexChannelCount: {channels if most_channels is None else most_channels}\n",
         host.sys / "fs/cgroup/cgroup.controllers": f"cpuset cpu io memory pids{' dmem' if dmem else ''}\n",
         **{host.dev / name: "" for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")},
         **{host.dev / IMEX_CHANNELS / f"channel{number}": "" for number in range(channels)},
@@ -230,6 +235,7 @@ def fake_host(
     if nodes:
         files[host.proc / "4711/comm"] = f"{_IMEX_DAEMON}\n"
         files[host.root / "etc/nvidia-imex/nodes_config.cfg"] = "".join(f"{node}\n" for node in nodes)
+        files[host.root / IMEX_SOCKET.relative_to("/")] = "READY\n"
     for position, gpu in enumerate(known):
         files |= _fake_gpu(host, gpu, numa=0 if 2 * position < len(known) else 1)
     for path, text in files.items():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -11,7 +12,7 @@ from dra_driver import libraries
 from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Kind, Taint
 from dra_driver.facts import Gpu, Gpus
-from dra_driver.fake import FakeGpus
+from dra_driver.fake import RACK, FakeGpus
 from dra_driver.holding import owned
 from dra_driver.host import Host, fake_host
 from dra_driver.inventory import MIB, Memory, Offer, Shares, inventory, tainted
@@ -20,6 +21,9 @@ from dra_driver.libraries import Libraries
 log = structlog.get_logger(__name__)
 
 Taints = Mapping[str, tuple[Taint, ...]]
+
+_CHANNELS = 2048
+"""IMEX channels of NVIDIA's driver as it comes; an administrator makes the first."""
 
 _NUMBER = re.compile(r"gpu-(\d+)(-mig-.+)?")
 """Of the GPU, in a device's name."""
@@ -38,8 +42,13 @@ def hardware(config: Config, *, fake_state: Path | None, fake_folder: Path) -> H
     """The node's own, or the machine that the configuration makes up: kept in `fake_state` (None: in memory), and what
     its host would show written below `fake_folder`. Raises GpuError where there is no driver."""
     if config.fake is not None:
-        gpus: Gpus = FakeGpus(config.fake, node=config.node_name or "node-1", state=fake_state)
-        host = fake_host(fake_folder, gpus.gpus())
+        node = config.node_name or "node-1"
+        gpus: Gpus = FakeGpus(config.fake, node=node, rack=config.fake_rack or RACK, state=fake_state)
+        known = gpus.gpus()
+        # Where NVLink spans nodes, a host runs IMEX.
+        spans = any(gpu.fabric is not None and gpu.fabric.cluster for gpu in known)
+        imex: dict[str, Any] = {"channels": 1, "most_channels": _CHANNELS, "imex_nodes": (node,)} if spans else {}
+        host = fake_host(fake_folder, known, **imex)
         return Hardware(gpus=gpus, host=host, libraries=libraries.discover(fake_folder, gpus.driver().version))
     # Loads the driver's library, which a machine without one does not have.
     from dra_driver.nvml import Nvml

@@ -48,7 +48,7 @@ class Rooms:
 def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]) -> Rooms:
     """All of them, over one disk; nothing is read or changed yet."""
     disk, gpus, cgroups = Disk(), hardware.gpus, PodCgroups(hardware.host.sys)
-    programs, commands = _tools(config, hardware), Subprocesses()
+    programs, commands = programs_of(config, hardware), Subprocesses()
     daemons = Daemons(
         config.data_dir / "mps",
         disk=disk,
@@ -102,7 +102,7 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
     )
 
 
-def _tools(config: Config, hardware: Hardware) -> Tools:
+def programs_of(config: Config, hardware: Hardware) -> Tools:
     """The driver's programs, or such as play them where the machine is made up."""
     if config.fake is not None:
         return fake_tools(config.data_dir / "fake-tools")

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import structlog
 
 from dra_driver.alone import NotAlone, refuse_other_driver, standing
+from dra_driver.channels import ChannelDriver
+from dra_driver.channels import Site as ChannelSite
 from dra_driver.checkpoint import CheckpointTooNew
 from dra_driver.claims import Claims, Patience
 from dra_driver.config import Config, required_node
@@ -41,7 +43,7 @@ from dra_driver.probe import ProbeError, exposed, probed
 from dra_driver.publisher import ForeignSlicesError, Publisher
 from dra_driver.reconfigure import Pace, Reconfiguration, Site, Taints
 from dra_driver.recovery import Api
-from dra_driver.rooms import Rooms, rooms
+from dra_driver.rooms import Rooms, programs_of, rooms
 from dra_driver.slices import Target
 from dra_driver.sockets import SocketError, Sockets, answers, clear_left, sockets
 from scheduler.api import kinds
@@ -146,6 +148,7 @@ class _Service:
         )
         self._labeller = Labeller(client, node, again_seconds=config.collect_seconds)
         self._plugin = Plugin(self, config.driver, chosen)
+        self._channels = self._channel_driver() if config.imex != "off" else None
         self._reconfiguration = self._cutter()
         self._publisher: Publisher | None = None
         """Once it is time to publish."""
@@ -169,6 +172,8 @@ class _Service:
                 parts += [self._hear(), self._rescan(), self._collect()]
                 if self._reconfiguration is not None:
                     parts.append(self._reconfiguration.run())
+                if self._channels is not None:
+                    parts.append(self._channels.run())
                 background = [group.create_task(part) for part in parts]
                 try:
                     await self._serve()
@@ -194,6 +199,8 @@ class _Service:
                 log.info("metrics", host=host, port=port)
             await stack.enter_async_context(self._plugin)
             log.info("serving", node=self._node, driver=self._config.driver, socket=str(self._sockets.claims))
+            if self._channels is not None:
+                await self._unless_stopped(self._channels.tried.wait())
             self._ready.set()
             await self._stop.wait()
             log.info("stopping")
@@ -426,6 +433,21 @@ class _Service:
             await self._news.wait()
         await self._publisher.settled()
 
+    # --- IMEX channels, a driver of its own (dra_driver.channels) ---
+
+    def _channel_driver(self) -> ChannelDriver:
+        site = ChannelSite(
+            node=self._node,
+            hardware=self._hardware,
+            tools=programs_of(self._config, self._hardware),
+            gpus=lambda: self._offered.gpus,
+            client=self._client,
+            lock=self._rooms.lock,
+            failed=self._failed,
+            clock=self._clock,
+        )
+        return ChannelDriver(self._config, site)
+
     # --- claims ---
 
     def _grants(self, document: Mapping[str, Any]) -> tuple[Grant, ...]:
@@ -474,7 +496,8 @@ class _Service:
     # --- probes ---
 
     async def _lives(self) -> str:
-        for path in (self._sockets.claims, self._sockets.registration):
+        channels = self._channels.paths if self._channels is not None else ()
+        for path in (self._sockets.claims, self._sockets.registration, *channels):
             try:
                 if not await asyncio.to_thread(answers, path):
                     return f"Socket {path}: nobody answers there, although we should"
@@ -487,6 +510,8 @@ class _Service:
             return f"the kubelet refuses us: {self._plugin.refused}"
         if not self._plugin.registered.is_set():
             return "the kubelet does not know us yet"
+        if self._channels is not None and self._channels.unready:
+            return self._channels.unready
         return await self._lives()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:

@@ -29,11 +29,12 @@ MOST_DEVICES, MOST_SETS, MOST_NAME = 64, 8, 253
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Whose slices they are. The pool is the node's only one, and bears its name; `node_uid`: of the Node object, which
-    owns them."""
+    owns them. `domain`: of attributes that have none in their names, whatever the driver is called."""
 
     node: str
     node_uid: str
     driver: str = GPU_DRIVER
+    domain: str = GPU_DRIVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ def _qualified(name: str, target: Target) -> str:
     """A slice's own driver is the domain of names without one; whoever reads our attributes looks for NVIDIA's.
 
     Capacities are asked for by the very name they are published under, so they never have a domain."""
-    return name if "/" in name or target.driver == GPU_DRIVER else f"{GPU_DRIVER}/{name}"
+    return name if "/" in name or target.driver == target.domain else f"{target.domain}/{name}"
 
 
 def _value(value: Attribute) -> Document:

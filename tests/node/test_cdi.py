@@ -50,7 +50,10 @@ class Nodes:
         return ("dri/card1", "dri/renderD128") if pci_bus == "0000:65:00.0" else ()
 
     def imex_channels(self):
-        return (0, 1, 2)
+        return (0, 1)
+
+    def most_channels(self):
+        return 3
 
 
 def grant(device, **more):
