@@ -56,9 +56,9 @@ async def install(api: Remote) -> str:
 
 
 async def install_node_plugin(api: Remote) -> None:
-    """Apply its roles, its policies and its DeviceClasses. The server only judges the DaemonSet: the plugin runs as a
+    """Apply its role, its policy and its DeviceClasses. The server only judges the DaemonSet: the plugin runs as a
     process of the machine."""
-    for document in (*_documents(DEPLOY / "dra-driver.yaml"), *_documents(DEPLOY / "dra-driver-labels.yaml")):
+    for document in _documents(DEPLOY / "dra-driver.yaml"):
         if document["kind"] == kinds.DAEMON_SET.kind:
             await api.create(kinds.DAEMON_SET, document, dry_run=True)
         else:
@@ -66,7 +66,7 @@ async def install_node_plugin(api: Remote) -> None:
 
 
 async def install_node_labels(api: Remote) -> None:
-    """Beside it: what the plugin needs to label its node."""
+    """Beside it: what the plugin needs to label its node, and to follow its labels."""
     for document in _documents(DEPLOY / "dra-driver-labels.yaml"):
         await _apply(api, document)
 

@@ -13,7 +13,7 @@ from scheduler.api import kinds
 from scheduler.kube import identity
 from scheduler.kube.client import ApiError, Client
 from tests.real.ground import with_token
-from tests.real.install import NAMESPACE, NODE_PLUGIN, install_node_plugin, node_plugin_token
+from tests.real.install import NAMESPACE, NODE_PLUGIN, install_node_labels, install_node_plugin, node_plugin_token
 from tests.real.remote import Remote
 from tests.service.conftest import PATIENCE_SECONDS, Cluster, Document
 
@@ -39,6 +39,7 @@ async def plugin(cluster: Cluster, nodes: list[str], tmp_path: Path) -> AsyncIte
     }
     async with Remote(await identity.load(cluster.kubeconfig)) as api:
         await install_node_plugin(api)
+        await install_node_labels(api)
         token = await node_plugin_token(api, await cluster.client.create(kinds.POD, NAMESPACE, pod))
     async with await Client.connect(with_token(cluster.kubeconfig, tmp_path / "plugin", token)) as client:
         async with asyncio.timeout(PATIENCE_SECONDS):
