@@ -30,6 +30,10 @@ class ClaimRefused(ValueError):
     """A claim that nothing can be prepared for: which one, why, and what would help."""
 
 
+class NotHere(ClaimRefused):
+    """Of this driver's devices on this node it has none: they are another driver's, or another node's."""
+
+
 def grants(
     document: Mapping[str, object],
     driver: str,
@@ -83,7 +87,7 @@ def _read(document: Mapping[str, object]) -> ResourceClaim:
     try:
         # By way of bytes: parameters of configs are kept as they are written (msgspec.Raw).
         return msgspec.json.decode(msgspec.json.encode(document), type=ResourceClaim)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:  # opaque parameters may be nested without end
         metadata = document.get("metadata")
         named = metadata if isinstance(metadata, Mapping) else {}
         name = f"{named.get('namespace', '')}/{named.get('name', '')}"
@@ -102,10 +106,11 @@ def _ours(claim: ResourceClaim, name: str, driver: str, pool: str) -> tuple[Devi
     ours = tuple(result for result in results if result.driver == driver)
     if not ours:
         others = ", ".join(sorted({result.driver for result in results})) or "no driver"
-        raise ClaimRefused(f"{name}: its devices are of {others}, none of {driver}; that driver has to prepare them")
+        raise NotHere(f"{name}: its devices are of {others}, none of {driver}; that driver has to prepare them")
     elsewhere = sorted({result.pool for result in ours if result.pool != pool})
     if elsewhere:
-        raise ClaimRefused(
+        refused = ClaimRefused if any(result.pool == pool for result in ours) else NotHere
+        raise refused(
             f"{name}: devices of pool {', '.join(elsewhere)} are allocated to it, and this node's pool is {pool}; its "
             "pod has to run on the node of its devices"
         )

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from dra_driver.checkpoint import Loaded
 from dra_driver.devices import ClaimRef, Entry, Grant, Phase
-from dra_driver.grants import ClaimRefused
+from dra_driver.grants import ClaimRefused, NotHere
 from dra_driver.holding import excludes, same_grants
 from dra_driver.prepare import FAILURES, Node, Preparer, told
 from scheduler.kube.client import ApiError
@@ -100,6 +100,8 @@ class Api:
         if status.get("allocation"):
             try:
                 grants = self._grants(document)
+            except NotHere:
+                grants = ()  # As if nothing were allocated: it went to another node while this one was away.
             except ClaimRefused:
                 grants = None
         return Known(claim=claim, grants=grants, reserved=bool(status.get("reservedFor")))

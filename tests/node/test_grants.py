@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from dra_driver.devices import Grant, Settings, Sharing
-from dra_driver.grants import ClaimRefused, grants, pods
+from dra_driver.grants import ClaimRefused, NotHere, grants, pods
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 GIB = 1 << 30
@@ -163,6 +163,28 @@ def test_devices_of_another_node_are_refused_even_beside_ours():
     assert "devices of pool node-2 are allocated to it, and this node's pool is node-1" in refusal(
         claim(result("a", "gpu-0"), other)
     )
+
+
+def test_a_claim_of_whose_devices_none_is_here_is_told_from_one_that_cannot_be_read():
+    there = {**result("a", "gpu-0"), "pool": "node-2"}
+    nic = {"request": "nic", "driver": "dra.net", "pool": NODE, "device": "eth0"}
+    for elsewhere in (claim(there), claim(nic), claim(there, nic)):
+        with pytest.raises(NotHere):
+            grants(elsewhere, DRIVER, NODE)
+    for unreadable in (claim(result("a", "mystery")), claim(result("b", "gpu-1"), there)):
+        with pytest.raises(ClaimRefused) as caught:
+            grants(unreadable, DRIVER, NODE)
+        assert not isinstance(caught.value, NotHere)
+
+
+def test_parameters_nested_without_end_are_refused():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    document = claim(result("a", "gpu-0"), config=[opaque_config("GpuConfig", driver="dra.net", deep=nested)])
+    assert "claim team/pair: cannot be read" in refusal(document)
+    with pytest.raises(ClaimRefused):
+        pods(document)
 
 
 def test_a_claim_made_anew_under_the_same_name_is_refused():

@@ -204,6 +204,21 @@ def test_a_claim_that_has_lost_its_devices_is_given_back(
     assert plant.left == {}
 
 
+@pytest.mark.parametrize("rebooted", [False, True], ids=["cut off", "rebooted"])
+def test_a_claim_that_went_to_another_node_while_this_one_was_away_is_given_back(
+    plant: Plant, server: Server, rebooted: bool
+) -> None:
+    prepared(plant, server, A, grant(G3))
+    if rebooted:
+        plant.gpus.reboot()
+    server.put(A, replace(grant(G3), pool="node-2"))
+    assert recover(plant, server, first=rebooted).done == [
+        "Claim team/a: given back: other devices, or none, are allocated to it."
+    ]
+    assert (plant.entries, plant.left) == ((), {})
+    plant.preparer.prepare(B, (grant(G3),))
+
+
 def test_a_claim_stays_while_it_is_allocated_though_nobody_has_it_reserved(plant: Plant, server: Server) -> None:
     prepared(plant, server, A, grant("gpu-0"))
     server.put(A, grant("gpu-0"), reserved=False)
