@@ -81,7 +81,7 @@ def inventory(
         with TemporaryDirectory(prefix="tutti-node-") as folder:
             found = hardware(chosen, fake_state=chosen.fake_state, fake_folder=Path(folder))
             try:
-                offered = Offered(name, found, offer(chosen)).look(())
+                offered = Offered(name, found, offer(chosen, found)).look(())
             finally:
                 found.gpus.close()
     except GpuError as problem:

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import structlog
 
 from dra_driver import libraries
+from dra_driver.commands import MPS_CONTROL
 from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Kind, Taint
 from dra_driver.facts import Gpu, Gpus
@@ -63,10 +64,11 @@ def hardware(config: Config, *, fake_state: Path | None, fake_folder: Path) -> H
     return Hardware(gpus=real, host=Host(config.host_root, dev="/dev"), libraries=found)
 
 
-def offer(config: Config) -> Offer:
-    """What the configuration lets be offered."""
+def offer(config: Config, found: Hardware) -> Offer:
+    """What configuration and hardware let be offered. Without the driver's program MPS keeps nobody to a share."""
+    there = config.fake is not None or any(PurePosixPath(path).name == MPS_CONTROL for path in found.libraries.programs)
     shares = Shares(gpus=config.shared_gpus, step_bytes=config.share_step_mib * MIB) if config.shared_gpus else None
-    return Offer(dynamic_mig=config.dynamic_mig, shares=shares, mps=config.mps)
+    return Offer(dynamic_mig=config.dynamic_mig, shares=shares, mps=config.mps and there)
 
 
 class Offered:

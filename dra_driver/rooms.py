@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,8 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
     """All of them, over one disk; nothing is read or changed yet."""
     disk, gpus, cgroups = Disk(), hardware.gpus, PodCgroups(hardware.host.sys)
     programs, commands = programs_of(config, hardware), Subprocesses()
+    if not config.mps:
+        programs = replace(programs, mps_control="")
     daemons = Daemons(
         config.data_dir / "mps",
         disk=disk,

@@ -120,7 +120,7 @@ class _Service:
         self._ready = ready
         self._stop = stop
         self._clock = clock
-        self._offered = Offered(node, found, offer(config))
+        self._offered = Offered(node, found, offer(config, found))
         self._metrics = Metrics()
         self._sampling: asyncio.Task[None] | None = None
         self._sampled = float("-inf")

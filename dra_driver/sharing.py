@@ -178,7 +178,7 @@ class Sharer(Effects):
                 + (
                     f"its compute capability {'.'.join(map(str, gpu.compute_capability))} is below 7.0"
                     if old
-                    else "nvidia-cuda-mps-control is not below the driver's root"
+                    else "nvidia-cuda-mps-control is not below the driver's root, or the setting mps is off"
                 )
                 + "; choose another node, or another sharing strategy"
             )

@@ -149,7 +149,7 @@ def test_as_the_plugin_is_joined_a_share_is_kept_in_the_cgroup_of_the_claims_pod
     gpus = FakeGpus("h100x1", memory_limits=True)
     host = fake_host(folder / "host", gpus.gpus(), dmem=True)
     found = Hardware(gpus=gpus, host=host, libraries=Libraries())
-    offered = Offered("node-1", found, offer(config))
+    offered = Offered("node-1", found, offer(config, found))
     joined = rooms(config, found, lambda: offered.look(()))
     joined.checkpoint.rebuild(())
     pod = host.sys / "fs/cgroup/kubepods/podp-1"
@@ -163,6 +163,34 @@ def test_as_the_plugin_is_joined_a_share_is_kept_in_the_cgroup_of_the_claims_pod
     assert gpus.limits(gpus.uuids[0]) == {str(pod): 10 << 30}
     joined.preparer.unprepare(claim)
     assert gpus.limits(gpus.uuids[0]) == {}
+
+
+@pytest.mark.parametrize("switched_off", [True, False], ids=["switched off", "no program"])
+def test_what_is_published_of_keeping_shares_is_what_is_done_where_there_is_no_mps(folder, switched_off):
+    config = Config(
+        fake="h100x1" if switched_off else None,
+        node_name="node-1",
+        plugin_dir=folder / "plugin",
+        cdi_dir=folder / "cdi",
+        kubelet_dir=folder,
+        shared_gpus=("all",),
+        mps=not switched_off,
+    )
+    gpus = FakeGpus("h100x1")
+    found = Hardware(gpus=gpus, host=fake_host(folder / "host", gpus.gpus()), libraries=Libraries())
+    offered = Offered("node-1", found, offer(config, found))
+    joined = rooms(config, found, lambda: offered.look(()))
+    joined.checkpoint.rebuild(())
+    claim = ClaimRef(namespace="team", name="pair", uid="uid-1")
+    share = result("r", "gpu-0", shareID="s1", consumedCapacity={"memory": "10Gi"})
+    (device,) = joined.preparer.prepare(claim, grants(document_of(share), "gpu.nvidia.com", "node-1"))
+    (published,) = offered.inventory.devices
+    assert published.attributes["memoryEnforcement"] == "none"
+    assert device.enforcement is Enforcement.NONE
+    joined.preparer.unprepare(claim)
+    asked = document_of(share, config=[opaque_config("GpuConfig", sharing={"strategy": "MPS"})])
+    with pytest.raises(PrepareError, match="the setting mps is off"):
+        joined.preparer.prepare(claim, grants(asked, "gpu.nvidia.com", "node-1"))
 
 
 def test_mps_on_one_gpu_while_another_is_cut_on_demand(plant):

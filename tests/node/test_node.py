@@ -18,7 +18,7 @@ def offered(tmp_path: Path, machine: str = "h100x2", **settings: object) -> tupl
     chosen = config.load(flags={"fake": machine, "node_name": "n1", **settings}, environment={})
     found = hardware(chosen, fake_state=None, fake_folder=tmp_path)
     assert isinstance(found.gpus, FakeGpus)
-    return Offered("n1", found, offer(chosen)), found.gpus
+    return Offered("n1", found, offer(chosen, found)), found.gpus
 
 
 def names(found: Inventory) -> list[str]:
