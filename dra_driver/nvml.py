@@ -220,7 +220,8 @@ class Nvml(Gpus):
         return tuple(sorted(self._mute))
 
     def wait(self, milliseconds: int) -> GpuEvent | None:
-        """As `Gpus.wait`. While a GPU is lost, the driver refuses at once with GPU_IS_LOST instead of waiting."""
+        """As `Gpus.wait`. When a GPU is lost, the driver refuses with GPU_IS_LOST instead of waiting; the next
+        call waits for the others."""
         self._listen()
         if not self._heard:  # what the driver does with a set of nothing is not specified
             time.sleep(milliseconds / 1000)
@@ -230,6 +231,8 @@ class Nvml(Gpus):
         except GpuError as error:
             if error.failure is Failure.TIMEOUT:
                 return None
+            if error.failure is Failure.GPU_IS_LOST:
+                self._begin_listening_anew()
             raise
         kind = KINDS.get(event.eventType)
         gpu = self._whose(event.device)
@@ -317,15 +320,28 @@ class Nvml(Gpus):
         )
 
     def _listen(self) -> None:
+        """Register for the events of every GPU that takes it: one that refuses is mute until it does, and silences none
+        of the others."""
         for gpu in sorted(self._unheard):
             handle = self._handles[gpu]
-            offered = _maybe("nvmlDeviceGetSupportedEventTypes", gpu, handle, default=0)
-            wanted = offered & sum(KINDS)
+            try:
+                offered = _maybe("nvmlDeviceGetSupportedEventTypes", gpu, handle, default=0)
+                wanted = offered & sum(KINDS)
+                if wanted:
+                    _call("nvmlDeviceRegisterEvents", gpu, handle, wanted, self._events)
+                    self._heard = True
+            except GpuError:
+                self._mute.add(gpu)
+                continue
             (self._mute.discard if offered & pynvml.nvmlEventTypeXidCriticalError else self._mute.add)(gpu)
-            if wanted:
-                _call("nvmlDeviceRegisterEvents", gpu, handle, wanted, self._events)
-                self._heard = True
             self._unheard.discard(gpu)
+
+    def _begin_listening_anew(self) -> None:
+        """A lost GPU in a set ends all waiting with it: into the next go those that answer."""
+        before, self._events = self._events, _call("nvmlEventSetCreate", "")
+        self._heard = False
+        self._unheard.update(self._handles)
+        _call("nvmlEventSetFree", "", before)
 
     def _whose(self, handle: Handle) -> str | None:
         address = ctypes.cast(handle, ctypes.c_void_p).value

@@ -319,6 +319,30 @@ def test_a_lost_gpu_ends_the_waiting_with_its_failure(bench: tuple[Nvml, Stub]) 
     assert refusal.value.failure is Failure.GPU_IS_LOST
 
 
+@pytest.mark.parametrize("listening", [False, True], ids=["before anybody listens", "while somebody listens"])
+def test_a_gpu_that_is_lost_silences_none_of_the_others(listening: bool) -> None:
+    gpus = FakeGpus("h100x2").gpus()
+    lost, other = sorted(gpu.uuid for gpu in gpus)
+    with session(gpus) as (nvml, stub):
+        nvml.gpus()
+        if listening:
+            assert nvml.wait(0) is None
+        stub.lose(lost)
+        if listening:
+            stub.refuse("wait", Failure.GPU_IS_LOST)
+            with pytest.raises(GpuError):
+                nvml.wait(0)
+        assert nvml.wait(0) is None
+        stub.inject(GpuEvent(gpu=other, kind=EventKind.XID, code=79))
+        assert nvml.wait(0) == GpuEvent(gpu=other, kind=EventKind.XID, code=79)
+        assert nvml.unmonitored() == (lost,)
+        stub.find(lost)
+        assert nvml.wait(0) is None
+        stub.inject(GpuEvent(gpu=lost, kind=EventKind.XID, code=13))
+        assert nvml.wait(0) == GpuEvent(gpu=lost, kind=EventKind.XID, code=13)
+        assert nvml.unmonitored() == ()
+
+
 def test_a_node_without_events_waits_in_vain() -> None:
     with session(FakeGpus("t4x1").gpus()) as (nvml, stub):
         assert nvml.wait(1) is None
