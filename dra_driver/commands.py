@@ -20,7 +20,7 @@ MPS_CONTROL, MPS_SERVER = "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"
 SMI = "nvidia-smi"
 IMEX_CTL = "nvidia-imex-ctl"
 _PRELOADED = ("libcuda.so.", "libnvidia-ml.so.")
-_NOT_FOUND, _TIMED_OUT = 127, 124  # as a shell and as timeout(1) tell it
+_NOT_FOUND, TIMED_OUT = 127, 124  # as a shell and as timeout(1) tell it
 _POLL_SECONDS = 0.02
 
 
@@ -76,7 +76,7 @@ class Subprocesses(Commands):
                 )
                 code = done.returncode
             except subprocess.TimeoutExpired:
-                code = _TIMED_OUT
+                code = TIMED_OUT
             except OSError as error:
                 return Answer(code=_NOT_FOUND, errors=f"{argv[0]}: {error.strerror}")
             output.seek(0)

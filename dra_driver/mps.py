@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dra_driver.cdi import Edits, Mount
 from dra_driver.cgroups import DaemonCgroup
-from dra_driver.commands import MPS_CONTROL, MPS_SERVER, Answer, Commands, Processes, Tools
+from dra_driver.commands import MPS_CONTROL, MPS_SERVER, TIMED_OUT, Answer, Commands, Processes, Tools
 from dra_driver.disk import Disk
 from dra_driver.prepare import SharingError
 
@@ -105,6 +105,7 @@ class Daemons:
         if self.answers(device):
             return False
         self._end_deaf(device)
+        self._empty(place / "pipe")
         self._launch(device, multi_user)
         return True
 
@@ -172,13 +173,22 @@ class Daemons:
         if answer.code != 0:
             raise SharingError(f"MPS on {device}: the daemon does not start ({answer.words}); see {self._log(device)}")
         for _ in range(_READY_TRIES):
-            if self.answers(device):
+            code = self._ask(device, "get_server_list").code
+            if code == 0:
                 return
+            if code == TIMED_OUT:  # It hangs: all other claims of the node wait for us meanwhile.
+                break
             self._pause(_READY_SECONDS)
         raise SharingError(
-            f"MPS on {device}: the daemon has started and does not answer within {_READY_TRIES * _READY_SECONDS:g} s; "
-            f"it is tried again: see {self._log(device)}"
+            f"MPS on {device}: the daemon has started and does not answer; it is tried again: see {self._log(device)}"
         )
+
+    def _empty(self, pipe: Path) -> None:
+        """Its clients write there, whoever they are, and the daemon opens what it finds there with our rights: what a
+        link of theirs leads to must not be written. The folder itself stays, it is mounted in their containers."""
+        for name in self._disk.names(pipe):
+            if not self._disk.remove_folder(pipe / name):
+                self._disk.remove(pipe / name)
 
     def _ask(self, device: str, line: str) -> Answer:
         """What the daemon answers; an exit status that is not 0 where there is none, or it does not listen."""

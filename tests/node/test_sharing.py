@@ -15,7 +15,7 @@ import pytest
 
 from dra_driver import cdi
 from dra_driver.cgroups import PodCgroups, pod_cgroups
-from dra_driver.commands import MPS_CONTROL, Answer, HostProcesses, Subprocesses, Tools, tools
+from dra_driver.commands import MPS_CONTROL, TIMED_OUT, Answer, HostProcesses, Subprocesses, Tools, tools
 from dra_driver.devices import ClaimRef, Enforcement, Grant, Kind, Prepared, Settings, Sharing
 from dra_driver.disk import Disk
 from dra_driver.facts import ComputeMode, Failure, GpuError, Placement
@@ -287,6 +287,47 @@ def test_a_daemon_that_does_not_answer_is_ended_before_another_is_started(node):
     node.sharer.apply(A, device, ())
     assert len(node.running()) == 1
     assert node.running() != [pid]
+
+
+def test_what_clients_have_put_into_the_folder_of_a_daemon_is_not_opened_by_the_next(node, tmp_path):
+    device = node.sharer.apply(A, node.gpu(MPS), ())
+    (edits,) = node.sharer.edits([device])
+    pipe = Path(edits.mounts[0].host)
+    inode = pipe.stat().st_ino
+    node.kill()
+    precious = tmp_path / "precious"
+    precious.write_text("not to be written")
+    for name in ("nvidia-cuda-mps-control.pid", "log"):
+        (pipe / name).unlink(missing_ok=True)
+        (pipe / name).symlink_to(precious)
+    (pipe / "folder").mkdir()
+    (pipe / "folder" / "link").symlink_to(precious)
+    node.sharer.apply(A, device, ())
+    assert len(node.running()) == 1
+    assert precious.read_text() == "not to be written"
+    assert not (pipe / "folder").exists()
+    assert pipe.stat().st_ino == inode, "it is mounted in the containers of those who use it"
+
+
+class Hanging(Subprocesses):
+    """A daemon that starts, and never answers. `seconds`: how long we were kept waiting."""
+
+    seconds = 0.0
+
+    def run(self, argv, *, env, stdin="", seconds=20):
+        del env, stdin
+        if "-d" in argv:
+            return Answer(code=0)
+        self.seconds += seconds
+        return Answer(code=TIMED_OUT)
+
+
+def test_a_daemon_that_hangs_keeps_nobody_waiting_for_long(node):
+    commands = Hanging()
+    node.start(commands=commands)
+    with pytest.raises(SharingError, match="has started and does not answer"):
+        node.sharer.apply(A, node.gpu(MPS), ())
+    assert commands.seconds <= 40
 
 
 def test_the_daemon_outlives_the_plugin_and_is_found_again(node):
