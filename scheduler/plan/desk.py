@@ -1,6 +1,6 @@
 """What lies on the desk while a plan is made: the snapshot, what is derived from it, and what was decided so far."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -274,10 +274,11 @@ class Desk:
         self.placed.setdefault(gang.key, []).append(placed)
         self.reasons.pop(gang.key, None)
         self.waiting.pop(gang.key, None)
-        self._tie(self.compute_domains.of(grant.pod for grant in placed.grants))
+        self.tie(grant.pod for grant in placed.grants)
 
-    def _tie(self, joined: frozenset[str]) -> None:
-        """What waits to join these ComputeDomains has to go where they are now."""
+    def tie(self, pods: Iterable[Pod]) -> None:
+        """What waits to join the ComputeDomains of these pods has to go where they are now."""
+        joined = self.compute_domains.of(pods)
         for key, piece in list(self.waiting.items()) if joined else ():
             if joined & self.compute_domains.of(piece.all_pods()):
                 again = self.wants[key].minimum()

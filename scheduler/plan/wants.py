@@ -11,7 +11,6 @@ from fractions import Fraction
 
 from scheduler.api.dra import MOST_CONSUMERS
 from scheduler.model.reasons import (
-    InvalidGang,
     Reason,
     TopologyUnusable,
     WaitingForClaims,
@@ -22,9 +21,10 @@ from scheduler.model.volumes import Storage
 from scheduler.model.workloads import Claim, Gang, Pod, PodClaim, TopologyConstraint
 from scheduler.plan.ground.cliques import ComputeDomains
 from scheduler.plan.ground.shapes import Bundle, Shapes, claims_of
-from scheduler.plan.ground.topology import CLIQUE_LEVEL, Domains, Ladder
+from scheduler.plan.ground.topology import Domains, Ladder
 from scheduler.plan.ground.volumes import Volumes
 from scheduler.plan.pieces import Wanted
+from scheduler.plan.ties import tied
 from scheduler.solver.problem import Group, Unit
 
 _NO_CLAIM = "Create it in the pod's namespace, or correct spec.resourceClaims of the pod."
@@ -54,8 +54,6 @@ class _Node:
     waiting: dict[str, Pod] = field(default_factory=dict)
     upcoming: dict[str, Pod] | None = None
     gated: int = 0
-    joins: frozenset[str] = frozenset()
-    """ComputeDomains that pods of it, or of any group below, are part of."""
     troubles: list[WaitingForClaims | WaitingForVolumes] = field(default_factory=list)
 
     @property
@@ -99,7 +97,6 @@ class Wants:
         self._shapes = shapes
         self._domains = domains
         self._root, self._leaves = _tree(gang)
-        self._join(self._root)
         self._leaf_of: dict[str, _Node] = {}
         self._failed: set[tuple[str, int]] = set()
         self.left_out: frozenset[str] = frozenset()
@@ -120,17 +117,18 @@ class Wants:
         """What is missing of the minimum; why it cannot be asked for yet; None if nothing is missing."""
         bundles: dict[tuple[str, int], list[Bundle]] = {}
         group = self._need(self._root, bundles)
-        if isinstance(group, Group):
-            return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
-        return group
+        return self._piece(group, bundles) if isinstance(group, Group) else group
 
     def growth(self) -> Wanted | None:
         """The next piece beyond the minimum that has not been refused: one bundle, or an optional group's minimum."""
         bundles: dict[tuple[str, int], list[Bundle]] = {}
         group = self._grow(self._root, bundles)
-        if group is None:
-            return None
-        return Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
+        piece = None if group is None else self._piece(group, bundles)
+        return piece if isinstance(piece, Wanted) else None
+
+    def _piece(self, group: Group, bundles: Mapping[tuple[str, int], Iterable[Bundle]]) -> Wanted | Reason:
+        piece = Wanted(group=group, bundles={key: tuple(each) for key, each in bundles.items()})
+        return tied(piece, self.gang.key, self._domains, self._compute_domains)
 
     def settle(self, pod: Pod, node: str) -> None:
         """The pod has a place now."""
@@ -143,7 +141,8 @@ class Wants:
 
     def fail(self, wanted: Wanted) -> None:
         """This piece of growth found no room; nothing like it is asked for again in this plan."""
-        self._failed.update(wanted.bundles)
+        for (_, shape), bundles in wanted.bundles.items():
+            self._failed.update((self._leaf_of[bundle.pods[0].key].name, shape) for bundle in bundles[:1])
 
     @property
     def waiting(self) -> int:
@@ -326,7 +325,7 @@ class Wants:
         children: tuple[Group, ...] = (),
     ) -> Group:
         company = tuple(("", key) for key in self._shapes.company({unit.shape for unit in units}))
-        near = self._nodes_of(node) if ladder.steps or company else frozenset()
+        near = node.nodes() if ladder.steps or company else frozenset()
         pinned = ""
         if ladder.required is not None and near:
             pinned = self._domains.of(ladder.required)[min(near)]
@@ -342,35 +341,12 @@ class Wants:
             company=company,
         )
 
-    def _join(self, node: _Node) -> frozenset[str]:
-        """Which ComputeDomains the group is part of, and all those below it."""
-        own = node.name if self.gang.sub_groups else ""
-        pods = () if node.children else [pod for pod in self.gang.pods if not own or pod.sub_group == own]
-        node.joins = self._compute_domains.of(pods).union(*map(self._join, node.children))
-        return node.joins
-
-    def _nodes_of(self, node: _Node) -> frozenset[str]:
-        """Nodes that hold pods of the group, or others of its ComputeDomain."""
-        return node.nodes().union(*(map(self._compute_domains.nodes, node.joins) if len(node.joins) == 1 else ()))
-
-    def _ladder(self, node: _Node) -> Ladder | Reason:
+    def _ladder(self, node: _Node) -> Ladder | TopologyUnusable:
         """The levels that the group stays in, or why it cannot: also because its pods are apart already."""
-        if len(node.joins) > 1 and not node.children:
-            return InvalidGang(
-                gang=self.gang.key,
-                problem=f"pods of {node.name or 'it'} join {len(node.joins)} ComputeDomains, each a clique of its own",
-                remedy="Make those of each ComputeDomain a sub-group, or a gang of their own.",
-            )
-        ladder = self._domains.ladder(node.topology, self.gang.key, in_one_clique=len(node.joins) == 1)
+        ladder = self._domains.ladder(node.topology, self.gang.key)
         if isinstance(ladder, Ladder) and ladder.required is not None:
             of = self._domains.of(ladder.required)
-            domains = sorted({of.get(name, "") for name in self._nodes_of(node)})
-            if len(domains) > 1 and ladder.required[1] == CLIQUE_LEVEL:
-                return InvalidGang(
-                    gang=self.gang.key,
-                    problem=f"pods of its ComputeDomain are in several cliques already: {', '.join(domains)}",
-                    remedy="Delete those in all of them but one: NVLink joins the nodes of one clique only.",
-                )
+            domains = sorted({of.get(name, "") for name in node.nodes()})
             if len(domains) > 1 or domains == [""]:
                 what = ", ".join(name or "outside of all domains" for name in domains)
                 return TopologyUnusable(

@@ -22,13 +22,17 @@ def gangs_are_whole_or_absent(case: Case) -> Iterator[str]:
 
 
 def groups_stay_together(case: Case) -> Iterator[str]:
-    """Every group with a required level is in one domain of it, running pods included."""
+    """Every group with a required level that gets pods placed is in one domain of it, running pods included."""
+    placed = {placement.pod for placement, _, _ in case.placed}
     for gang, there in _after(case):
         pods = {pod.key: pod for pod in gang.pods}
         for name, constraint in _constraints(gang):
             if constraint.required is None:
                 continue
-            nodes = {there[key] for key in there if name in _groups_of(gang, pods[key].sub_group)}
+            members = {key for key in there if name in _groups_of(gang, pods[key].sub_group)}
+            if members.isdisjoint(placed):
+                continue  # those who run stay where they are
+            nodes = {there[key] for key in members}
             domains = {_domain(case, case.nodes.get(node), constraint) for node in nodes}
             if len(domains) > 1 or None in domains:
                 yield f"group {name or gang.key} of gang {gang.key} is not in one domain of {constraint.required}"
@@ -37,8 +41,10 @@ def groups_stay_together(case: Case) -> Iterator[str]:
 def compute_domains_stay_in_one_clique(case: Case) -> Iterator[str]:
     """Where the plan places a pod of a ComputeDomain, all pods of that are in one clique, or all outside of any."""
     placed = {placement.pod: placement.node for placement in case.plan.placements}
-    joined = {key: found for key, claim in case.snapshot.claims.items() if (found := _domains_of(claim))}
-    if not placed or not joined:
+    claims = case.snapshot.claims.items() if placed else ()
+    configured = ((key, claim) for key, claim in claims if claim.spec.devices.config)
+    joined = {key: found for key, claim in configured if (found := _domains_of(claim))}
+    if not joined:
         return
     nodes: dict[str, set[str]] = {}
     touched: set[str] = set()

@@ -16,7 +16,8 @@ class ComputeDomains:
         self, claims: Mapping[str, Claim] | None = None, pods: Iterable[Pod] = (), nodes: Container[str] = ()
     ) -> None:
         """`pods` on other nodes than these do not count: what they were part of is gone."""
-        found = {key: joined for key, claim in (claims or {}).items() if (joined := compute_domains(claim.spec))}
+        configured = ((key, claim.spec) for key, claim in (claims or {}).items() if claim.spec.devices.config)
+        found = {key: joined for key, spec in configured if (joined := compute_domains(spec))}
         self._of_claim: Mapping[str, frozenset[str]] = found
         self._nodes: dict[str, dict[str, str]] = {}
         for pod in pods if found else ():
@@ -35,6 +36,20 @@ class ComputeDomains:
         return frozenset(self._nodes.get(domain, {}).values())
 
     def settle(self, pod: Pod, node: str) -> None:
-        """The pod has this place."""
+        """The pod has this place, or the promise of it."""
         for domain in self.of((pod,)):
             self._nodes.setdefault(domain, {})[pod.key] = node
+
+    def leave(self, pod: Pod) -> None:
+        """The pod has its place no longer."""
+        for domain in self.of((pod,)):
+            self._nodes.get(domain, {}).pop(pod.key, None)
+
+    def without(self, pods: Iterable[Pod]) -> "ComputeDomains":
+        """The same as if these pods had no place; what is settled there is not settled here."""
+        other = ComputeDomains()
+        other._of_claim = self._of_claim
+        other._nodes = {domain: dict(nodes) for domain, nodes in self._nodes.items()}
+        for pod in pods:
+            other.leave(pod)
+        return other

@@ -52,23 +52,8 @@ class Domains:
         self._nvlink: dict[str, str | None] = {}
         self._neighbours: dict[str, tuple[str, ...]] | None = None
 
-    def ladder(
-        self, constraint: TopologyConstraint | None, gang: str, *, in_one_clique: bool = False
-    ) -> Ladder | TopologyUnusable:
-        """The levels to try under this constraint, or why it cannot be used. `in_one_clique`: within what is required
-        besides; what is preferred does not count then."""
-        ladder = self._ladder(constraint, gang)
-        if not in_one_clique or not isinstance(ladder, Ladder):
-            return ladder
-        level = (ladder.required[0] if ladder.required else "", CLIQUE_LEVEL)
-        if ladder.required is not None:
-            topology, key = ladder.required
-            above = self._topologies[topology].levels
-            level = (f"{topology} down to {key}", CLIQUE_LEVEL)
-            self._above[level] = (*above[: above.index(key) + 1], CLIQUE_LEVEL)
-        return Ladder(steps=(level,), required=level)
-
-    def _ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
+    def ladder(self, constraint: TopologyConstraint | None, gang: str) -> Ladder | TopologyUnusable:
+        """The levels to try under this constraint, or why it cannot be used."""
         if constraint is None or not (constraint.required or constraint.preferred):
             return NO_LADDER
         topology = self._topologies.get(constraint.topology)
@@ -87,6 +72,14 @@ class Domains:
         finest = places[constraint.preferred] if constraint.preferred else coarsest
         steps = tuple((topology.name, key) for key in reversed(topology.levels[coarsest : max(finest, coarsest) + 1]))
         return Ladder(steps=steps, required=steps[-1] if constraint.required else None)
+
+    def in_clique(self, level: Level) -> Level:
+        """The level whose domains are the parts of this one's that are in one clique."""
+        topology, key = level
+        above = self._topologies[topology].levels
+        both = (f"{topology} down to {key}", CLIQUE_LEVEL)
+        self._above[both] = (*above[: above.index(key) + 1], CLIQUE_LEVEL)
+        return both
 
     def of(self, level: Level) -> Mapping[str, str]:
         """The domain of each node that stands in one: it must carry every level down to this one."""

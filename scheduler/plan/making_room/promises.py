@@ -105,8 +105,16 @@ def _held_back(desk: Desk) -> dict[str, Wants]:
 
 
 def _wants(desk: Desk, gang: Gang) -> Wants:
-    ledger = desk.ledger
-    return Wants(gang, desk.snapshot.claims, ledger.consumers, desk.shapes, desk.domains, ledger.volumes, desk.given_up)
+    return Wants(
+        gang,
+        desk.snapshot.claims,
+        desk.ledger.consumers,
+        desk.shapes,
+        desk.domains,
+        desk.ledger.volumes,
+        desk.given_up,
+        desk.compute_domains,
+    )
 
 
 def _owed(desk: Desk) -> list[_Owed]:

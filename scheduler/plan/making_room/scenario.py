@@ -16,6 +16,7 @@ from scheduler.model.workloads import Claim, Gang, Pod
 from scheduler.plan.ahead.departures import leaves, left_behind
 from scheduler.plan.caps import Caps
 from scheduler.plan.desk import Desk, Placed
+from scheduler.plan.ground.cliques import ComputeDomains
 from scheduler.plan.ground.ledger import Grant
 from scheduler.plan.making_room.losses import Loss
 from scheduler.plan.pieces import Wanted, afresh
@@ -49,9 +50,11 @@ class Scenario:
         placed = place(desk, self._gang, afresh(piece, desk.shapes), at)
         if not isinstance(placed, Placed) or not self._moves:
             return placed
+        domains = desk.compute_domains.without(loss.pod for loss in self.victims)
         for grant in placed.grants:
             desk.ledger.reserve(grant)
-        there = all(self._is_moved(gang, pods) for gang, pods in _by_gang(self.victims))
+            domains.settle(grant.pod, grant.node)
+        there = all(self._is_moved(gang, pods, domains) for gang, pods in _by_gang(self.victims))
         for grant in placed.grants:
             desk.ledger.unreserve(grant)
         if not there:
@@ -95,14 +98,24 @@ class Scenario:
         for queue, preemptible, relief in self._relief:
             self._desk.ledger.charge(self._desk.tree, queue, relief * sign, preemptible=preemptible)
 
-    def _is_moved(self, gang: Gang, pods: Sequence[Pod]) -> bool:
-        """Whether these pods of the gang find other places. What else the gang waits for is not their matter."""
+    def _is_moved(self, gang: Gang, pods: Sequence[Pod], domains: ComputeDomains) -> bool:
+        """Whether these pods of the gang find other places. What else the gang waits for is not their matter.
+        `domains`: as they are without those who are moved; whoever finds a place is of them again."""
         desk = self._desk
         away = {pod.key for pod in pods}
         there = (pod for pod in gang.pods if pod.node)
         gone = replace(gang, pods=tuple(replace(pod, node="") if pod.key in away else pod for pod in there))
         desk.gang_of.update((pod.key, gang.key) for pod in gone.pods)
-        wants = Wants(gone, desk.snapshot.claims, desk.ledger.consumers, desk.shapes, desk.domains, desk.ledger.volumes)
+        ledger, claims = desk.ledger, desk.snapshot.claims
+        wants = Wants(
+            gone,
+            claims,
+            ledger.consumers,
+            desk.shapes,
+            desk.domains,
+            ledger.volumes,
+            compute_domains=domains,
+        )
         while wants.waiting:
             piece = wants.minimum()
             piece = wants.growth() if piece is None else piece
@@ -215,12 +228,18 @@ def promise(desk: Desk, gang: Gang, grants: Sequence[Grant]) -> None:
     """The gang gets these places as soon as those who end there have left."""
     book(desk, gang, grants)
     tell_promise(desk, gang, grants)
+    desk.tie(grant.pod for grant in grants)
 
 
 def book(desk: Desk, gang: Gang, grants: Sequence[Grant], sign: int = +1) -> None:
     """Keep this room for the gang, and let its queue pay for it; with -1 no longer."""
     for grant in grants:
-        (desk.ledger.reserve if sign > 0 else desk.ledger.unreserve)(grant)
+        if sign > 0:
+            desk.ledger.reserve(grant)
+            desk.compute_domains.settle(grant.pod, grant.node)
+        else:
+            desk.ledger.unreserve(grant)
+            desk.compute_domains.leave(grant.pod)
     desk.charge(desk.ledger, gang, total(grant.cost for grant in grants) * sign)
 
 

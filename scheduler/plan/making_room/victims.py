@@ -71,7 +71,7 @@ def _make_room(desk: Desk, stage: Stage) -> None:
     crowd = _Crowd(desk, stage)
     searches: dict[tuple[str, ...], _Search] = {}
     for key, listed in [*_in_order(desk, desk.waiting), *_in_order(desk, desk.growing)]:
-        gang, piece = desk.wants[key].gang, afresh(listed, desk.shapes)
+        gang, piece = desk.wants[key].gang, afresh(desk.waiting.get(key, listed), desk.shapes)
         if not isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
             continue
         asked = desk.estimate(piece)
@@ -108,7 +108,7 @@ def wait_for_room(desk: Desk) -> None:
         gang = desk.wants[key].gang
         if isinstance(desk.reasons.get(key), GangDoesNotFit | OverLimit):
             with with_what_is_left(desk, key):
-                placed = place(desk, gang, afresh(piece, desk.shapes))
+                placed = place(desk, gang, afresh(desk.waiting.get(key, piece), desk.shapes))
                 if isinstance(placed, Placed):
                     promise(desk, gang, placed.grants)
             if isinstance(placed, Placed):
