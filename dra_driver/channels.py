@@ -231,12 +231,8 @@ class ChannelDriver:
         plugin = Plugin(self, self._driver, chosen)
         await stack.enter_async_context(plugin)
         self._plugin, self._sockets = plugin, chosen
-        stack.callback(self._closed)
         log.info("serving", node=self._site.node, driver=self._driver, socket=str(chosen.claims))
         return publisher
-
-    def _closed(self) -> None:
-        self._plugin = self._sockets = None
 
     async def _settled(self) -> None:
         """What is under way ends, within the time that there is."""

@@ -197,10 +197,11 @@ class _Service:
                     exposed(host, self._config.metrics_port, CONTENT_TYPE, self._exposition)
                 )
                 log.info("metrics", host=host, port=port)
+            if self._channels is not None:
+                # Before the GPUs' sockets: what it refuses ends the start while the kubelet knows nothing of us.
+                await self._unless_stopped(self._channels.tried.wait())
             await stack.enter_async_context(self._plugin)
             log.info("serving", node=self._node, driver=self._config.driver, socket=str(self._sockets.claims))
-            if self._channels is not None:
-                await self._unless_stopped(self._channels.tried.wait())
             self._ready.set()
             await self._stop.wait()
             log.info("stopping")

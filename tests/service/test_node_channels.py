@@ -5,10 +5,13 @@ Four made-up nodes of two racks, a plugin on each, from the claim to the CDI fil
 
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from dra_driver.alone import NotAlone
@@ -238,3 +241,66 @@ async def test_with_auto_channels_are_served_where_the_host_runs_imex(cluster: C
         running(cluster, folder / "1", linked, "gb200x4", imex="auto"),
     ):
         assert [len(FakeKubelet(folder / number).sockets()) for number in ("0", "1")] == [1, 2]
+
+
+async def test_auto_takes_the_channels_over_when_the_other_plugin_is_gone(cluster: Cluster, folder: Path):
+    (node,) = await cluster.add_nodes("cpu")
+    theirs = FakeKubelet(folder).registry / f"{DRIVER}-reg.sock"
+    settings: dict[str, Any] = {"pod_uid": "uid-1", "rescan_seconds": 1}
+    with socket.socket(socket.AF_UNIX) as nvidias:
+        nvidias.bind(str(theirs))
+        nvidias.listen()
+        with pytest.raises(NotAlone, match="set imex to off"):
+            async with running(cluster, folder, node, "gb200x4", imex="on", **settings):
+                pass
+        stack = contextlib.AsyncExitStack()
+        chosen = await stack.enter_async_context(running(cluster, folder, node, "gb200x4", imex="auto", **settings))
+    async with stack:
+        known = await FakeKubelet(folder).register(sockets(folder, DRIVER, chosen.pod_uid).registration)
+        assert known.info.name == DRIVER
+        await cluster.until(kinds.RESOURCE_SLICE, lambda slices: node in published(slices), "the channel is there")
+
+
+async def test_the_next_instance_takes_the_channels_over_without_a_gap(cluster: Cluster, folder: Path):
+    (node,) = await cluster.add_nodes("cpu")
+    await cluster.apply(CLASS.read_text())
+
+    async def known(uid: str) -> Channels:
+        path = sockets(folder, DRIVER, uid).registration
+        return Channels(await FakeKubelet(folder).register(path), folder)
+
+    async with contextlib.AsyncExitStack() as newer:
+        async with running(cluster, folder, node, "gb200x4", imex="on", pod_uid="uid-1"):
+            old = await known("uid-1")
+            await joins(cluster, "kept", "cd-1")
+            kept = await by_a_rival(cluster, "kept", node)
+            before = await old.driver.devices(kept)
+            await newer.enter_async_context(running(cluster, folder, node, "gb200x4", imex="on", pod_uid="uid-2"))
+            new = await known("uid-2")
+            assert await new.driver.devices(kept) == before
+            assert await old.driver.devices(kept) == before
+        await new.driver.give_back(kept)
+        assert new.nodes(kept) == []
+
+
+async def test_the_probe_knows_of_the_channels(cluster: Cluster, folder: Path):
+    (node,) = await cluster.add_nodes("cpu")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def page(name: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/{name}") as answer:
+            return answer.status, await answer.text()
+
+    async with running(cluster, folder, node, "gb200x4", imex="on", probe_host="127.0.0.1", probe_port=port):
+        kubelet = FakeKubelet(folder)
+        await kubelet.register(sockets(folder, "gpu.nvidia.com").registration)
+        assert await page("readyz") == (503, f"the kubelet does not know {DRIVER} yet\n")
+        await kubelet.register(sockets(folder, DRIVER).registration, error="no such version")
+        assert await page("readyz") == (503, f"the kubelet does not know {DRIVER} yet: no such version\n")
+        await kubelet.register(sockets(folder, DRIVER).registration)
+        assert (await page("readyz"))[0] == 200
+        assert (await page("healthz"))[0] == 200
+        sockets(folder, DRIVER).claims.unlink()
+        assert (await page("healthz"))[0] == 503
