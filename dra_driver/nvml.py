@@ -56,6 +56,7 @@ KINDS = {
     pynvml.nvmlEventMigConfigChange: EventKind.MIG_CHANGED,
 }
 SILENT = (Failure.GPU_IS_LOST, Failure.RESET_REQUIRED, Failure.UNKNOWN)  # of a GPU that cannot be read now
+_FABRIC_STATES = {state.value for state in FabricState}
 Handle = Any  # pynvml has no types
 Parts = dict[int, list[tuple[int | None, str, Handle]]]  # compute instance id, UUID, handle
 
@@ -536,7 +537,8 @@ def _fabric(ask: Callable[..., Any]) -> Fabric | None:
         info = form()
         if ask(call, ctypes.byref(info)) is None:
             continue
-        state = FabricState(info.state)
+        # A state that this code does not know is none that a fabric can be used in.
+        state = FabricState(info.state) if info.state in _FABRIC_STATES else FabricState.NOT_STARTED
         if state is FabricState.NOT_SUPPORTED:
             return None
         registered = state is not FabricState.COMPLETED or info.status == pynvml.NVML_SUCCESS

@@ -452,8 +452,8 @@ class _Service:
     # --- claims ---
 
     def _grants(self, document: Mapping[str, Any]) -> tuple[Grant, ...]:
-        self._rooms.cgroups.seen(document)
         found = grants(document, self._config.driver, self._node, uuids=self._offered.uuids())
+        self._rooms.cgroups.seen(document)  # Of our claims only: a cluster's are more than are remembered.
         if found:
             self._metrics.reserved(document)
         return found

@@ -130,6 +130,8 @@ class Sharer(Effects):
                 done.append(f"memory limits of {name}")
         for folder in (self._modes, self._limits):
             self._disk.sweep(folder)
+        for claim, prepared in kept:
+            self._limit_memory(claim, prepared)  # The kubelet asks only for the first pod that uses a claim.
         return tuple(done)
 
     def edits(self, devices: Sequence[Prepared]) -> tuple[Edits, ...]:

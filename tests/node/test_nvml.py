@@ -218,6 +218,14 @@ def test_a_registration_that_failed_is_not_healthy_and_one_under_way_is_no_illne
     assert first(nvml).fabric == under_way
 
 
+def test_a_state_of_the_fabric_that_is_not_known_is_none_to_be_used_in(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    stub.library.stub_fabric(0, bytes(range(16)), 7, 99, 0, 0, 1)
+    told = first(nvml).fabric
+    assert told is not None
+    assert told.state is FabricState.NOT_STARTED
+
+
 def test_links_that_are_down_or_lead_nowhere_known_are_not_counted() -> None:
     with session(FakeGpus("a30x2").gpus()) as (nvml, stub):
         one, other = nvml.gpus()

@@ -464,6 +464,15 @@ def test_the_strongest_that_the_node_has_keeps_a_share(dmem):
     assert dmem.left() == []
 
 
+def test_a_pod_that_comes_to_a_claim_later_is_held_to_its_share_when_it_is_next_collected(dmem):
+    share = dmem.sharer.apply(A, dmem.gpu(memory_bytes=10 * GIB), ())
+    dmem.cgroups[A.uid] += ("/sys/fs/cgroup/pod-9",)
+    assert dmem.sharer.collect(((A, share),)) == ()
+    assert dmem.gpus.limits(dmem.first) == {"/sys/fs/cgroup/pod-1": 10 * GIB, "/sys/fs/cgroup/pod-9": 10 * GIB}
+    dmem.sharer.undo(A, share, ())
+    assert dmem.gpus.limits(dmem.first) == {}
+
+
 def test_where_the_pods_cgroup_is_not_known_or_threads_are_counted_mps_keeps_the_share(dmem):
     assert dmem.sharer.apply(C, dmem.gpu(memory_bytes=GIB), ()).enforcement is Enforcement.MPS
     both = dmem.gpu(memory_bytes=GIB, cores_percent=10, gpu=dmem.second)
