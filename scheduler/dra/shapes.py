@@ -104,8 +104,11 @@ def _digested(text: str) -> str:
 
 
 def _value(attribute: DeviceAttribute) -> Hashable:
-    """Nearly all are strings."""
-    return attribute.string if attribute.string is not None else values_of(attribute)
+    """Equal for what matchAttribute takes for equal: a string and the list of just that. Nearly all are strings."""
+    if attribute.string is not None:
+        return attribute.string
+    values = values_of(attribute)
+    return values[1][0] if values is not None and values[0] == "string" and len(values[1]) == 1 else values
 
 
 def _by_pattern(name: str, reads: frozenset[str]) -> bool:
