@@ -118,8 +118,8 @@ class Plugin:
             raise SocketError(f"Socket {path}: cannot be opened; let the plugin write there.")
         # The folder is the kubelet's, and root's: this keeps others off where it is not.
         os.chmod(path, 0o600)
-        await server.start()
         try:
+            await server.start()
             yield
         finally:
             # Who looks for sockets must not find one that is about to close.

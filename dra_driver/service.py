@@ -11,9 +11,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -25,25 +23,24 @@ from dra_driver.channels import Site as ChannelSite
 from dra_driver.checkpoint import CheckpointTooNew
 from dra_driver.claims import Claims, Patience
 from dra_driver.config import Config, required_node
-from dra_driver.devices import ClaimRef, Entry, Grant, Prepared
+from dra_driver.devices import ClaimRef, Grant, Prepared
 from dra_driver.disk import DiskError
 from dra_driver.events import Events, Regarding, claim_and_pods
-from dra_driver.facts import GpuError, GpuEvent
+from dra_driver.facts import GpuError
 from dra_driver.grants import ClaimRefused, grants
-from dra_driver.health_list import health_list
-from dra_driver.holding import owned
 from dra_driver.host import HostError
 from dra_driver.labeller import Labeller
-from dra_driver.labels import labels
-from dra_driver.metrics import CONTENT_TYPE, Metrics, Picture, usage
+from dra_driver.lookout import Lookout, Post
+from dra_driver.metrics import CONTENT_TYPE, Metrics
 from dra_driver.node import Hardware, Offered, hardware, offer
 from dra_driver.plugin import DeviceHealth, Plugin
 from dra_driver.prepare import FAILURES
 from dra_driver.probe import ProbeError, exposed, probed
 from dra_driver.publisher import ForeignSlicesError, Publisher
-from dra_driver.reconfigure import Pace, Reconfiguration, Site, Taints
+from dra_driver.reconfigure import Pace, Reconfiguration, Site
 from dra_driver.recovery import Api
 from dra_driver.rooms import Rooms, programs_of, rooms
+from dra_driver.sampling import Sampler
 from dra_driver.slices import Target
 from dra_driver.sockets import SocketError, Sockets, answers, clear_left, sockets
 from scheduler.api import kinds
@@ -66,9 +63,6 @@ REFUSALS = (
 )
 """What stops the start: the text has object, cause and cure."""
 
-_EVENT_WAIT_MS = 500
-_MOST_EVENTS_A_LOOK = 256
-_SAMPLE_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
@@ -122,13 +116,7 @@ class _Service:
         self._clock = clock
         self._offered = Offered(node, found, offer(config, found))
         self._metrics = Metrics()
-        self._sampling: asyncio.Task[None] | None = None
-        self._sampled = float("-inf")
-        """When the last sample was taken, by the loop's clock."""
         self._rooms: Rooms = rooms(config, found, lambda: self._offered.inventory)
-        self._about_node: tuple[Regarding, ...] = ()
-        self._refused: frozenset[tuple[str, str]] = frozenset()
-        """What is not offered, and why, as it was told."""
         self._events = Events(client, node, lambda: datetime.fromtimestamp(clock(), UTC))
         self._claims = Claims(
             self._rooms.preparer,
@@ -148,18 +136,24 @@ class _Service:
         )
         self._labeller = Labeller(client, node, again_seconds=config.collect_seconds)
         self._plugin = Plugin(self, config.driver, chosen)
+        post = Post(
+            node=node,
+            config=config,
+            hardware=found,
+            offered=self._offered,
+            rooms=self._rooms,
+            claims=self._claims,
+            events=self._events,
+            metrics=self._metrics,
+            label=self._labeller.want,
+            clock=clock,
+        )
+        self._lookout = Lookout(post)
+        self._sampler = Sampler(post, lasts_seconds=config.metrics_seconds)
         self._channels = self._channel_driver() if config.imex != "off" else None
         self._reconfiguration = self._cutter()
-        self._publisher: Publisher | None = None
-        """Once it is time to publish."""
-        self._heard: deque[GpuEvent] = deque()
-        """What the GPUs have told since the last look."""
-        self._labels: Mapping[str, str] = {}
-        """Of the Node, as of the last look."""
-        self._looked = 0
-        """When the hardware was last looked at, in seconds since 1970."""
-        self._news = asyncio.Event()
-        """Set, and replaced, when the hardware was looked at."""
+        if self._reconfiguration is not None:
+            self._lookout.then = self._reconfiguration.heard
 
     async def run(self) -> None:
         """Serve until stopped."""
@@ -168,8 +162,9 @@ class _Service:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [publisher.run(), self._announce(publisher), self._labeller.run()]
-                parts += [self._hear(), self._rescan(), self._collect()]
+                announcing = self._lookout.announce(publisher, self._plugin.registered)
+                parts = [publisher.run(), announcing, self._labeller.run()]
+                parts += [self._lookout.hear(), self._lookout.rescan(), self._collect()]
                 if self._reconfiguration is not None:
                     parts.append(self._reconfiguration.run())
                 if self._channels is not None:
@@ -194,7 +189,7 @@ class _Service:
             if self._config.metrics_port is not None:
                 host = self._config.metrics_host
                 port = await stack.enter_async_context(
-                    exposed(host, self._config.metrics_port, CONTENT_TYPE, self._exposition)
+                    exposed(host, self._config.metrics_port, CONTENT_TYPE, self._sampler.exposition)
                 )
                 log.info("metrics", host=host, port=port)
             if self._channels is not None:
@@ -207,8 +202,7 @@ class _Service:
             log.info("stopping")
         try:
             async with asyncio.timeout(self._config.stop_seconds):
-                if self._sampling is not None:
-                    await self._sampling
+                await self._sampler.settled()
                 await self._claims.settled()
                 await self._events.sent()
         except TimeoutError:
@@ -222,18 +216,8 @@ class _Service:
     async def unprepare(self, claims: Sequence[ClaimRef], seconds: float) -> Mapping[str, str]:
         return await self._claims.unprepare(claims, seconds)
 
-    async def health(self) -> AsyncIterator[tuple[DeviceHealth, ...]]:
-        lasts = round(self._config.rescan_seconds * 3)
-        while True:
-            news = self._news
-            yield health_list(
-                self._offered.inventory,
-                self._offered.lost,
-                pool=self._node,
-                seen=self._looked,
-                lasts_seconds=lasts,
-            )
-            await news.wait()
+    def health(self) -> AsyncIterator[tuple[DeviceHealth, ...]]:
+        return self._lookout.health()
 
     # --- the start ---
 
@@ -253,12 +237,12 @@ class _Service:
         """All as it must be before the kubelet finds us: nobody beside us, names as they were, what an end in the
         middle has left put right, the offer. Raises what `serve` raises."""
         target = Target(node=self._node, node_uid=await self._node_uid(), driver=self._config.driver)
-        self._about_node = (Regarding(kind=kinds.NODE, name=self._node, uid=target.node_uid),)
+        self._lookout.about_node = (Regarding(kind=kinds.NODE, name=self._node, uid=target.node_uid),)
         publisher = Publisher(
             self._client,
             target,
             resync_seconds=self._config.resync_seconds,
-            on_problem=lambda words: self._warn("NotPublished", [words] if words else []),
+            on_problem=lambda words: self._lookout.warn("NotPublished", [words] if words else []),
         )
         await publisher.check()
         if gone := await asyncio.to_thread(clear_left, self._sockets, self._config.driver):
@@ -267,14 +251,14 @@ class _Service:
             kinds.RESOURCE_SLICE, field_selector=f"spec.nodeName={target.node},spec.driver={target.driver}"
         )
         self._offered.remember(_published(published))
-        await self._claims.alone(self._look)
+        await self._claims.alone(self._lookout.look)
         backoff = Backoff(first_seconds=_FIRST_PAUSE_SECONDS, most_seconds=_LONGEST_PAUSE_SECONDS)
         while not await self._recover(first=True):
             await asyncio.sleep(backoff.seconds())
-        await self._claims.alone(self._look)
+        await self._claims.alone(self._lookout.look)
         if self._reconfiguration is not None:
             await self._reconfiguration.begin()
-        self._tell()
+        self._lookout.tell()
         return publisher
 
     async def _recover(self, *, first: bool) -> bool:
@@ -288,108 +272,8 @@ class _Service:
             log.info("put right", what=words)
         for words in report.failed:
             log.warning("not put right; it is tried again", what=words)
-        self._warn("NotPutRight", report.failed)
+        self._lookout.warn("NotPutRight", report.failed)
         return True
-
-    # --- what is offered ---
-
-    def _look(self) -> None:
-        """In a thread, under the node's lock. What was heard counts also where the hardware cannot be read."""
-        now_ms = int(self._clock() * 1000)
-        self._rooms.monitor.hear([self._heard.popleft() for _ in range(len(self._heard))], now_ms)
-        try:
-            entries = self._rooms.entries()
-            held = ((each.grant.device, each.gpu) for entry in entries for each in entry.devices)
-            self._offered.remember(held)
-            self._offered.look(entries)
-            self._rooms.monitor.look((gpu.uuid for gpu in self._offered.gpus), self._offered.lost, now_ms)
-            self._labels = self._wanted_labels(entries)
-        finally:
-            self._offered.taint(self._rooms.monitor.taints(self._offered.inventory.devices))
-        self._looked = now_ms // 1000
-
-    def _wanted_labels(self, entries: Sequence[Entry]) -> Mapping[str, str]:
-        if not self._config.node_labels:
-            return {}
-        gpus, host = self._hardware.gpus, self._hardware.host
-        ours = owned(entries, host.boot_id())
-        return labels(self._offered.gpus, gpus.driver(), owned=ours, machine=host.machine())
-
-    async def _look_anew(self) -> None:
-        """Look at the hardware, and tell publisher and kubelet. What cannot be read now is read the next time."""
-        try:
-            await self._claims.alone(self._look)
-        except FAILURES as problem:
-            log.warning("the hardware cannot be looked at", problem=str(problem))
-        self._tell()
-
-    def _warn(self, reason: str, words: Iterable[str]) -> None:
-        """Events on our Node: what its operator has to look at."""
-        for each in words:
-            self._events.tell(self._about_node, reason, each)
-
-    def _tell(self) -> None:
-        refused = frozenset(self._offered.inventory.refused)
-        self._warn("NotOffered", (f"{about}: {why}" for about, why in sorted(refused - self._refused)))
-        self._refused = refused
-        if self._publisher is not None:
-            self._publisher.want(self._offered.inventory)
-        if self._reconfiguration is not None:
-            self._reconfiguration.heard()
-        self._labeller.want(self._labels)
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    async def _announce(self, publisher: Publisher) -> None:
-        """Publish as soon as the kubelet knows us: a pod that came before would fail there, and wait for a minute."""
-        try:
-            async with asyncio.timeout(self._config.register_seconds):
-                await self._plugin.registered.wait()
-        except TimeoutError:
-            log.warning(
-                "the kubelet does not know us yet, and what the node offers is published all the same",
-                cure="see that kubelet_dir is its --root-dir, and that it runs",
-                kubelet_dir=str(self._config.kubelet_dir),
-            )
-        self._publisher = publisher
-        self._tell()
-
-    async def _hear(self) -> None:
-        """What the driver tells of the GPUs: all that comes at once is one look."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="gpu-events") as thread:
-            while True:
-                try:
-                    event = await loop.run_in_executor(thread, self._hardware.gpus.wait, _EVENT_WAIT_MS)
-                    while event is not None:
-                        self._take_in(event)
-                        if len(self._heard) >= _MOST_EVENTS_A_LOOK:
-                            break
-                        event = await loop.run_in_executor(thread, self._hardware.gpus.wait, 0)
-                except GpuError as problem:
-                    log.warning("events of the GPUs cannot be waited for", problem=str(problem))
-                    await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
-                if self._heard:
-                    await self._look_anew()
-
-    def _take_in(self, event: GpuEvent) -> None:
-        log.info("a GPU tells", gpu=event.gpu, kind=event.kind.value, code=event.code, instance=event.instance)
-        self._metrics.heard(event)
-        self._heard.append(event)
-
-    async def _rescan(self) -> None:
-        """Every so often, and when somebody asks for it (SIGHUP)."""
-        asked, loop = asyncio.Event(), asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
-        try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._config.rescan_seconds):
-                        await asked.wait()
-                asked.clear()
-                await self._look_anew()
-        finally:
-            loop.remove_signal_handler(signal.SIGHUP)
 
     async def _collect(self) -> None:
         while True:
@@ -398,7 +282,7 @@ class _Service:
                 await self._recover(first=False)
             except (DiskError, CheckpointTooNew) as problem:
                 log.error("what is left over cannot be collected", problem=str(problem))
-            await self._look_anew()
+            await self._lookout.look_anew()
 
     # --- GPUs that are cut anew by a label (dra_driver.reconfigure) ---
 
@@ -414,25 +298,15 @@ class _Service:
             entries=self._rooms.entries,
             boot=self._hardware.host.boot_id,
             inventory=lambda: self._offered.inventory,
-            taint=self._taint,
-            look=self._look_anew,
-            published=self._is_published,
+            taint=self._lookout.taint,
+            look=self._lookout.look_anew,
+            published=self._lookout.published,
             claims=self._every_claim,
             events=self._events,
             now=lambda: datetime.fromtimestamp(self._clock(), UTC),
         )
         pace = Pace(drain=self._config.mig_drain_seconds)
         return Reconfiguration(site, self._config.mig_configs, pace, dynamic=self._config.dynamic_mig)
-
-    async def _taint(self, taints: Taints) -> None:
-        await self._claims.alone(lambda: self._offered.taint(taints, by="reconfigure"))
-        self._tell()
-
-    async def _is_published(self) -> None:
-        """Waits until what is offered is published."""
-        while self._publisher is None:
-            await self._news.wait()
-        await self._publisher.settled()
 
     # --- IMEX channels, a driver of its own (dra_driver.channels) ---
 
@@ -463,36 +337,6 @@ class _Service:
 
     def _failed(self, claim: ClaimRef, document: Mapping[str, Any] | None, words: str) -> None:
         self._events.tell(claim_and_pods(claim, document), "PrepareFailed", words)
-
-    # --- metrics ---
-
-    async def _exposition(self) -> bytes:
-        """All metrics, measured now; those of a while ago if the hardware is at work for long."""
-        fresh = asyncio.get_running_loop().time() - self._sampled < self._config.metrics_seconds
-        if not fresh and (self._sampling is None or self._sampling.done()):
-            self._sampling = asyncio.create_task(self._sample())
-        if self._sampling is not None:
-            await asyncio.wait({self._sampling}, timeout=_SAMPLE_SECONDS)
-        return self._metrics.exposition()
-
-    async def _sample(self) -> None:
-        try:
-            self._metrics.show(await self._claims.alone(self._picture))
-            self._sampled = asyncio.get_running_loop().time()
-        except FAILURES as problem:
-            log.warning("the hardware cannot be measured", problem=str(problem))
-
-    def _picture(self) -> Picture:
-        """In a thread, under the node's lock."""
-        entries, gpus, lost = self._rooms.entries(), self._offered.gpus, self._offered.lost
-        return Picture(
-            inventory=self._offered.inventory,
-            gpus=gpus,
-            lost=lost,
-            entries=entries,
-            usage=usage(self._hardware.gpus, gpus, lost, entries),
-            at=self._clock(),
-        )
 
     # --- probes ---
 
