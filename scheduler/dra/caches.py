@@ -3,7 +3,7 @@
 Slices and claims stay the same objects from cycle to cycle until they change; nothing here changes an answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -55,6 +55,13 @@ class PerObject(Generic[K, V]):
             self._entries[id(argument)] = entry
         value: V = entry.value
         return value
+
+    def retain(self, arguments: Iterable[K]) -> None:
+        """Forget all but these: for values that hold their own argument, which weak references never let go."""
+        kept = {id(argument) for argument in arguments}
+        for key in list(self._entries):
+            if key not in kept:
+                self._entries.pop(key, None)
 
     def __len__(self) -> int:
         return len(self._entries)

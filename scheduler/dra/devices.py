@@ -111,7 +111,8 @@ class Device:
         return memory.value if memory else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+# Weakly referred to by what is computed of it (`scheduler.dra.caches`).
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class SliceDevices:
     """A slice with its devices and counter sets read. `problem`: why its pool cannot be used, "" if it can.
 

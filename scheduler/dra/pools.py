@@ -37,6 +37,8 @@ Told: TypeAlias = tuple[tuple[SliceDevices, ...], tuple[dra.Device, ...]]
 """What is known of a pool: its slices, and devices that left them."""
 
 _read = PerObject(read_slice)
+_SLICES_KEPT = 1024
+"""What has been read of slices that are gone is kept up to about so many, and as many as there are."""
 
 
 def _devices_by_name(read: SliceDevices) -> Mapping[str, Device]:
@@ -120,6 +122,9 @@ class Inventory:
         set, devices without it are for others and get a taint that says so.
         """
         pools: dict[PoolKey, list[SliceDevices]] = {}
+        slices = tuple(slices)
+        if len(_read) > 2 * len(slices) + _SLICES_KEPT:
+            _read.retain(slices)
         for published in slices:
             read = _read(published)
             pools.setdefault(read.pool, []).append(read)

@@ -4,6 +4,7 @@ queues keep their shares.
 Brute force looks at every set of gangs that might go; seats are counted by hand.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -169,11 +170,33 @@ def shared_clusters(draw: st.DrawFn) -> World:
     return made.under(stages=("allocate", "consolidate", "reclaim"))
 
 
-@settings(max_examples=150, deadline=None)
-@given(shared_clusters())
-def test_nobody_is_taken_below_his_share_and_only_who_is_under_served_takes(made: World) -> None:
-    decided = plan(made)
-    assert check(made, decided) == ()
+def may_have_been_moved(made: World, decided: Plan) -> Iterator[frozenset[str]]:
+    """Sets of pods that leave by reclaim and all have a place elsewhere afterwards: who is moved loses nothing."""
+    leaving = {eviction.pod for eviction in decided.evictions}
+    pods = {pod.key: pod for each in made.gangs for pod in each.pods}
+    free = {node.name: node.allocatable["nvidia.com/gpu"] for node in made.nodes}
+    for pod in made.pods:
+        if pod.key not in leaving:
+            free[pod.node] -= pod.requests["nvidia.com/gpu"]
+    for given_ in (*decided.placements, *decided.promises):
+        free[given_.node] -= pods[given_.pod].requests["nvidia.com/gpu"]
+    reclaimed = sorted(eviction.pod for eviction in decided.evictions if eviction.stage == "reclaim")
+    for number in range(len(reclaimed) + 1):
+        for chosen in combinations(reclaimed, number):
+            if find_room([pods[key].requests["nvidia.com/gpu"] for key in chosen], free):
+                yield frozenset(chosen)
+
+
+def find_room(asks: list[int], free: dict[str, int]) -> bool:
+    """Whether all of them fit, each on one node."""
+    if not asks:
+        return True
+    first, *rest = asks
+    return any(find_room(rest, {**free, name: left - first}) for name, left in sorted(free.items()) if left >= first)
+
+
+def keeps_shares(made: World, decided: Plan, moved: frozenset[str]) -> bool:
+    """Whether nobody falls below his share, and whoever gains is not beyond his, if these are moved and not lost."""
     gangs = {each.key: each for each in made.gangs}
     pods = {pod.key: (each, pod) for each in made.gangs for pod in each.pods}
     above = {queue.name: queue.parent for queue in made.queues}
@@ -193,25 +216,30 @@ def test_nobody_is_taken_below_his_share_and_only_who_is_under_served_takes(made
     for promise in decided.promises:
         for name in path(gangs[promise.gang].queue):
             change[name] += pods[promise.pod][1].requests["nvidia.com/gpu"] * 1000
-    for eviction in decided.evictions:
-        if eviction.stage != "reclaim":
-            continue
+    taken = [each for each in decided.evictions if each.stage == "reclaim" and each.pod not in moved]
+    for eviction in taken:
         victim, pod = pods[eviction.pod]
-        assert victim.preemptible
         gaining = path(gangs[eviction.beneficiary].queue)
         for name in path(victim.queue):
             change[name] -= pod.requests["nvidia.com/gpu"] * 1000
             # Where both stand under a queue, nobody outside takes anything from it.
             if name not in gaining:
                 lost_by.add(name)
-    for name, report in reports.items():
-        after = report.allocated["gpu"] + change[name]
-        if change[name] < 0 and name in lost_by:
-            assert after >= max(quota[name], report.fair_share["gpu"])
-    for eviction in decided.evictions:
-        if eviction.stage == "reclaim":
-            gainer = gangs[eviction.beneficiary].queue
-            assert reports[gainer].allocated["gpu"] + change[gainer] <= reports[gainer].fair_share["gpu"]
+    after = {name: report.allocated["gpu"] + change[name] for name, report in reports.items()}
+    fair = {name: report.fair_share["gpu"] for name, report in reports.items()}
+    nobody_below = all(after[name] >= max(quota[name], fair[name]) for name in lost_by if change[name] < 0)
+    gainers = {gangs[eviction.beneficiary].queue for eviction in taken}
+    return nobody_below and all(after[name] <= fair[name] for name in gainers)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shared_clusters())
+def test_nobody_is_taken_below_his_share_and_only_who_is_under_served_takes(made: World) -> None:
+    decided = plan(made)
+    assert check(made, decided) == ()
+    gangs = {pod.key: each for each in made.gangs for pod in each.pods}
+    assert all(gangs[each.pod].preemptible for each in decided.evictions)
+    assert any(keeps_shares(made, decided, moved) for moved in may_have_been_moved(made, decided))
 
 
 @settings(max_examples=150, deadline=None)

@@ -43,3 +43,16 @@ def test_what_has_no_weak_references_stays_until_there_are_too_many():
     for _ in range(2):
         assert [name(each) for each in slices] == ["0", "1", "2", "3", "4", "5", "6"]
         assert len(name) <= 4
+
+
+def test_what_holds_its_own_argument_is_forgotten_when_it_is_not_retained():
+    """No weak reference ever lets it go: the value keeps the argument alive."""
+    held = PerObject[Gang, list[Gang]](lambda each: [each])
+    kept = gang("kept")
+    first = held(kept)
+    for number in range(100):
+        held(gang(f"gone-{number}"))
+    assert len(held) == 101
+    held.retain([kept])
+    assert len(held) == 1
+    assert held(kept) is first
