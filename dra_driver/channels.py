@@ -7,7 +7,7 @@ stops the plugin's start; with `auto` it is served from when the host is seen to
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,6 +112,8 @@ class ChannelDriver:
         )
         preparer = Preparer(node)
         self._recovery = Recovery(node, preparer)
+        self._loss, loop = asyncio.Event(), asyncio.get_running_loop()
+        preparer.on_loss = lambda: loop.call_soon_threadsafe(self._loss.set)
         self._fetch = partial(site.client.get, kinds.RESOURCE_CLAIM)
         self._grants = partial(channel_grants, driver=self._driver, pool=site.node)
         self._claims = Claims(
@@ -293,7 +295,10 @@ class ChannelDriver:
 
     async def _collect(self) -> None:
         while True:
-            await asyncio.sleep(self._config.collect_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._config.collect_seconds):
+                    await self._loss.wait()
+            self._loss.clear()
             try:
                 await self._recover(first=False)
             except (DiskError, CheckpointTooNew) as problem:

@@ -208,6 +208,11 @@ class Recovery(IntEnum):
     SYSTEM_REBOOT = 7
 
 
+class SessionOver(Exception):
+    """The session with the driver tells nothing true any more: the driver was loaded anew or replaced beneath it. Only
+    another start of the plugin begins another. Object, cause, cure."""
+
+
 class EventKind(Enum):
     """What an event is about."""
 
@@ -238,7 +243,7 @@ class Gpus(Protocol):
         """Versions of the driver."""
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """All GPUs that answer, by index, read anew."""
+        """All GPUs that answer, by index, read anew. Raises SessionOver, too."""
 
     def lost(self) -> tuple[str, ...]:
         """UUIDs of GPUs that were there at the start, or in an earlier answer, and do not answer now."""

@@ -15,6 +15,8 @@ from dra_driver.facts import Gpu
 MIG_CAPS = "nvidia-caps"
 IMEX_CHANNELS = "nvidia-caps-imex-channels"
 _PCIE_ROOT = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
+# "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.126.20  Wed Dec  3 ..."
+_VERSION = re.compile(r"\b\d{3,}\.\d+(?:\.\d+)?\b")
 _IMEX_DAEMON = "nvidia-imex"
 IMEX_SOCKET = Path("/etc/nvidia-imex/imex_ctrl.sock")
 """Where NVIDIA's DRA driver, too, asks the host's IMEX service how it is."""
@@ -148,6 +150,12 @@ class Host:
         """Numbers of the IMEX channels that have a device node, whoever made it."""
         names = (name.removeprefix("channel") for name in _names(self.dev / IMEX_CHANNELS))
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+    def driver_version(self) -> str:
+        """Of the driver that the kernel has loaded ("580.126.20"); empty where it does not say, or has none."""
+        first = (_text(self.proc / "driver" / "nvidia" / "version") or "").partition("\n")[0]
+        match = _VERSION.search(first)
+        return match[0] if match else ""
 
     def most_channels(self) -> int:
         """How many IMEX channels the driver was loaded with; 0 where it does not say."""

@@ -12,7 +12,7 @@ from dra_driver import libraries
 from dra_driver.commands import MPS_CONTROL
 from dra_driver.config import Config
 from dra_driver.devices import Entry, Inventory, Kind, Taint
-from dra_driver.facts import Gpu, Gpus
+from dra_driver.facts import Gpu, Gpus, SessionOver
 from dra_driver.fake import RACK, FakeGpus
 from dra_driver.holding import owned
 from dra_driver.host import Host, fake_host
@@ -79,6 +79,8 @@ class Offered:
         self._hardware = hardware
         self._offer = offer
         self._memory = Memory()
+        self._loaded = hardware.host.driver_version()
+        """The kernel's driver that our session is with; empty where the host does not say."""
         self._refused: frozenset[tuple[str, str]] = frozenset()
         self.inventory = Inventory(devices=())
         self._taints: dict[str, Taints] = {}
@@ -96,7 +98,8 @@ class Offered:
         self._memory = Memory(gpus=self._memory.gpus, numbers=known)
 
     def look(self, entries: Iterable[Entry]) -> Inventory:
-        """Look anew. `entries`: all that is prepared, or is being. Raises GpuError, HostError."""
+        """Look anew. `entries`: all that is prepared, or is being. Raises GpuError, HostError, SessionOver."""
+        self._refuse_other_driver()
         ours = owned(entries, self._hardware.host.boot_id())
         gpus, lost = self._hardware.gpus.gpus(), self._hardware.gpus.lost()
         memory = self._memory.seen(gpus, lost)
@@ -113,6 +116,15 @@ class Offered:
         self._memory, self.lost = memory, frozenset(lost)
         self._tell(self.inventory)
         return self.inventory
+
+    def _refuse_other_driver(self) -> None:
+        loaded = self._hardware.host.driver_version()
+        if loaded and self._loaded and loaded != self._loaded:
+            raise SessionOver(
+                f"NVIDIA's driver: the kernel has loaded {loaded}, and the plugin's session is with {self._loaded}; it "
+                "ends, and is started again with the new one"
+            )
+        self._loaded = self._loaded or loaded
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

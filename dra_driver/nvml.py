@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pynvml
 
@@ -33,6 +33,7 @@ from dra_driver.facts import (
     Process,
     Rack,
     Recovery,
+    SessionOver,
     Usage,
 )
 
@@ -57,6 +58,7 @@ KINDS = {
 }
 SILENT = (Failure.GPU_IS_LOST, Failure.RESET_REQUIRED, Failure.UNKNOWN)  # of a GPU that cannot be read now
 _FABRIC_STATES = {state.value for state in FabricState}
+T = TypeVar("T")
 Handle = Any  # pynvml has no types
 Parts = dict[int, list[tuple[int | None, str, Handle]]]  # compute instance id, UUID, handle
 
@@ -73,6 +75,8 @@ class Nvml(Gpus):
         self._profiles: dict[str, tuple[MigProfile, ...]] = {}
         self._parents: dict[str, str] = {}  # of MIG devices, by UUID
         self._silent: set[str] = set()  # GPUs that the last reading of all had to leave out
+        self._skipped: list[Failure] = []  # of GPUs without a handle, as of the last search
+        self._answered = False  # whether any GPU has, in this session
         self._unheard: set[str] = set()  # GPUs whose events nobody has registered for yet
         self._mute: set[str] = set()  # GPUs whose errors no event tells
         self._heard = False  # whether any GPU has events to wait for
@@ -88,16 +92,24 @@ class Nvml(Gpus):
         return Driver(version=_text(_call("nvmlSystemGetDriverVersion", "")), cuda=(cuda // 1000, cuda % 1000 // 10))
 
     def gpus(self) -> tuple[Gpu, ...]:
-        confidential = _maybe("nvmlSystemGetConfComputeState", "")
-        found, silent = [], set()
-        for index, uuid in self._find():
-            try:
-                found.append(self._gpu(index, uuid, confidential is not None and confidential.ccFeature != 0))
-            except GpuError as error:
-                if error.failure not in SILENT:
-                    raise
-                silent.add(uuid)
-        self._silent = silent
+        places = _twice(self._find)
+        if isinstance(places, Failure):
+            if self._answered and places is Failure.UNKNOWN:
+                raise self._over()
+            raise GpuError(places, "nvmlDeviceGetCount", "", _words(places.value))
+        confidential = _twice(lambda: _maybe("nvmlSystemGetConfComputeState", ""))
+        protected = not isinstance(confidential, Failure | None) and confidential.ccFeature != 0
+        found, silent = [], {}
+        for index, uuid in places:
+            gpu = self._read(index, uuid, protected)
+            if isinstance(gpu, Gpu):
+                found.append(gpu)
+            else:
+                silent[uuid] = gpu
+        # A GPU that has failed says so by a failure of its own; none at all says anything where the driver has gone.
+        if self._answered and not found and {*silent.values(), *self._skipped} == {Failure.UNKNOWN}:
+            raise self._over()
+        self._answered, self._silent = self._answered or bool(found), set(silent)
         return tuple(found)
 
     def lost(self) -> tuple[str, ...]:
@@ -250,7 +262,7 @@ class Nvml(Gpus):
 
     def _find(self, stale: str = "") -> list[tuple[int, str]]:
         """Index and UUID of every GPU that has a handle. Known handles stay, but for that of the GPU `stale`."""
-        found = []
+        found, skipped = [], []
         for index in range(_call("nvmlDeviceGetCount", "")):
             try:
                 handle = _call("nvmlDeviceGetHandleByIndex", str(index), index)
@@ -258,21 +270,29 @@ class Nvml(Gpus):
             except GpuError as error:
                 if error.failure not in (*SILENT, Failure.NOT_FOUND):
                     raise
+                skipped.append(error.failure)
                 continue
             if uuid not in self._handles or uuid == stale:
                 self._handles[uuid] = handle
                 self._unheard.add(uuid)
             found.append((index, uuid))
+        self._skipped = skipped
         return found
 
+    def _over(self) -> SessionOver:
+        return SessionOver(
+            f"NVML: none of {len(self._handles)} GPUs, which have answered before, answers in this session "
+            f"({_words(Failure.UNKNOWN.value)}); the driver was loaded anew, or has failed: the plugin ends and is "
+            "started again, and if it then finds no GPUs, see dmesg and nvidia-smi, and reboot the node"
+        )
+
+    def _read(self, index: int, uuid: str, confidential: bool) -> Gpu | Failure:
+        """A GPU, or the failure of one that is silent: it is asked twice, as a single reading may fail."""
+        return _twice(lambda: self._gpu(index, uuid, confidential))
+
     def _answers(self, uuid: str) -> bool:
-        try:
-            _memory(uuid, self._handles[uuid])
-        except GpuError as error:
-            if error.failure in SILENT:
-                return False
-            raise
-        return uuid not in self._silent
+        told = _twice(lambda: _memory(uuid, self._handles[uuid]))
+        return not isinstance(told, Failure) and uuid not in self._silent
 
     def _handle(self, call: str, gpu: str) -> Handle:
         if gpu not in self._handles:
@@ -421,6 +441,21 @@ def _call(call: str, about: str, *arguments: Any) -> Any:
     except pynvml.NVMLError as error:
         code: int = error.value
         raise GpuError(readings.failure(code), call, about, _words(code)) from error
+
+
+def _twice(ask: Callable[[], T]) -> T | Failure:
+    """What a GPU tells, asked once more where it is silent; silent again, its failure."""
+    try:
+        return ask()
+    except GpuError as error:
+        if error.failure not in SILENT:
+            raise
+    try:
+        return ask()
+    except GpuError as error:
+        if error.failure not in SILENT:
+            raise
+        return error.failure
 
 
 def _maybe(call: str, about: str, *arguments: Any, default: Any = None, but: Sequence[Failure] = ()) -> Any:

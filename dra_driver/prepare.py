@@ -80,10 +80,12 @@ class Node:
 
 
 class Preparer:
-    """Prepares and gives back. Calls block, and are made one at a time, under the node's lock."""
+    """Prepares and gives back. Calls block, and are made one at a time, under the node's lock. `on_loss`: called, in
+    the caller's thread, when the checkpoint is seen to be missing or damaged, as long as it is not rebuilt."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.on_loss: Callable[[], object] = lambda: None
         self._parts = Partitions(node.gpus)
         self._entries: dict[str, Entry] = {}
 
@@ -119,6 +121,7 @@ class Preparer:
         """What is on disk now: another version of the plugin may have been here. Raises PrepareError, DiskError."""
         loaded = self._node.checkpoint.load()
         if loaded.lost:
+            self.on_loss()
             raise PrepareError("the checkpoint is missing or damaged, and is being rebuilt; it is tried again")
         self._entries = {entry.claim.uid: entry for entry in loaded.entries}
         return loaded.entries

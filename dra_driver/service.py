@@ -26,7 +26,7 @@ from dra_driver.config import Config, required_node
 from dra_driver.devices import ClaimRef, Grant, Prepared
 from dra_driver.disk import DiskError
 from dra_driver.events import Events, Regarding, claim_and_pods
-from dra_driver.facts import GpuError
+from dra_driver.facts import GpuError, SessionOver
 from dra_driver.grants import ClaimRefused, grants
 from dra_driver.host import HostError
 from dra_driver.labeller import Labeller
@@ -43,6 +43,7 @@ from dra_driver.rooms import Rooms, programs_of, rooms
 from dra_driver.sampling import Sampler
 from dra_driver.slices import Target
 from dra_driver.sockets import SocketError, Sockets, answers, clear_left, sockets
+from dra_driver.uevents import follow
 from scheduler.api import kinds
 from scheduler.kube.backoff import Backoff
 from scheduler.kube.client import ApiError, Client
@@ -56,12 +57,13 @@ REFUSALS = (
     NotAlone,
     DiskError,
     GpuError,
+    SessionOver,
     HostError,
     ProbeError,
     ForeignSlicesError,
     CheckpointTooNew,
 )
-"""What stops the start: the text has object, cause and cure."""
+"""What stops the start, or (SessionOver) what runs: the text has object, cause and cure."""
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
@@ -123,7 +125,7 @@ class _Service:
             fetch=lambda namespace, name: client.get(kinds.RESOURCE_CLAIM, namespace, name),
             grants=self._grants,
             lock=self._rooms.lock,
-            refusals=(ClaimRefused,),
+            refusals=(ClaimRefused, SessionOver),
             passing=FAILURES,
             patience=Patience(seconds=config.prepare_seconds),
             failed=self._failed,
@@ -134,6 +136,10 @@ class _Service:
             every=self._every_claim,
             grants=self._grants,
         )
+        self._loss = asyncio.Event()
+        """Set when a claim has met a checkpoint that is missing or damaged."""
+        loop = asyncio.get_running_loop()
+        self._rooms.preparer.on_loss = lambda: loop.call_soon_threadsafe(self._loss.set)
         self._labeller = Labeller(client, node, again_seconds=config.collect_seconds)
         self._plugin = Plugin(self, config.driver, chosen)
         post = Post(
@@ -165,6 +171,8 @@ class _Service:
                 announcing = self._lookout.announce(publisher, self._plugin.registered)
                 parts = [publisher.run(), announcing, self._labeller.run()]
                 parts += [self._lookout.hear(), self._lookout.rescan(), self._collect()]
+                if self._config.fake is None:
+                    parts.append(follow(self._lookout.look_anew))
                 if self._reconfiguration is not None:
                     parts.append(self._reconfiguration.run())
                 if self._channels is not None:
@@ -276,8 +284,12 @@ class _Service:
         return True
 
     async def _collect(self) -> None:
+        """Every so often, and at once when the checkpoint is lost: until it is rebuilt every claim is refused."""
         while True:
-            await asyncio.sleep(self._config.collect_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.collect_seconds):
+                    await self._loss.wait()
+            self._loss.clear()
             try:
                 await self._recover(first=False)
             except (DiskError, CheckpointTooNew) as problem:

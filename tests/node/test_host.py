@@ -157,3 +157,25 @@ def test_no_two_capabilities_of_a_made_up_host_are_the_same(tmp_path: Path) -> N
 def test_a_made_up_host_is_written_twice_without_harm(tmp_path: Path) -> None:
     fake_host(tmp_path, [gpu(0)], boot_id="first")
     assert fake_host(tmp_path, [gpu(0)], boot_id="second").boot_id() == "second"
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\n"
+            "GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04)\n",
+            "535.129.03",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.95  Release Build  (dvs-builder)\n", "580.95"),
+        ("NVRM version: unknown\nGCC version:  gcc version 133.4.0\n", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_the_version_of_the_driver_is_read_where_the_kernel_tells_it(tmp_path: Path, text: str | None, version: str):
+    path = tmp_path / "proc/driver/nvidia/version"
+    path.parent.mkdir(parents=True)
+    if text is not None:
+        path.write_text(text)
+    assert Host(tmp_path).driver_version() == version

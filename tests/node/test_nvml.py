@@ -25,6 +25,7 @@ from dra_driver.facts import (
     Placement,
     Process,
     Recovery,
+    SessionOver,
 )
 from dra_driver.fake import FakeGpus
 from dra_driver.nvml import Nvml
@@ -172,10 +173,36 @@ def test_a_gpu_that_cannot_be_read_is_left_out_and_told(bench: tuple[Nvml, Stub]
     nvml, stub = bench
     broken, sound = nvml.gpus()
     refuse(stub, call, code, once=True)
+    assert nvml.gpus() == (broken, sound), "asked once more"
+    assert nvml.lost() == ()
+    for _ in range(2):
+        refuse(stub, call, code, once=True)
     assert nvml.gpus() == (sound,)
     assert nvml.lost() == (broken.uuid,)
     assert nvml.gpus() == (broken, sound)
     assert nvml.lost() == ()
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetName", "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetCount_v2"])
+def test_where_no_gpu_answers_any_more_the_session_is_over(bench: tuple[Nvml, Stub], call: str) -> None:
+    nvml, stub = bench
+    refuse(stub, call, Failure.UNKNOWN)
+    if call == "nvmlDeviceGetName":  # Asked of no GPU before: it is the GPUs', not the session's.
+        assert nvml.gpus() == ()
+        assert len(nvml.lost()) == 2
+    stub.library.stub_allow()
+    assert len(nvml.gpus()) == 2
+    refuse(stub, call, Failure.UNKNOWN)
+    with pytest.raises(SessionOver, match=r"none of 2 GPUs.*answers in this session.*; the driver was loaded anew"):
+        nvml.gpus()
+
+
+def test_gpus_that_are_lost_one_and_all_do_not_end_the_session(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    gpus = [gpu.uuid for gpu in nvml.gpus()]
+    refuse(stub, "nvmlDeviceGetName", Failure.GPU_IS_LOST)
+    assert nvml.gpus() == ()
+    assert sorted(nvml.lost()) == sorted(gpus)
 
 
 def test_a_gpu_without_permission_stops_the_reading(bench: tuple[Nvml, Stub]) -> None:

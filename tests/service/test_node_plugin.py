@@ -17,7 +17,7 @@ import pytest
 from dra_driver import config, service
 from dra_driver.alone import NotAlone
 from dra_driver.devices import ClaimRef
-from dra_driver.facts import Placement
+from dra_driver.facts import Placement, SessionOver
 from dra_driver.fake import FakeGpus
 from dra_driver.plugin import VERSIONS
 from dra_driver.publisher import ForeignSlicesError
@@ -349,6 +349,57 @@ async def test_a_plugin_that_is_started_anew_knows_what_is_prepared_and_publishe
         assert await here.driver.devices(kept) == before
         await here.driver.give_back(kept)
         assert here.specifications() == {}
+
+
+@pytest.mark.parametrize("asked", ["prepare", "unprepare"])
+async def test_a_checkpoint_that_is_damaged_meanwhile_is_rebuilt_when_a_claim_meets_it(
+    cluster: Cluster, node: str, folder: Path, asked: str
+):
+    """Left to itself it would stay so until the next collection, and no claim would be prepared."""
+    async with plugin(
+        cluster, folder, node, "h100x2", collect_seconds=86_400, prepare_seconds=PATIENCE_SECONDS
+    ) as here:
+        await published(cluster)
+        claims = []
+        for number, name in enumerate(("kept", "next")):
+            await claim(cluster, name, exactly("gpus", "gpu.nvidia.com"))
+            claims.append(await allocate(cluster, name, node, f"gpu-{number}"))
+        kept, new = claims
+        before = await here.driver.devices(kept)
+        checkpoint = folder / "plugins/gpu.nvidia.com/checkpoint.json"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-20])
+        checkpoint.with_name("checkpoint.json.previous").write_bytes(b"")
+
+        if asked == "prepare":
+            assert [each.device for each in await here.driver.devices(new)] == ["gpu-1"]
+        else:
+            with pytest.raises(Refused, match="is being rebuilt"):
+                await here.driver.give_back(new)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (await here.driver.unprepare(new))[new.uid]:
+                    pass
+        assert await here.driver.devices(kept) == before
+        assert kept.uid in here.specifications()
+
+
+async def test_where_the_driver_is_replaced_beneath_it_the_plugin_ends_and_says_why(
+    cluster: Cluster, node: str, folder: Path
+):
+    host = folder / "plugins/gpu.nvidia.com/fake-host/proc/driver/nvidia/version"
+    host.parent.mkdir(parents=True)
+    words = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build\nGCC version: gcc 133.3.0\n"
+    host.write_text(words.format("580.126.20"))
+
+    async def replaced() -> None:
+        async with plugin(cluster, folder, node, "h100x2", rescan_seconds=1):
+            assert await published(cluster) == {"gpu-0", "gpu-1"}
+            host.write_text(words.format("590.48.01"))
+            (serving,) = cluster.schedulers
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.wait({serving})
+
+    with pytest.raises(SessionOver, match=r"has loaded 590\.48\.01, and the plugin's session is with 580\.126\.20; "):
+        await replaced()
 
 
 async def _slices(cluster: Cluster) -> AsyncIterator[str]:
