@@ -84,6 +84,8 @@ def inventory(
                 offered = Offered(name, found, offer(chosen, found)).look(())
             finally:
                 found.gpus.close()
+    except ConfigError as problem:
+        raise _refused(str(problem)) from None
     except GpuError as problem:
         raise _refused(f"{problem}; run it on a node with NVIDIA's driver, or make a machine up with --fake") from None
     documents = slices.documents(offered, slices.Target(node=name, node_uid="", driver=chosen.driver))

@@ -81,6 +81,11 @@ class Config(BaseModel):
     )
     host_root: Path = Field(Path("/"), description="Where the host's root directory is seen from here.")
     driver_root: Path = Field(Path("/"), description="Folder on the host that NVIDIA's driver is installed in.")
+    cdi_hook: Path | None = Field(
+        None,
+        description="nvidia-cdi-hook on the host, which sees to libraries in containers; absent: it is looked for "
+        "below driver_root and host_root.",
+    )
     dynamic_mig: bool = Field(
         False,
         description="Offer the instances that GPUs can be cut into, and cut on demand (Kubernetes 1.36, or the gate "
@@ -293,6 +298,7 @@ def _sound(config: Config, names: Mapping[str, str]) -> Config:
     for key in (
         "host_root",
         "driver_root",
+        "cdi_hook",
         "kubelet_dir",
         "plugin_dir",
         "cdi_dir",

@@ -10,7 +10,7 @@ import structlog
 
 from dra_driver import libraries
 from dra_driver.commands import MPS_CONTROL
-from dra_driver.config import Config
+from dra_driver.config import Config, ConfigError
 from dra_driver.devices import Entry, Inventory, Kind, Taint
 from dra_driver.facts import Gpu, Gpus, SessionOver
 from dra_driver.fake import RACK, FakeGpus
@@ -41,7 +41,8 @@ class Hardware:
 
 def hardware(config: Config, *, fake_state: Path | None, fake_folder: Path) -> Hardware:
     """The node's own, or the machine that the configuration makes up: kept in `fake_state` (None: in memory), and what
-    its host would show written below `fake_folder`. Raises GpuError where there is no driver."""
+    its host would show written below `fake_folder`. Raises GpuError where there is no driver, and ConfigError where
+    what is set is not on the host."""
     if config.fake is not None:
         node = config.node_name or "node-1"
         gpus: Gpus = FakeGpus(config.fake, node=node, rack=config.fake_rack or RACK, state=fake_state)
@@ -55,13 +56,30 @@ def hardware(config: Config, *, fake_state: Path | None, fake_folder: Path) -> H
     from dra_driver.nvml import Nvml
 
     seen = config.host_root / config.driver_root.relative_to("/")
+    hook = _hook(config)
     real = Nvml(seen)
     try:
-        found = libraries.discover(seen, real.driver().version, host_root=str(config.driver_root))
+        found = libraries.discover(
+            seen, real.driver().version, host_root=str(config.driver_root), host=config.host_root, hook=hook
+        )
     except BaseException:
         real.close()
         raise
     return Hardware(gpus=real, host=Host(config.host_root, dev="/dev"), libraries=found)
+
+
+def _hook(config: Config) -> str | None:
+    """nvidia-cdi-hook as it is set; None where it is to be looked for. Raises ConfigError where it is not there: every
+    container with a GPU would fail to start by it."""
+    if config.cdi_hook is None:
+        return None
+    if not libraries.below(config.host_root, str(config.cdi_hook)).is_file():
+        raise ConfigError(
+            "cdi_hook",
+            f"{str(config.cdi_hook)!r} is no file below host_root {str(config.host_root)!r}",
+            "install NVIDIA's container toolkit on the host, or leave the setting out",
+        )
+    return str(config.cdi_hook)
 
 
 def offer(config: Config, found: Hardware) -> Offer:

@@ -64,6 +64,13 @@ def test_what_was_made_for_a_claim_is_not_taken_for_an_operators(tmp_path: Path)
     assert shown.uuids()["gpu-0-mig-3g40gb-9-0"] == made.uuid
 
 
+def test_a_hook_that_is_set_must_be_there_on_the_host(tmp_path: Path):
+    """Found out at the start, not by every container."""
+    chosen = config.load(flags={"host_root": tmp_path, "cdi_hook": "/opt/nvidia-cdi-hook"}, environment={})
+    with pytest.raises(config.ConfigError, match=r"cdi_hook: '/opt/nvidia-cdi-hook' is no file below host_root .*; in"):
+        hardware(chosen, fake_state=None, fake_folder=tmp_path)
+
+
 def test_a_gpu_that_claims_hold_keeps_the_number_in_their_devices_names(tmp_path: Path):
     shown, gpus = offered(tmp_path)
     first, second = (gpu.uuid for gpu in gpus.gpus())

@@ -69,6 +69,7 @@ def test_the_schedulers_settings_are_none_of_ours():
         ({"node_name": "n1/.."}, "--node: 'n1/..' is no DNS name"),
         ({"pod_uid": "../x"}, "--set pod_uid: '../x' is no uid; take metadata.uid"),
         ({"mig_configs": "configs.yaml"}, "--set mig_configs: 'configs.yaml' is relative; write the whole path"),
+        ({"cdi_hook": "nvidia-cdi-hook"}, "--set cdi_hook: 'nvidia-cdi-hook' is relative; write the whole path"),
         ({"cdi_dir": "run/cdi"}, "--set cdi_dir: 'run/cdi' is relative; write the whole path"),
         ({"fake": "h100"}, "--fake: Fake machine 'h100': 'h100' is no board with a count"),
         ({"fake": "h100x99"}, "--fake: .*99 GPUs are more than a node has; 32 at most; or leave it out"),
