@@ -99,6 +99,12 @@ def file_name(claim_uid: str, driver: str = DRIVER) -> str:
     return f"k8s.{driver}-claim_{claim_uid}.json"
 
 
+def predecessor(claim_uid: str, driver: str = DRIVER) -> str:
+    """The file that NVIDIA's driver of the same name has written for a claim: it names devices as ours does, and a
+    runtime that finds a name in two files uses neither."""
+    return file_name(claim_uid, driver).removesuffix(".json") + ".yaml"
+
+
 def claim_of(file: str, driver: str = DRIVER) -> str | None:
     """The UID of the claim that a file of the CDI folder is for; None for a file that is not ours."""
     match = _FILE.fullmatch(file)
@@ -135,7 +141,7 @@ def specification(
     return {
         "cdiVersion": VERSION,
         "kind": kind(driver),
-        "containerEdits": _common(devices, host, libraries),
+        "containerEdits": _common(devices, libraries),
         "devices": [
             {
                 "name": device_name(claim_uid, device.grant),
@@ -146,17 +152,11 @@ def specification(
     }
 
 
-def _common(devices: Sequence[Prepared], host: Nodes, libraries: Libraries) -> dict[str, object]:
-    """What every container of the claim gets, whichever of the devices it uses."""
+def _common(devices: Sequence[Prepared], libraries: Libraries) -> dict[str, object]:
+    """What every container of the claim gets, whichever of the devices it uses: nothing of it lets CUDA run."""
     nodes = []
     if any(device.kind is not Kind.CHANNEL for device in devices):
         nodes.append(_node("/dev/nvidiactl", NVIDIA_MAJOR, _CONTROL_MINOR))
-    # To compute takes unified memory; to look on does not.
-    if any(device.kind is not Kind.CHANNEL and not device.grant.admin for device in devices):
-        uvm = host.major(_UVM)
-        nodes += [_node("/dev/nvidia-uvm", uvm, 0), _node("/dev/nvidia-uvm-tools", uvm, 1)]
-        if "nvidia-modeset" in host.majors():
-            nodes.append(_node("/dev/nvidia-modeset", NVIDIA_MAJOR, _MODESET_MINOR))
     # Without it the NVIDIA container runtime, where it is the runtime, would add all of the node's GPUs.
     env = {"NVIDIA_VISIBLE_DEVICES": "void"}
     mounts = [*_library_mounts(libraries), *_file_mounts(libraries)]
@@ -214,12 +214,17 @@ def _hooks(libraries: Libraries) -> list[dict[str, object]]:
 def _nodes(
     device: Prepared, host: Nodes, instances: Mapping[str, MigInstance], pci_buses: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """The device nodes of one device. Numbers are told where we know them: a node on the host may not be made yet."""
+    """The device nodes of one device. Numbers are told where we know them: a node on the host may not be made yet.
+
+    An onlooker's GPU node is writable as everybody's is: NVML opens it, as /dev/nvidiactl, for reading and writing or
+    not at all. His capabilities, which are opened for reading, are not; and he has nothing that lets CUDA run."""
     if device.kind is Kind.CHANNEL:
         return _channels(device, host)
     if device.minor is None:
         raise ValueError(f"Device {device.grant.device}: the minor number of its GPU {device.gpu} is not known.")
     nodes = [_node(f"/dev/nvidia{device.minor}", NVIDIA_MAJOR, device.minor)]
+    if not device.grant.admin:
+        nodes += _computing(host)
     if device.kind is Kind.GPU:
         graphics = () if device.grant.admin else host.drm_nodes(pci_buses.get(device.gpu, ""))
         return nodes + [{"path": f"/dev/{path}", "permissions": "rw"} for path in graphics]
@@ -237,7 +242,17 @@ def _nodes(
         host.gpu_capability(device.minor, instance.id),
         host.compute_capability(device.minor, instance.id, instance.compute_id),
     )
-    return nodes + [_node(f"/dev/{_MIG_CAPS}/nvidia-cap{number}", major, number) for number in numbers]
+    access = "r" if device.grant.admin else "rw"
+    return nodes + [_node(f"/dev/{_MIG_CAPS}/nvidia-cap{number}", major, number, access) for number in numbers]
+
+
+def _computing(host: Nodes) -> list[dict[str, object]]:
+    """What CUDA and graphics need beside the GPU. Two devices of one container may both name it."""
+    uvm = host.major(_UVM)
+    nodes = [_node("/dev/nvidia-uvm", uvm, 0), _node("/dev/nvidia-uvm-tools", uvm, 1)]
+    if "nvidia-modeset" in host.majors():
+        nodes.append(_node("/dev/nvidia-modeset", NVIDIA_MAJOR, _MODESET_MINOR))
+    return nodes
 
 
 def _channels(device: Prepared, host: Nodes) -> list[dict[str, object]]:
@@ -251,8 +266,8 @@ def _channels(device: Prepared, host: Nodes) -> list[dict[str, object]]:
     return [_node(f"/dev/{_IMEX}/channel{number}", major, number) for number in numbers]
 
 
-def _node(path: str, major: int, minor: int) -> dict[str, object]:
-    return {"path": path, "type": "c", "major": major, "minor": minor, "permissions": "rw"}
+def _node(path: str, major: int, minor: int, access: str = "rw") -> dict[str, object]:
+    return {"path": path, "type": "c", "major": major, "minor": minor, "permissions": access}
 
 
 def _edits(nodes: Sequence[dict[str, object]], edits: Edits) -> dict[str, object]:

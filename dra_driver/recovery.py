@@ -255,6 +255,9 @@ class Recovery:
         for uid in self._node.specs.uids():
             if uid not in known and self._node.specs.remove(uid):
                 report.done.append(f"Claim with uid {uid}: its CDI file was left over, and is removed.")
+        for entry in entries:
+            if self._node.specs.stands(entry) and self._node.specs.replaces(entry.claim.uid):
+                report.done.append(f"Claim {_name(entry.claim)}: the CDI file of NVIDIA's driver is removed.")
         boot = self._node.boot()
         kept = tuple((entry.claim, device) for entry in entries if entry.boot == boot for device in entry.devices)
         try:

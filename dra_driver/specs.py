@@ -39,13 +39,19 @@ class Specs:
         return cdi.name(uid, grant, self._driver)
 
     def write(self, entry: Entry) -> None:
-        """The file of a claim whose devices stand. Raises SpecError, and what `specification` raises but ValueError."""
+        """The file of a claim whose devices stand; then that of NVIDIA's driver goes, if the claim has one from the
+        time before us. Raises SpecError, and what `specification` raises but ValueError."""
         try:
             document = dict(self._specification(entry.claim.uid, entry.devices))
         except ValueError as error:
             raise SpecError(str(error)) from error
         document["annotations"] = {**document.get("annotations", {}), ANNOTATION: entry_text(entry)}
         self._disk.write(self._path(entry.claim.uid), cdi.content(document))
+        self.replaces(entry.claim.uid)
+
+    def replaces(self, uid: str) -> bool:
+        """Whether NVIDIA's driver had left a file for the claim, which ours stands for by now; it is gone."""
+        return self._disk.remove(self.folder / cdi.predecessor(uid, self._driver))
 
     def stands(self, entry: Entry) -> bool:
         """Whether the claim's file is there, and is of this entry."""

@@ -13,11 +13,12 @@ from dra_driver.cdi import Edits, Mount
 from dra_driver.devices import Grant, Kind, Prepared, Settings
 from dra_driver.facts import MigInstance, Placement
 from dra_driver.host import HostError
-from dra_driver.libraries import Libraries, discover
+from dra_driver.libraries import Libraries, below, discover
 
 SCHEMA = json.loads((Path(__file__).parent / "cdi_schema.json").read_text())
 UID = "0f1e2d3c-0000-4000-8000-00000000abcd"
 GPU, VERSION = "GPU-aaaa", "580.126.20"
+COMPUTING = ("/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 
 class Nodes:
@@ -94,21 +95,28 @@ def test_a_whole_gpu_is_its_node_beside_what_all_devices_need():
     assert document["cdiVersion"] == "0.6.0"
     assert document["kind"] == "k8s.gpu.nvidia.com/claim"
     assert document["containerEdits"]["env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
-    assert numbers(document["containerEdits"]) == [
-        ("/dev/nvidiactl", 195, 255),
+    assert numbers(document["containerEdits"]) == [("/dev/nvidiactl", 195, 255)]
+    (device,) = document["devices"]
+    assert device["name"] == f"{UID}-gpu-3"
+    assert numbers(device["containerEdits"]) == [
+        ("/dev/nvidia3", 195, 3),
         ("/dev/nvidia-uvm", 511, 0),
         ("/dev/nvidia-uvm-tools", 511, 1),
     ]
-    (device,) = document["devices"]
-    assert device["name"] == f"{UID}-gpu-3"
-    assert numbers(device["containerEdits"]) == [("/dev/nvidia3", 195, 3)]
     assert all(node["permissions"] == "rw" for node in device["containerEdits"]["deviceNodes"])
 
 
 def test_modeset_and_graphics_nodes_are_there_where_the_host_has_them():
     document = written(gpu(), host=Nodes(**{"nvidia-modeset": 195}), pci_buses={GPU: "0000:65:00.0"})
-    assert numbers(document["containerEdits"])[-1] == ("/dev/nvidia-modeset", 195, 254)
-    assert paths(document["devices"][0]["containerEdits"]) == ["/dev/nvidia0", "/dev/dri/card1", "/dev/dri/renderD128"]
+    edits = document["devices"][0]["containerEdits"]
+    (modeset,) = (node for node in edits["deviceNodes"] if node["path"] == "/dev/nvidia-modeset")
+    assert (modeset["major"], modeset["minor"]) == (195, 254)
+    assert [path for path in paths(edits) if path not in COMPUTING] == [
+        "/dev/nvidia0",
+        "/dev/nvidia-modeset",
+        "/dev/dri/card1",
+        "/dev/dri/renderD128",
+    ]
 
 
 def test_two_instances_of_one_gpu_have_each_their_own_capabilities():
@@ -120,10 +128,12 @@ def test_two_instances_of_one_gpu_have_each_their_own_capabilities():
     large, small = document["devices"]
     assert numbers(large["containerEdits"]) == [
         ("/dev/nvidia0", 195, 0),
+        ("/dev/nvidia-uvm", 511, 0),
+        ("/dev/nvidia-uvm-tools", 511, 1),
         ("/dev/nvidia-caps/nvidia-cap19", 508, 19),
         ("/dev/nvidia-caps/nvidia-cap10", 508, 10),
     ]
-    assert paths(small["containerEdits"])[1:] == ["/dev/nvidia-caps/nvidia-cap79", "/dev/nvidia-caps/nvidia-cap70"]
+    assert paths(small["containerEdits"])[3:] == ["/dev/nvidia-caps/nvidia-cap79", "/dev/nvidia-caps/nvidia-cap70"]
 
 
 def test_four_profiles_on_one_gpu_share_nothing_but_the_gpu():
@@ -133,8 +143,8 @@ def test_four_profiles_on_one_gpu_share_nothing_but_the_gpu():
         instances=[instance(f"MIG-{number}", number + 1) for number in range(4)],
     )
     nodes = [paths(device["containerEdits"]) for device in document["devices"]]
-    assert [len(each) for each in nodes] == [3, 3, 3, 3]
-    assert len(set().union(*nodes)) == 1 + 4 * 2
+    assert [len(each) for each in nodes] == [5, 5, 5, 5]
+    assert len(set().union(*nodes)) == 1 + len(COMPUTING) + 4 * 2
     assert [device["name"] for device in document["devices"]] == [f"{UID}-gpu-0-mig-{name}" for name in names]
 
 
@@ -151,7 +161,12 @@ def test_who_uses_an_instance_needs_it_and_who_looks_on_needs_the_one_he_was_giv
     with pytest.raises(ValueError, match="its instance MIG-x is not on GPU"):
         written(mig("gpu-0-mig-1g10gb-19-4", "MIG-x", admin=True), instances=[instance("MIG-y", 3)])
     onlooker = mig("gpu-0-mig-1g10gb-19-4", "MIG-y", admin=True)
-    assert len(paths(written(onlooker, instances=[instance("MIG-y", 3)])["devices"][0]["containerEdits"])) == 3
+    edits = written(onlooker, instances=[instance("MIG-y", 3)])["devices"][0]["containerEdits"]
+    assert [(node["path"], node["permissions"]) for node in edits["deviceNodes"]] == [
+        ("/dev/nvidia0", "rw"),  # NVML opens it for both or not at all
+        ("/dev/nvidia-caps/nvidia-cap39", "r"),
+        ("/dev/nvidia-caps/nvidia-cap30", "r"),
+    ]
 
 
 def test_a_gpu_without_a_number_is_refused():
@@ -171,6 +186,15 @@ def test_a_host_without_unified_memory_is_refused_to_who_computes_and_not_to_who
     with pytest.raises(HostError, match="nvidia-uvm"):
         written(gpu(), host=host)
     assert paths(written(gpu(admin=True), host=host)["containerEdits"]) == ["/dev/nvidiactl"]
+
+
+def test_what_lets_cuda_run_goes_with_the_device_that_is_used_and_not_to_who_looks_on_beside_it():
+    host = Nodes(**{"nvidia-modeset": 195})
+    document = written(gpu(0), gpu(1, admin=True), host=host)
+    used, looked_at = (paths(device["containerEdits"]) for device in document["devices"])
+    assert used == ["/dev/nvidia0", *COMPUTING, "/dev/nvidia-modeset"]
+    assert looked_at == ["/dev/nvidia1"]
+    assert paths(document["containerEdits"]) == ["/dev/nvidiactl"]
 
 
 def test_who_looks_on_gets_device_nodes_and_none_of_the_rest():
@@ -225,6 +249,7 @@ def test_names_lead_back_to_the_claim():
     assert cdi.claim_of(cdi.file_name(UID)) == UID
     assert cdi.claim_of(cdi.file_name(UID, "gpu.example.com")) is None
     assert cdi.claim_of(cdi.file_name(UID, "gpu.example.com"), "gpu.example.com") == UID
+    assert cdi.predecessor(UID) == f"k8s.gpu.nvidia.com-claim_{UID}.yaml"
     for other in ("nvidia.yaml", f"k8s.gpu.nvidia.com-claim_{UID}.yaml", f".{cdi.file_name(UID)}.part"):
         assert cdi.claim_of(other) is None
 
@@ -374,6 +399,60 @@ def test_the_hook_can_lie_anywhere_on_the_host_and_can_be_done_without(ubuntu):
     assert (
         discover(ubuntu, VERSION, host_root="/run/nvidia/driver").hook == "/run/nvidia/driver/usr/bin/nvidia-cdi-hook"
     )
+
+
+def test_the_gpu_operators_hook_is_found_on_the_host_beside_a_driver_in_a_container(tmp_path):
+    """The toolkit goes to the host, the driver to its own root below /run."""
+    driver = driver_root(tmp_path / "run/nvidia/driver", [f"{LIBRARIES}/libcuda.so.{VERSION}"])
+    driver_root(tmp_path, ["usr/local/nvidia/toolkit/nvidia-cdi-hook"])
+    assert discover(driver, VERSION, host_root="/run/nvidia/driver").hook == ""
+    found = discover(driver, VERSION, host_root="/run/nvidia/driver", host=tmp_path)
+    assert found.hook == "/usr/local/nvidia/toolkit/nvidia-cdi-hook"
+    driver_root(driver, ["usr/bin/nvidia-cdi-hook"])
+    nearer = discover(driver, VERSION, host_root="/run/nvidia/driver", host=tmp_path)
+    assert nearer.hook == "/run/nvidia/driver/usr/bin/nvidia-cdi-hook"
+
+
+@pytest.fixture
+def debian(tmp_path):
+    """Debian's driver below another root than ours: its alternatives are links from "/"."""
+    real, programs = f"{LIBRARIES}/nvidia/current", "usr/lib/nvidia/current"
+    files = [f"{real}/libcuda.so.{VERSION}", f"{real}/libnvidia-ml.so.{VERSION}", f"{programs}/nvidia-smi"]
+    names = {
+        "libcuda.so.1": f"/{real}/libcuda.so.1",
+        f"libnvidia-ml.so.{VERSION}": f"/{real}/libnvidia-ml.so.{VERSION}",
+        "nvidia-smi": f"/{programs}/nvidia-smi",
+    }
+    top = driver_root(tmp_path, [*files, "etc/alternatives/README", "usr/bin/env"])
+    links = [(f"etc/alternatives/nvidia--{name}", target) for name, target in names.items()]
+    links += [
+        (f"{LIBRARIES}/libcuda.so.1", "/etc/alternatives/nvidia--libcuda.so.1"),
+        (f"{LIBRARIES}/libnvidia-ml.so.{VERSION}", f"/etc/alternatives/nvidia--libnvidia-ml.so.{VERSION}"),
+        (f"{real}/libcuda.so.1", f"libcuda.so.{VERSION}"),
+        (f"{real}/libcuda.so", f"/{LIBRARIES}/libcuda.so.1"),
+        ("usr/bin/nvidia-smi", "/etc/alternatives/nvidia--nvidia-smi"),
+        ("usr/bin/nvidia-debugdump", "/etc/alternatives/nvidia--gone"),
+        ("usr/bin/nvidia-imex", "nvidia-imex"),
+        ("usr/lib64", f"/{LIBRARIES}"),
+    ]
+    return driver_root(top, [], links)
+
+
+def test_links_from_the_root_are_followed_below_the_drivers_root_and_not_below_ours(debian):
+    found = discover(debian, VERSION, host_root="/run/nvidia/driver")
+    real = f"/{LIBRARIES}/nvidia/current"
+    assert found.libraries == (f"{real}/libcuda.so.{VERSION}", f"{real}/libnvidia-ml.so.{VERSION}")
+    assert found.links == {f"{real}/libcuda.so.{VERSION}": ("libcuda.so", "libcuda.so.1")}
+    # Where it lies, as the runtime would follow the link on the host's root.
+    assert found.programs == ("/usr/lib/nvidia/current/nvidia-smi",)
+
+
+def test_where_a_path_leads_is_told_within_its_root(tmp_path):
+    driver_root(tmp_path, ["a/b/file"], [("up", "../../a/b"), ("root", "/a"), ("ring", "circle"), ("circle", "ring")])
+    assert below(tmp_path, "root/b/file") == below(tmp_path, "/up/file") == tmp_path / "a/b/file"
+    assert below(tmp_path, "../a/./b/../b/file") == tmp_path / "a/b/file"
+    assert below(tmp_path, "nothing/here") == tmp_path / "nothing/here"
+    assert not below(tmp_path, "ring/file").exists()
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,25 @@ def test_files_that_nobody_knows_go_and_those_of_others_stay(plant: Plant, serve
     assert sorted(path.name for path in folder.iterdir()) == sorted(others)
 
 
+def test_the_file_that_nvidias_driver_left_goes_once_ours_stands_and_no_earlier(plant: Plant, server: Server) -> None:
+    """Both name the same devices, and a runtime that finds a name twice resolves it no more."""
+    folder = plant.folder / "cdi"
+    folder.mkdir()
+    names = {name: folder / f"k8s.gpu.nvidia.com-claim_uid-{name}.yaml" for name in ("a", "b", "c")}
+    for path in names.values():
+        path.write_text("kind: k8s.gpu.nvidia.com/claim\n")
+
+    prepared(plant, server, A, grant("gpu-0"))
+    assert [name for name, path in names.items() if path.exists()] == ["b", "c"]
+
+    # An end between our file and the removal of theirs; and a claim whose file is not written yet.
+    names["a"].write_text("kind: k8s.gpu.nvidia.com/claim\n")
+    report = recover(plant, server, first=False)
+    assert [name for name, path in names.items() if path.exists()] == ["b", "c"]
+    assert "Claim team/a: the CDI file of NVIDIA's driver is removed." in report.done
+    assert plant.specs.uids() == ("uid-a",)
+
+
 def test_daemons_of_no_claim_are_ended_and_those_that_died_are_begun(plant: Plant, server: Server) -> None:
     prepared(plant, server, A, grant("gpu-1", settings=MPS))
     running = plant.programs.running
