@@ -83,6 +83,9 @@ def test_the_role_reads_no_secret_and_writes_slices_and_events_alone():
     reading = {resource for rule in role["rules"] for resource in rule["resources"]} - writing
     assert writing == {"resourceslices", "events"}
     assert reading == {"resourceclaims", "nodes"}
+    (slices,) = (rule for rule in role["rules"] if rule["resources"] == ["resourceslices"])
+    # They are replaced whole, at the version that was read: a patch would not be refused when another has written.
+    assert slices["verbs"] == ["get", "list", "watch", "create", "update", "delete"]
 
 
 def test_who_follows_a_label_of_its_node_may_say_there_how_it_stands():
