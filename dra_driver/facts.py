@@ -245,6 +245,10 @@ class Gpus(Protocol):
     def gpus(self) -> tuple[Gpu, ...]:
         """All GPUs that answer, by index, read anew. Raises SessionOver, too."""
 
+    def gpu(self, gpu: str) -> Gpu:
+        """One of them, read anew: to read all takes a hundred calls and more for each. GPU_IS_LOST for one that does
+        not answer, or was never there. Raises SessionOver, too."""
+
     def lost(self) -> tuple[str, ...]:
         """UUIDs of GPUs that were there at the start, or in an earlier answer, and do not answer now."""
 

@@ -82,6 +82,12 @@ class FakeGpus(Gpus):
         with self._call("gpus") as machine:
             return tuple(self._gpu(index, card) for index, card in enumerate(machine.cards) if not card.lost)
 
+    def gpu(self, gpu: str) -> Gpu:
+        with self._call("gpu", gpu) as machine:
+            if gpu not in self._uuids or machine.cards[self._index("gpu", gpu)].lost:
+                raise GpuError(Failure.GPU_IS_LOST, "gpu", gpu, "the GPU does not answer")
+            return self._gpu(*self._card(machine, "gpu", gpu))
+
     def lost(self) -> tuple[str, ...]:
         with self._call("lost") as machine:
             return tuple(self._uuids[index] for index, card in enumerate(machine.cards) if card.lost)

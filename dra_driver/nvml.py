@@ -36,6 +36,7 @@ from dra_driver.facts import (
     SessionOver,
     Usage,
 )
+from dra_driver.libraries import below
 
 LIBRARY = "libnvidia-ml.so.1"
 # Where distributions, the driver container and GKE keep it, below the driver's root.
@@ -47,6 +48,10 @@ FOLDERS = (
     "lib64",
     "lib/x86_64-linux-gnu",
     "lib/aarch64-linux-gnu",
+    # Debian's, to which the others are links by /etc/alternatives.
+    "usr/lib/x86_64-linux-gnu/nvidia/current",
+    "usr/lib/aarch64-linux-gnu/nvidia/current",
+    "usr/lib/nvidia/current",
 )
 KINDS = {
     pynvml.nvmlEventTypeXidCriticalError: EventKind.XID,
@@ -72,6 +77,7 @@ class Nvml(Gpus):
         _preload(root)
         _call("nvmlInitWithFlags", "", pynvml.NVML_INIT_FLAG_NO_GPUS)
         self._handles: dict[str, Handle] = {}
+        self._indexes: dict[str, int] = {}  # of the GPUs that were there at the last look
         self._profiles: dict[str, tuple[MigProfile, ...]] = {}
         self._parents: dict[str, str] = {}  # of MIG devices, by UUID
         self._silent: set[str] = set()  # GPUs that the last reading of all had to leave out
@@ -97,8 +103,7 @@ class Nvml(Gpus):
             if self._answered and places is Failure.UNKNOWN:
                 raise self._over()
             raise GpuError(places, "nvmlDeviceGetCount", "", _words(places.value))
-        confidential = _twice(lambda: _maybe("nvmlSystemGetConfComputeState", ""))
-        protected = not isinstance(confidential, Failure | None) and confidential.ccFeature != 0
+        protected = _is_confidential()
         found, silent = [], {}
         for index, uuid in places:
             gpu = self._read(index, uuid, protected)
@@ -111,6 +116,17 @@ class Nvml(Gpus):
             raise self._over()
         self._answered, self._silent = self._answered or bool(found), set(silent)
         return tuple(found)
+
+    def gpu(self, gpu: str) -> Gpu:
+        if gpu in self._indexes:
+            told = self._read(self._indexes[gpu], gpu, _is_confidential())
+            if isinstance(told, Gpu):
+                return told
+        # Whether it is this one alone that is silent, only all of them tell.
+        for each in self.gpus():
+            if each.uuid == gpu:
+                return each
+        raise GpuError(Failure.GPU_IS_LOST, "nvmlDeviceGetHandleByIndex", gpu, "the GPU does not answer")
 
     def lost(self) -> tuple[str, ...]:
         present = {uuid for _, uuid in self._find()}
@@ -277,6 +293,7 @@ class Nvml(Gpus):
                 self._unheard.add(uuid)
             found.append((index, uuid))
         self._skipped = skipped
+        self._indexes = {uuid: index for index, uuid in found}
         return found
 
     def _over(self) -> SessionOver:
@@ -395,7 +412,7 @@ class Nvml(Gpus):
             pci_subsystem=readings.pci_id(pci.pciSubSystemId),
             module=ask("nvmlDeviceGetModuleId"),
             addressing_mode=readings.ADDRESSING.get(ask("nvmlDeviceGetAddressingMode"), ""),
-            compute_mode=ComputeMode(_maybe("nvmlDeviceGetComputeMode", uuid, handle, default=0)),
+            compute_mode=readings.compute_mode(_maybe("nvmlDeviceGetComputeMode", uuid, handle, default=0)),
             ecc=None if ecc is None else bool(ecc[0]),
             confidential=confidential,
             memory_limits=_limits_memory(uuid, handle),
@@ -424,7 +441,7 @@ def _preload(root: Path) -> None:
     """Find the driver's library: where the loader looks, else below the driver's root."""
     if pynvml.nvmlLib is not None:
         return
-    for path in (LIBRARY, *(str(root / folder / LIBRARY) for folder in FOLDERS)):
+    for path in (LIBRARY, *(str(below(root, f"{folder}/{LIBRARY}")) for folder in FOLDERS)):
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)  # by its soname, pynvml's own loading then finds this one
             return
@@ -432,6 +449,12 @@ def _preload(root: Path) -> None:
             continue
     text = f"{LIBRARY} is neither where the loader looks nor below {root}; install the driver, or name its root"
     raise GpuError(Failure.NOT_FOUND, "nvmlInitWithFlags", "", text)
+
+
+def _is_confidential() -> bool:
+    """Whether the node computes confidentially."""
+    told = _twice(lambda: _maybe("nvmlSystemGetConfComputeState", ""))
+    return not isinstance(told, Failure | None) and told.ccFeature != 0
 
 
 def _call(call: str, about: str, *arguments: Any) -> Any:

@@ -20,6 +20,12 @@ class Partitions:
 
     def __init__(self, gpus: Gpus) -> None:
         self._gpus = gpus
+        self._facts: dict[str, Gpu] = {}
+        """By UUID, as they were first read since `forget`: a claim of eight GPUs is not to read each of them often."""
+
+    def forget(self) -> None:
+        """What the GPUs are is read anew: somebody else may have been here."""
+        self._facts = {}
 
     def make(self, device: Prepared) -> Prepared:
         """The device, there, with its instance and its minor number. Raises InTheWay."""
@@ -56,7 +62,13 @@ class Partitions:
 
     def lost(self, gpu: str) -> bool:
         """Whether the GPU does not answer."""
-        return gpu not in {each.uuid for each in self._gpus.gpus()}
+        try:
+            self._gpus.gpu(gpu)
+        except GpuError as error:
+            if error.failure is not Failure.GPU_IS_LOST:
+                raise
+            return True
+        return False
 
     def _looked_on(self, device: Prepared) -> Prepared:
         """Who looks on sees the instance that is there, if one is; none is made, and nothing is set."""
@@ -75,7 +87,7 @@ class Partitions:
                 f"device {device.grant.device}: GPU {device.gpu} is in MIG mode, with instances of somebody else; "
                 "destroy them and end the mode, or let the plugin publish them"
             )
-        self._gpus.set_mig(device.gpu, False)
+        self._set_mig(device.gpu, False)
 
     def _made(self, device: Prepared) -> MigInstance:
         """Our instance, made if it is not there."""
@@ -88,7 +100,7 @@ class Partitions:
             self._gpus.destroy_instance(found)
         mig = self.facts(device.gpu).mig
         if mig is not None and not mig.on:
-            self._gpus.set_mig(device.gpu, True)
+            self._set_mig(device.gpu, True)
         return self._gpus.create_instance(device.gpu, device.profile_id, device.placement)
 
     def _operators(self, device: Prepared) -> str:
@@ -122,7 +134,7 @@ class Partitions:
         if mig is None or not mig.on or not mig.on_demand or self._gpus.instances(gpu):
             return
         try:
-            self._gpus.set_mig(gpu, False)
+            self._set_mig(gpu, False)
         except GpuError as error:
             if error.failure is not Failure.IN_USE:
                 raise
@@ -149,7 +161,11 @@ class Partitions:
         return found
 
     def facts(self, gpu: str) -> Gpu:
-        for each in self._gpus.gpus():
-            if each.uuid == gpu:
-                return each
-        raise GpuError(Failure.GPU_IS_LOST, "gpus", gpu, "the GPU does not answer")
+        """What the GPU is, but for its instances: they change beside it."""
+        if gpu not in self._facts:
+            self._facts[gpu] = self._gpus.gpu(gpu)
+        return self._facts[gpu]
+
+    def _set_mig(self, gpu: str, on: bool) -> None:
+        self._facts.pop(gpu, None)  # also if it fails: the mode may have changed, and the minor number with it
+        self._gpus.set_mig(gpu, on)

@@ -118,7 +118,10 @@ class Preparer:
                 self.end(entry)
 
     def load(self) -> tuple[Entry, ...]:
-        """What is on disk now: another version of the plugin may have been here. Raises PrepareError, DiskError."""
+        """What is on disk now: another version of the plugin may have been here. Raises PrepareError, DiskError.
+
+        From here on each GPU is read once."""
+        self._parts.forget()
         loaded = self._node.checkpoint.load()
         if loaded.lost:
             self.on_loss()
@@ -203,16 +206,21 @@ class Preparer:
     def _start(self, claim: ClaimRef, grants: tuple[Grant, ...]) -> Entry:
         """The plan, on disk. Refused before anything is changed."""
         offered = {device.name: device for device in self._node.inventory().devices}
-        facts = {gpu.uuid: gpu for gpu in self._node.gpus.gpus()}
         planned: list[Prepared] = []
         for grant in grants:
             device = offered.get(grant.device)
-            if device is None or (device.gpu and device.gpu not in facts):
+            try:
+                gpu = self._parts.facts(device.gpu) if device is not None and device.gpu else None
+            except GpuError as error:
+                if error.failure is not Failure.GPU_IS_LOST:
+                    raise
+                device = None
+            if device is None:
                 raise PrepareError(
                     f"device {grant.device} is not on this node any more; delete the claim and its pod, so that others "
                     "are allocated, and see why the GPU has gone (nvidia-smi)"
                 )
-            plan = self._plan(grant, device, facts.get(device.gpu), planned)
+            plan = self._plan(grant, device, gpu, planned)
             self._refuse(claim, plan, device, planned)
             planned.append(replace(plan, cdi=(self._node.specs.name(claim.uid, grant),)))
         if not planned:

@@ -2,7 +2,7 @@
 
 import uuid
 
-from dra_driver.facts import Failure, MigProfile
+from dra_driver.facts import ComputeMode, Failure, MigProfile
 
 # Source: nvml.h, NVML_DEVICE_ARCH_*.
 ARCHITECTURES = {
@@ -39,6 +39,8 @@ BRANDS = {
     16: "TitanRTX",
 }
 ADDRESSING = {0: "None", 1: "HMM", 2: "ATS"}
+# Exclusive use by one thread (1) is no more: drivers take it for use by one process. Source: nvml.h, nvmlComputeMode_t.
+_EXCLUSIVE_THREAD = 1
 
 # What a GPU instance profile adds to its plain name, by NVML's enumerator. Source: nvml.h, NVML_GPU_INSTANCE_PROFILE_*.
 SUFFIXES = {
@@ -120,3 +122,10 @@ def profile_name(told: str, enumerator: int, slices: int, memory_slices: int, of
     gibibytes = -(-total_bytes // (1 << 30))
     share = (2 * memory_slices * gibibytes + of) // (2 * of)
     return f"{slices}g.{share}gb{SUFFIXES.get(enumerator, '')}"
+
+
+def compute_mode(number: int) -> ComputeMode:
+    """Who may use a GPU; a mode that this code does not know is none that keeps anybody off."""
+    if number == _EXCLUSIVE_THREAD:
+        return ComputeMode.EXCLUSIVE_PROCESS
+    return ComputeMode(number) if number in {mode.value for mode in ComputeMode} else ComputeMode.DEFAULT

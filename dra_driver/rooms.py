@@ -11,7 +11,7 @@ from dra_driver.cgroups import DaemonCgroup, PodCgroups
 from dra_driver.checkpoint import Checkpoint
 from dra_driver.commands import HostProcesses, Subprocesses, Tools, tools
 from dra_driver.config import Config
-from dra_driver.devices import Entry, Inventory, Prepared
+from dra_driver.devices import Entry, Inventory, Kind, Prepared
 from dra_driver.disk import Disk
 from dra_driver.fake_tools import fake_tools
 from dra_driver.monitor import Monitor
@@ -21,6 +21,7 @@ from dra_driver.prepare import Node, Preparer
 from dra_driver.recovery import Recovery
 from dra_driver.sharing import Sharer
 from dra_driver.specs import Specs
+from scheduler.api.attributes import PCI_BUS_ID
 
 NODE_LOCK = "node.lock"
 
@@ -73,7 +74,7 @@ def rooms(config: Config, hardware: Hardware, inventory: Callable[[], Inventory]
     specs = Specs(
         config.cdi_dir,
         disk,
-        partial(_specification, hardware, sharer, config.driver),
+        partial(_specification, hardware, sharer, inventory, config.driver),
         config.driver,
     )
     checkpoint = Checkpoint(config.data_dir, disk)
@@ -112,17 +113,31 @@ def programs_of(config: Config, hardware: Hardware) -> Tools:
 
 
 def _specification(
-    hardware: Hardware, sharer: Sharer, driver: str, uid: str, devices: tuple[Prepared, ...]
+    hardware: Hardware,
+    sharer: Sharer,
+    inventory: Callable[[], Inventory],
+    driver: str,
+    uid: str,
+    devices: tuple[Prepared, ...],
 ) -> dict[str, Any]:
     """The CDI specification of a claim, as the hardware is now."""
-    of = dict.fromkeys(device.gpu for device in devices if device.gpu)
+    whole = [device.gpu for device in devices if device.kind is Kind.GPU and not device.grant.admin]
+    cut = dict.fromkeys(device.gpu for device in devices if device.kind is Kind.MIG)
     return cdi.specification(
         uid,
         devices,
         host=hardware.host,
         libraries=hardware.libraries,
-        instances=[each for gpu in of for each in hardware.gpus.instances(gpu)],
+        instances=[each for gpu in cut for each in hardware.gpus.instances(gpu)],
         edits=sharer.edits(devices),
-        pci_buses={gpu.uuid: gpu.pci_bus for gpu in hardware.gpus.gpus() if gpu.uuid in of},
+        pci_buses={gpu: _bus(gpu, hardware, inventory()) for gpu in whole},
         driver=driver,
     )
+
+
+def _bus(gpu: str, hardware: Hardware, inventory: Inventory) -> str:
+    """A GPU's PCI bus id, which never changes: from what is offered, as to read the GPU takes a hundred calls."""
+    offered = (
+        each.attributes.get(PCI_BUS_ID) for each in inventory.devices if (each.gpu, each.kind) == (gpu, Kind.GPU)
+    )
+    return str(next(offered, None) or hardware.gpus.gpu(gpu).pci_bus)

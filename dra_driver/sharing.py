@@ -117,11 +117,12 @@ class Sharer(Effects):
             self._disk.sweep(leftovers)
         self._daemons.sweep()
         done += self._revived(users)
-        for uuid in self._disk.names(self._modes):
+        notes = self._disk.names(self._modes)
+        gpus = {gpu.uuid: gpu for gpu in self._gpus.gpus()} if notes else {}
+        for uuid in notes:
             here = tuple(user for user in users if user.gpu == uuid and user.kind is Kind.GPU)
-            gpu = next((gpu for gpu in self._gpus.gpus() if gpu.uuid == uuid), None)
-            if gpu is not None and not _is_exclusive(here):
-                self._set_mode(gpu, here)
+            if uuid in gpus and not _is_exclusive(here):
+                self._set_mode(gpus[uuid], here)
                 done.append(f"compute mode of {uuid}")
         records = {_record_name(claim, prepared) for claim, prepared in kept}
         for name in self._disk.names(self._limits):
@@ -137,16 +138,14 @@ class Sharer(Effects):
     def edits(self, devices: Sequence[Prepared]) -> tuple[Edits, ...]:
         """What the containers of a claim need beside device nodes, for each of its devices.
 
-        Raises SharingError where a container would have to be the client of two daemons, which none can be."""
-        served: dict[str, str] = {}
+        Raises SharingError where a container would have to be the client of two daemons, which none can be, or of one
+        and use another GPU beside it, which the daemon hides: containers are told apart by requests alone."""
+        used: dict[str, list[Prepared]] = {}
         for device in devices:
-            for request in device.grant.requests if uses_mps(device) else ():
-                if served.setdefault(request, _served(device)) != _served(device):
-                    raise SharingError(
-                        f"Request {request}: its devices {served[request]} and {_served(device)} are used by MPS, and "
-                        "no container can be the client of two daemons; ask for one device by MPS in each request, and "
-                        "name the request in the container that uses it"
-                    )
+            for request in device.grant.requests if not device.grant.admin else ():
+                used.setdefault(request, []).append(device)
+        for request, together in used.items():
+            _refuse_mixed(request, together)
         return tuple(
             self._daemons.edits(_served(device), _limits(device.grant)) if uses_mps(device) else Edits()
             for device in devices
@@ -301,16 +300,31 @@ class Sharer(Effects):
             return None
 
     def _gpu(self, uuid: str) -> Gpu:
-        for gpu in self._gpus.gpus():
-            if gpu.uuid == uuid:
-                return gpu
-        raise GpuError(Failure.GPU_IS_LOST, "gpus", uuid, "the GPU does not answer; see nvidia-smi, and reset it")
+        return self._gpus.gpu(uuid)
 
 
 def uses_mps(prepared: Prepared) -> bool:
     """Whether a device is used by way of an MPS daemon."""
     by_mps = prepared.grant.settings.sharing is Sharing.MPS or prepared.enforcement is Enforcement.MPS
     return by_mps and not prepared.grant.admin
+
+
+def _refuse_mixed(request: str, devices: Sequence[Prepared]) -> None:
+    """Raises SharingError where a container that uses all devices of a request cannot see all of them."""
+    served = list(dict.fromkeys(_served(device) for device in devices if uses_mps(device)))
+    cure = "and name the request in the container that uses it"
+    if len(served) > 1:
+        raise SharingError(
+            f"Request {request}: its devices {served[0]} and {served[1]} are used by MPS, and no container can be the "
+            f"client of two daemons; ask for one device by MPS in each request, {cure}"
+        )
+    hidden = [device for device in devices if served and not uses_mps(device) and _served(device) != served[0]]
+    if hidden:
+        raise SharingError(
+            f"Request {request}: its device {served[0]} is used by MPS and {hidden[0].grant.device} is not, and a "
+            "client of an MPS daemon sees no GPU but the daemon's; ask for what is used by MPS in a request of its "
+            f"own, {cure}"
+        )
 
 
 def _served(prepared: Prepared) -> str:

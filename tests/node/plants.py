@@ -30,8 +30,8 @@ def claim(name: str, uid: str = "") -> ClaimRef:
     return ClaimRef(namespace="team", name=name, uid=uid or f"uid-{name}")
 
 
-def grant(device: str, **changes: Any) -> Grant:
-    return Grant(requests=("r",), pool="node-1", device=device, **changes)
+def grant(device: str, *, request: str = "r", **changes: Any) -> Grant:
+    return Grant(requests=(request,), pool="node-1", device=device, **changes)
 
 
 class Programs(Commands, Processes):

@@ -25,7 +25,7 @@ from dra_driver.prepare import PrepareError
 from dra_driver.rooms import rooms
 from dra_driver.sharing import Sharer
 from tests.node.plants import Plant, _AnyMinor
-from tests.node.test_cdi import SCHEMA
+from tests.node.test_cdi import COMPUTING, SCHEMA
 from tests.node.test_grants import claim as document_of
 from tests.node.test_grants import opaque_config, result
 
@@ -101,7 +101,7 @@ def test_a_large_and_a_small_slice_of_one_gpu(plant):
     assert [device.grant.requests for device in devices] == [("large-slice",), ("small-slice",)]
     assert plant.cut == {"gpu-0": ["1g.10gb@0", "3g.40gb@4"]}
     assert paths(large)[0] == paths(small)[0] == "/dev/nvidia0"
-    assert not set(paths(large)[1:]) & set(paths(small)[1:])
+    assert set(paths(large)) & set(paths(small)) == {"/dev/nvidia0", *COMPUTING}
     plant.unprepare("seed")
     assert plant.left == {}
 
@@ -114,7 +114,7 @@ def test_four_profiles_on_one_gpu(plant):
     )
     assert plant.cut == {"gpu-0": ["2g.20gb@0", "1g.10gb@2", "1g.10gb+me@3", "3g.40gb@4"]}
     assert [device.profile for device in devices] == ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb+me"]
-    assert len({path for each in edits for path in paths(each)}) == 1 + 4 * 2
+    assert len({path for each in edits for path in paths(each)}) == 1 + len(COMPUTING) + 4 * 2
     plant.unprepare("four")
     assert plant.left == {}
 
@@ -226,6 +226,61 @@ def test_a_claim_that_only_looks_on_has_the_nodes_and_nothing_is_set(plant):
     assert set(edits) == {"deviceNodes"}
     plant.unprepare("watch")
     assert plant.served() == before
+
+
+class Counted(FakeGpus):
+    """Counts how often a GPU was read."""
+
+    read = 0
+
+    def gpus(self):
+        found = super().gpus()
+        self.read += len(found)
+        return found
+
+    def gpu(self, gpu):
+        self.read += 1
+        return super().gpu(gpu)
+
+
+@pytest.mark.parametrize(
+    ("given", "reads"),
+    [
+        (["gpu-5"], 1),
+        ([f"gpu-{number}" for number in range(8)], 8),
+        (["gpu-5-mig-1g10gb-19-0"], 2),  # again after its mode was changed, which may move its minor number
+        ([f"gpu-5-mig-1g10gb-19-{start}" for start in range(7)], 2),
+    ],
+    ids=["one GPU", "eight GPUs", "an instance", "seven instances of one GPU"],
+)
+def test_a_prepare_reads_each_of_its_gpus_once_and_no_other(folder, given, reads):
+    """To read one takes NVML a hundred calls, and to read eight under the node's lock a second and more."""
+    config = Config(
+        fake="h100x8",
+        node_name="node-1",
+        plugin_dir=folder / "plugin",
+        cdi_dir=folder / "cdi",
+        kubelet_dir=folder,
+        dynamic_mig=True,
+    )
+    gpus = Counted("h100x8")
+    host = fake_host(folder / "host", gpus.gpus())
+    found = Hardware(gpus=gpus, host=host, libraries=Libraries())
+    offered = Offered("node-1", found, offer(config, found))
+    offered.look(())
+    joined = rooms(config, found, lambda: offered.inventory)
+    joined.checkpoint.rebuild(())
+    claim = ClaimRef(namespace="team", name="a", uid="uid-1")
+    wanted = grants(document_of(*(result("r", name) for name in given)), "gpu.nvidia.com", "node-1")
+
+    def counted(do, *arguments):
+        gpus.read = 0
+        do(*arguments)
+        return gpus.read
+
+    assert counted(joined.preparer.prepare, claim, wanted) == reads
+    assert counted(joined.preparer.prepare, claim, wanted) <= reads
+    assert counted(joined.preparer.unprepare, claim) <= reads
 
 
 def test_two_gpus_by_mps_in_one_request_are_refused_and_nothing_is_left(plant):

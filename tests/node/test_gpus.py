@@ -79,6 +79,21 @@ def test_the_same_machine_is_told_alike(bench: Bench) -> None:
     assert bench.gpus.driver().cuda == (13, 0)
 
 
+def test_one_gpu_is_told_as_among_all_of_them(bench: Bench) -> None:
+    bench.gpus.set_mig(bench.h100, True)
+    bench.cut(9, 4, 4)
+    assert tuple(bench.gpus.gpu(uuid) for uuid in (bench.h100, bench.t4, bench.a100)) == bench.gpus.gpus()
+
+
+def test_one_gpu_that_is_lost_or_was_never_there_does_not_answer_and_is_found_again(bench: Bench) -> None:
+    bench.hands.lose(bench.t4)
+    assert bench.refused("gpu", bench.t4) is Failure.GPU_IS_LOST
+    assert bench.refused("gpu", "GPU-nobody") is Failure.GPU_IS_LOST
+    assert bench.gpus.gpu(bench.a100).uuid == bench.a100
+    bench.hands.find(bench.t4)
+    assert bench.gpus.gpu(bench.t4) == bench.gpus.gpus()[1]
+
+
 def test_every_fact_of_every_board_reads_the_same_through_nvml() -> None:
     for machine in ("gb200x4", "a30x4", "b300x2", "rtx-pro-6000x1+l40sx1", "h100-nvlx2", "gh200x1"):
         fake = FakeGpus(machine, node="gpu-13")

@@ -302,6 +302,42 @@ def test_an_action_that_nobody_knows_yet_is_taken_for_the_gravest(bench: tuple[N
     assert nvml.recovery(first(nvml).uuid) is Recovery.SYSTEM_REBOOT
 
 
+def test_one_gpu_that_cannot_be_read_is_as_one_that_is_lost_and_asked_twice_before(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    gpu = first(nvml)
+    refuse(stub, "nvmlDeviceGetName", Failure.RESET_REQUIRED, once=True)
+    assert nvml.gpu(gpu.uuid) == gpu
+    refuse(stub, "nvmlDeviceGetName", Failure.RESET_REQUIRED)
+    with pytest.raises(GpuError, match="the GPU does not answer") as refusal:
+        nvml.gpu(gpu.uuid)
+    assert refusal.value.failure is Failure.GPU_IS_LOST
+    stub.library.stub_allow()
+    assert nvml.gpu(gpu.uuid) == gpu
+    refuse(stub, "nvmlDeviceGetName", Failure.NO_PERMISSION, once=True)
+    with pytest.raises(GpuError) as refusal:
+        nvml.gpu(gpu.uuid)
+    assert refusal.value.failure is Failure.NO_PERMISSION
+
+
+def test_one_gpu_is_not_said_to_be_lost_where_none_answers_any_more(bench: tuple[Nvml, Stub]) -> None:
+    nvml, stub = bench
+    gpu = first(nvml).uuid
+    refuse(stub, "nvmlDeviceGetName", Failure.UNKNOWN)
+    with pytest.raises(SessionOver):
+        nvml.gpu(gpu)
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [(1, ComputeMode.EXCLUSIVE_PROCESS), (3, ComputeMode.EXCLUSIVE_PROCESS), (7, ComputeMode.DEFAULT)],
+    ids=["by one thread, as old drivers have it", "by one process", "not known"],
+)
+def test_every_compute_mode_can_be_read(bench: tuple[Nvml, Stub], told: int, read: ComputeMode) -> None:
+    nvml, _ = bench
+    pynvml.nvmlDeviceSetComputeMode(pynvml.nvmlDeviceGetHandleByIndex(0), told)
+    assert first(nvml).compute_mode is read
+
+
 def test_confidential_computing_is_of_the_whole_node(bench: tuple[Nvml, Stub]) -> None:
     nvml, stub = bench
     stub.library.stub_confidential(1)
@@ -430,13 +466,27 @@ def real_library_is_installed() -> bool:
     return True
 
 
-@pytest.mark.parametrize("folder", ["usr/lib64", "usr/lib/x86_64-linux-gnu", "lib64"])
+@pytest.mark.parametrize(
+    "folder",
+    ["usr/lib64", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib/x86_64-linux-gnu/nvidia/current"],
+)
 def test_the_driver_is_found_below_its_root(tmp_path: Path, folder: str) -> None:
     if real_library_is_installed():
         pytest.skip("the driver's library is installed: the loader finds it before any root")
     target = tmp_path / folder / "libnvidia-ml.so.1"
     target.parent.mkdir(parents=True)
     target.write_bytes(library("libnvidia-ml.so.1").read_bytes())
+    assert look(tmp_path) == "580.126.20"
+
+
+def test_a_link_to_the_driver_is_followed_below_its_root(tmp_path: Path) -> None:
+    """As alternatives are linked: from "/", which is another root to who runs in a container."""
+    if real_library_is_installed():
+        pytest.skip("the driver's library is installed: the loader finds it before any root")
+    for name in ("opt/driver/libnvidia-ml.so.1", "usr/lib64/libnvidia-ml.so.1"):
+        (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / "opt/driver/libnvidia-ml.so.1").write_bytes(library("libnvidia-ml.so.1").read_bytes())
+    (tmp_path / "usr/lib64/libnvidia-ml.so.1").symlink_to("/opt/driver/libnvidia-ml.so.1")
     assert look(tmp_path) == "580.126.20"
 
 

@@ -359,9 +359,9 @@ def test_a_file_that_somebody_removed_or_spoilt_is_written_again(plant: Plant) -
 
 
 def test_after_a_reboot_what_was_prepared_is_prepared_anew(plant: Plant) -> None:
-    first = plant.preparer.prepare(A, (grant(G3), grant("gpu-1", settings=MPS)))
+    first = plant.preparer.prepare(A, (grant(G3), grant("gpu-1", request="mps", settings=MPS)))
     plant.gpus.reboot()
-    second = plant.preparer.prepare(A, (grant(G3), grant("gpu-1", settings=MPS)))
+    second = plant.preparer.prepare(A, (grant(G3), grant("gpu-1", request="mps", settings=MPS)))
     assert answer(second) == answer(first)
     assert plant.cut == {"gpu-0": ["3g.40gb@0"]}
     assert {entry.boot for entry in plant.entries} == {plant.gpus.boot_id}
@@ -420,7 +420,7 @@ class Nth:
 
 
 def all_kinds() -> tuple[Grant, ...]:
-    return (grant(G3), grant(G1), grant("gpu-1", settings=MPS))
+    return (grant(G3), grant(G1), grant("gpu-1", request="mps", settings=MPS))
 
 
 def test_whichever_call_of_nvml_fails_while_preparing_nothing_is_left_and_the_next_call_succeeds(

@@ -438,6 +438,19 @@ def test_a_container_cannot_be_the_client_of_two_daemons(node):
     assert len({edits.mounts for edits in apart}) == 2
 
 
+def test_what_is_used_by_mps_and_what_is_not_need_requests_of_their_own(node):
+    """A client of a daemon sees no GPU but the daemon's."""
+    served, beside = node.gpu(MPS), node.gpu(gpu=node.second)
+    with pytest.raises(
+        SharingError, match=r"Request r: its device GPU-.* is used by MPS and gpu-1 is not, .*; ask for .* of its own"
+    ):
+        node.sharer.edits([beside, served])
+    alone, plain = node.sharer.edits([served, node.gpu(gpu=node.second, requests=("s",))])
+    assert (bool(alone.env), plain) == (True, cdi.Edits())
+    # NVML, with which an onlooker looks, asks no daemon.
+    assert node.sharer.edits([served, node.gpu(gpu=node.second, admin=True)])[1] == cdi.Edits()
+
+
 # --- shares of memory by cgroup ---
 
 
