@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from scheduler.api import kinds
 from tests.node.kubelet import Driver, FakeKubelet, Handed
 from tests.service.conftest import PATIENCE_SECONDS, Cluster, Document
 from tests.service.test_node_plugin import claim, exactly
-from tests.service.test_node_plugin import folder as folder
 from tests.service.test_node_plugin import node as node
 
 pytestmark = [pytest.mark.slow, pytest.mark.embedded]
@@ -192,6 +192,15 @@ def _number(path: Path) -> int:
 
 def _nameless(specification: str) -> str:
     return re.sub(r"MIG-[0-9a-f-]{36}", "MIG", specification)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The kubelet's, short enough for sockets. In memory where that can be: a process that is killed does not hang on
+    the disk below."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="kubelet-", dir=place) as name:
+        yield Path(name)
 
 
 @pytest.fixture
