@@ -242,8 +242,18 @@ def _beyond(device: dra.Device) -> str:
 
 def _qualified(driver: str, published: Mapping[str, dra.DeviceAttribute]) -> dict[str, dra.DeviceAttribute]:
     """A bare name is in the driver's domain; where both forms are published the full name counts."""
+    names = _full_names(driver, tuple(published))
+    if names is not None:
+        return dict(zip(names, published.values(), strict=True))
     bare = {f"{driver}/{name}": value for name, value in published.items() if "/" not in name}
     return bare | {name: value for name, value in published.items() if "/" in name}
+
+
+@lru_cache(maxsize=1024)
+def _full_names(driver: str, published: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The same of names alone, which most devices share; None where both forms of a name are there."""
+    names = tuple(name if "/" in name else f"{driver}/{name}" for name in published)
+    return names if len(set(names)) == len(names) else None
 
 
 def _read_capacity(published: dra.DeviceCapacity) -> Capacity:

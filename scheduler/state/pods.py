@@ -230,6 +230,8 @@ def container_asks(pod: core.Pod) -> tuple[ContainerAsk, ...]:
     inits = pod.spec.init_containers or ()
     found = []
     for index, container in enumerate((*inits, *(pod.spec.containers or ()))):
+        if not _names_others(container):
+            continue  # as nearly all do: the amounts are read for the requests of the pod anyway
         asked = {
             name: amount
             for name, amount in container_amounts(pod, container).items()
@@ -246,6 +248,14 @@ def container_asks(pod: core.Pod) -> tuple[ContainerAsk, ...]:
                 )
             )
     return tuple(found)
+
+
+def _names_others(container: core.Container) -> bool:
+    """Whether it names resources besides Kubernetes' own."""
+    asked = container.resources
+    if asked is None:
+        return False
+    return not (_NATIVE.issuperset(asked.limits or ()) and _NATIVE.issuperset(asked.requests or ()))
 
 
 def _pod_level(pod: core.Pod, total: Amounts) -> Amounts:
