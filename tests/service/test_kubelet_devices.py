@@ -31,6 +31,7 @@ FORBIDDEN = (
     "get secrets",
     "list pods",
     "patch nodes",
+    "patch resourceslices.resource.k8s.io",
     "create pods/exec",
     "patch resourceclaims.resource.k8s.io",
     "update resourceclaims.resource.k8s.io/status",
@@ -378,9 +379,10 @@ async def test_the_plugin_publishes_for_its_own_node_alone(cluster: Cluster, plu
         with pytest.raises(ApiError, match=OTHERS):
             await create_until_refused("real-2")
         foreign = await cluster.client.create(kinds.RESOURCE_SLICE, None, slice_("real-2"))
+        taken = {**foreign, "metadata": {**foreign["metadata"], "labels": {"mine": "yes"}}}
         for refused in (
             own.delete(kinds.RESOURCE_SLICE, None, "real-2-other"),
-            own.patch(kinds.RESOURCE_SLICE, None, "real-2-other", {"metadata": {"labels": {"mine": "yes"}}}),
+            own.replace(kinds.RESOURCE_SLICE, None, "real-2-other", taken),
         ):
             with pytest.raises(ApiError, match=OTHERS):
                 await refused
