@@ -61,8 +61,8 @@ def test_what_cannot_be_done_is_refused_in_words(arguments: list[str], message: 
     assert result.stdout == ""
 
 
-def test_without_a_cluster_the_plugin_does_not_run(tmp_path: Path):
-    folders = {"kubelet_dir": tmp_path / "k", "plugin_dir": tmp_path / "p", "cdi_dir": tmp_path / "c"}
+def test_without_a_cluster_the_plugin_does_not_run(tmp_path: Path, folder: Path):
+    folders = {"kubelet_dir": folder, "plugin_dir": tmp_path / "p", "cdi_dir": tmp_path / "c"}
     set_ = [word for name, path in folders.items() for word in ("--set", f"{name}={path}")]
     config = tmp_path / "kubeconfig"
     arguments = ["run", "--fake", "h100x1", "--node", "n1", "--kubeconfig", str(config), *set_]
