@@ -64,9 +64,10 @@ def grants(
         for index, result in enumerate(results)
     ]
     found: dict[tuple[str, str, bool], Grant] = {}
+    allocation = claim.status.allocation
+    assert allocation is not None, "_ours has refused a claim without one"
     try:
-        # Not None: _ours has seen to it.
-        configs = opaque.configs(claim.status.allocation.devices.config or (), driver)  # type: ignore[union-attr]
+        configs = opaque.configs(allocation.devices.config or (), driver)
         for result, place in zip(results, places, strict=True):
             admin = result.admin_access is True
             # Who only looks on changes nothing of the device: no config, no share.

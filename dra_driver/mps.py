@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dra_driver.cdi import Edits, Mount
@@ -101,7 +102,7 @@ class Daemons:
             self._disk.make_folder(folder)
         for folder in (place / "log", self._shm_of(device)):
             if folder.stat().st_mode & 0o7777 != 0o1777:
-                self._disk.change("mode", folder, lambda folder=folder: folder.chmod(0o1777))  # type: ignore[misc]
+                self._disk.change("mode", folder, partial(folder.chmod, 0o1777))
         if self.answers(device):
             return False
         self._end_deaf(device)

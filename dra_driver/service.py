@@ -2,8 +2,8 @@
 
 kubelet -> plugin -> claims -> preparer -> GPUs, CDI files, checkpoint     (in threads, one at a time: the node's lock)
                         \\-> events
-GPUs, host -> offered -> publisher -> API server
-                  \\-> health -> plugin -> kubelet
+GPUs, host -> lookout -> offered -> publisher -> API server
+                             \\-> health -> plugin -> kubelet
 """
 
 import asyncio
