@@ -7,7 +7,8 @@ stands; ENDING before anything is undone. Every step looks first whether it is d
 end anywhere in between does the rest of it.
 
 Which MIG instances are ours is told by the entries of this boot, and if they are lost by the claims' CDI files, which
-bear them (`dra_driver.specs`). Before STARTED is written nobody's instance lies in the place: else the claim is refused.
+bear them (`dra_driver.specs`). Before STARTED is written nobody's instance lies in the place: else the claim is
+refused.
 """
 
 import re
